@@ -1,0 +1,302 @@
+//! What to do with each file, from the files and the ledger alone.
+
+use ms5_common::db::ledger::Entry;
+use ms5_common::error::{Error, Result};
+use ms5_common::exit::Exit;
+
+/// What the plan needs to know of a file.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Known<'a> {
+    pub(crate) number: u64,
+    /// The ledger's name, from the file's title.
+    pub(crate) name: &'a str,
+    pub(crate) file: &'a str,
+    pub(crate) checksum: &'a str,
+    /// The file says that it may run again.
+    pub(crate) idempotent: bool,
+}
+
+/// How a file stands in the ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// This tool applied it, and it has not changed since.
+    Applied,
+    /// This tool applied it, and the file has changed since.
+    Changed,
+    /// The ledger says success, but this tool did not write that.
+    Unverified,
+    /// The last attempt failed.
+    Failed,
+    /// The last attempt has no end.
+    Interrupted,
+    /// Never tried.
+    Pending,
+    /// Never tried, though a later number is applied.
+    OutOfOrder,
+}
+
+impl Standing {
+    /// Every one.
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Applied,
+        Self::Changed,
+        Self::Unverified,
+        Self::Failed,
+        Self::Interrupted,
+        Self::Pending,
+        Self::OutOfOrder,
+    ];
+
+    /// One word, for people and records.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Changed => "changed",
+            Self::Unverified => "unverified",
+            Self::Failed => "failed",
+            Self::Interrupted => "interrupted",
+            Self::Pending => "pending",
+            Self::OutOfOrder => "out of order",
+        }
+    }
+}
+
+/// The ledger's row of a file: by its name, else by its file's name (a title may have been edited).
+pub(crate) fn entry_of<'a>(known: &Known<'_>, entries: &'a [Entry]) -> Option<&'a Entry> {
+    let named = entries.iter().find(|entry| entry.name == known.name);
+    named.or_else(|| entries.iter().find(|entry| entry.file == known.file))
+}
+
+/// How each file stands. `unfinished` are the names whose last attempt has no end.
+pub(crate) fn standings(files: &[Known<'_>], entries: &[Entry], unfinished: &[String]) -> Vec<Standing> {
+    let mut standings: Vec<Standing> = files
+        .iter()
+        .map(|known| {
+            let unfinished = unfinished.iter().any(|name| name == known.name);
+            match entry_of(known, entries) {
+                Some(entry) if entry.verified && entry.checksum.as_deref() == Some(known.checksum) => {
+                    Standing::Applied
+                }
+                Some(entry) if entry.verified => Standing::Changed,
+                _ if unfinished => Standing::Interrupted,
+                Some(entry) if entry.success => Standing::Unverified,
+                Some(_) => Standing::Failed,
+                None => Standing::Pending,
+            }
+        })
+        .collect();
+    let highest = files
+        .iter()
+        .zip(&standings)
+        .filter(|(_, standing)| matches!(standing, Standing::Applied | Standing::Changed))
+        .map(|(known, _)| known.number)
+        .max();
+    for (known, standing) in files.iter().zip(&mut standings) {
+        if *standing == Standing::Pending && highest.is_some_and(|highest| known.number < highest) {
+            *standing = Standing::OutOfOrder;
+        }
+    }
+    standings
+}
+
+/// What happens to a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Nothing: it is applied.
+    Skip,
+    /// It runs; `again` says that the ledger already tells of a success.
+    Apply {
+        /// Why it runs though the ledger tells of a success.
+        again: Option<&'static str>,
+        /// Whether that success is this tool's and stays true should the new attempt fail.
+        keep: bool,
+    },
+}
+
+/// What may be done beyond the default.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Permissions {
+    /// `--force`.
+    pub(crate) force: bool,
+    /// `--allow-out-of-order`.
+    pub(crate) out_of_order: bool,
+}
+
+/// The plan of a run, or every reason why there can be none.
+///
+/// # Errors
+/// [`Exit::Failed`] before anything is touched: a changed file, an unverified row whose file must not run
+/// twice, a number out of order, an applied migration whose file is gone.
+pub(crate) fn steps(
+    files: &[Known<'_>],
+    standings: &[Standing],
+    entries: &[Entry],
+    may: Permissions,
+) -> Result<Vec<Step>> {
+    let mut reasons = Vec::new();
+    let mut hints = Vec::new();
+    let mut refuse = |reason: String, hint: &str| {
+        reasons.push(reason);
+        if !hints.iter().any(|known| known == hint) {
+            hints.push(hint.to_owned());
+        }
+    };
+    let mut steps = Vec::with_capacity(files.len());
+    for (known, standing) in files.iter().zip(standings) {
+        let step = match standing {
+            Standing::Applied if may.force => Step::Apply { again: Some("--force"), keep: true },
+            Standing::Applied => Step::Skip,
+            Standing::Unverified if known.idempotent => {
+                Step::Apply { again: Some("the old scripts' word alone is not trusted"), keep: false }
+            }
+            Standing::Unverified if may.force => Step::Apply { again: Some("--force"), keep: false },
+            Standing::Failed | Standing::Interrupted | Standing::Pending => {
+                Step::Apply { again: None, keep: false }
+            }
+            Standing::OutOfOrder if may.out_of_order => Step::Apply { again: None, keep: false },
+            Standing::Changed => {
+                let was =
+                    entry_of(known, entries).and_then(|entry| entry.checksum.clone()).unwrap_or_default();
+                refuse(
+                    format!(
+                        "{} has changed since it was applied: checksum {was} then, {} now",
+                        known.file, known.checksum
+                    ),
+                    "restore the file as it was applied, and put the change into a new migration",
+                );
+                Step::Skip
+            }
+            Standing::Unverified => {
+                refuse(
+                    format!(
+                        "{} is recorded as applied by another tool, which proves nothing, and the file does not say \
+                         that it may run twice",
+                        known.file
+                    ),
+                    "if it may run again, add the line `-- ms5: idempotent` to the file's first comment, or use --force",
+                );
+                Step::Skip
+            }
+            Standing::OutOfOrder => {
+                refuse(
+                    format!("{} was never applied, but a later number is", known.file),
+                    "give it a new number, or apply it out of order with --allow-out-of-order",
+                );
+                Step::Skip
+            }
+        };
+        steps.push(step);
+    }
+    for entry in entries.iter().filter(|entry| entry.verified && !may.out_of_order) {
+        if !files.iter().any(|known| known.name == entry.name || known.file == entry.file) {
+            refuse(
+                format!("{} is applied, but its file {} is not in the folder", entry.name, entry.file),
+                "bring the file back, or go on without it with --allow-out-of-order",
+            );
+        }
+    }
+    if reasons.is_empty() {
+        return Ok(steps);
+    }
+    let mut error =
+        Error::new(Exit::Failed, "the files and the ledger do not fit together; nothing was touched")
+            .because_all(reasons);
+    for hint in hints {
+        error = error.hint(hint);
+    }
+    Err(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAMES: [&str; 4] = ["001 - A", "002 - B", "003 - C", "004 - D"];
+    const FILES: [&str; 4] = ["001_a.sql", "002_b.sql", "003_c.sql", "004_d.sql"];
+
+    fn files(idempotent: bool) -> Vec<Known<'static>> {
+        (0..4)
+            .map(|i| Known {
+                number: i as u64 + 1,
+                name: NAMES[i],
+                file: FILES[i],
+                checksum: "good",
+                idempotent,
+            })
+            .collect()
+    }
+
+    fn entry(i: usize, verified: bool, success: bool, checksum: &str) -> Entry {
+        Entry {
+            name: NAMES[i].into(),
+            file: FILES[i].into(),
+            applied_at: String::new(),
+            applied_by: String::new(),
+            success,
+            error_message: None,
+            checksum: Some(checksum.into()),
+            verified,
+        }
+    }
+
+    #[test]
+    fn the_ledger_decides_how_a_file_stands() {
+        let entries =
+            [entry(0, true, true, "good"), entry(1, false, true, "good"), entry(3, true, true, "other")];
+        let stand = standings(&files(true), &entries, &[]);
+        assert_eq!(stand, [Standing::Applied, Standing::Unverified, Standing::OutOfOrder, Standing::Changed]);
+        let stand = standings(&files(true), &[entry(0, false, false, "good")], &[NAMES[1].to_owned()]);
+        assert_eq!(stand, [Standing::Failed, Standing::Interrupted, Standing::Pending, Standing::Pending]);
+    }
+
+    #[test]
+    fn a_row_is_found_by_its_file_when_the_title_was_edited() {
+        let mut renamed = entry(0, true, true, "good");
+        renamed.name = "001 - Old Title".into();
+        assert_eq!(standings(&files(true), &[renamed], &[])[0], Standing::Applied);
+    }
+
+    #[test]
+    fn an_unverified_row_is_never_skipped_on_its_word() {
+        let entries: Vec<Entry> = (0..4).map(|i| entry(i, false, true, "good")).collect();
+        let stand = standings(&files(true), &entries, &[]);
+        let plan = steps(&files(true), &stand, &entries, Permissions::default()).unwrap();
+        assert!(plan.iter().all(|step| matches!(step, Step::Apply { again: Some(_), keep: false })));
+        let error = steps(&files(false), &stand, &entries, Permissions::default()).unwrap_err();
+        assert_eq!((error.exit(), error.reasons().len()), (Exit::Failed, 4));
+        let forced = Permissions { force: true, ..Permissions::default() };
+        assert!(steps(&files(false), &stand, &entries, forced).is_ok());
+    }
+
+    #[test]
+    fn force_runs_again_but_never_accepts_a_changed_file() {
+        let forced = Permissions { force: true, out_of_order: true };
+        let entries = [entry(0, true, true, "other")];
+        let stand = standings(&files(true), &entries, &[]);
+        assert!(
+            steps(&files(true), &stand, &entries, forced).unwrap_err().reasons()[0].contains("001_a.sql")
+        );
+        let entries = [entry(0, true, true, "good")];
+        let stand = standings(&files(true), &entries, &[]);
+        assert_eq!(
+            steps(&files(true), &stand, &entries, forced).unwrap()[0],
+            Step::Apply { again: Some("--force"), keep: true }
+        );
+    }
+
+    #[test]
+    fn out_of_order_and_missing_files_want_permission() {
+        let entries = [entry(3, true, true, "good")];
+        let stand = standings(&files(true), &entries, &[]);
+        assert_eq!(
+            steps(&files(true), &stand, &entries, Permissions::default()).unwrap_err().reasons().len(),
+            3
+        );
+        let fewer = &files(true)[..3];
+        let stand = standings(fewer, &entries, &[]);
+        let error = steps(fewer, &stand, &entries, Permissions::default()).unwrap_err();
+        assert!(error.reasons()[0].contains("004_d.sql is not in the folder"), "{:?}", error.reasons());
+        let may = Permissions { out_of_order: true, ..Permissions::default() };
+        assert!(steps(fewer, &stand, &entries, may).is_ok());
+    }
+}

@@ -1,0 +1,144 @@
+//! What a database consists of, object by object, as text that can be compared.
+//!
+//! An inventory maps each object (`index factory_telemetry.ix_metric_hist_def_ts`) to its definition as the
+//! server prints it. Two inventories of one server version are equal exactly if the schemas are. Chunks,
+//! objects that belong to an extension, and the ledger are not part of it.
+
+mod queries;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use postgres::Client;
+
+/// Every object of a database with its definition, in the order of the names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Inventory(BTreeMap<String, String>);
+
+/// How one object differs between two inventories.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Difference {
+    /// Only the first has it.
+    Missing {
+        /// Kind and name.
+        object: String,
+        /// Its definition there.
+        was: String,
+    },
+    /// Only the second has it.
+    Added {
+        /// Kind and name.
+        object: String,
+        /// Its definition here.
+        is: String,
+    },
+    /// Both have it, defined differently.
+    Changed {
+        /// Kind and name.
+        object: String,
+        /// The first's definition.
+        was: String,
+        /// The second's definition.
+        is: String,
+    },
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing { object, was } => write!(out, "missing: {object}: {was}"),
+            Self::Added { object, is } => write!(out, "added: {object}: {is}"),
+            Self::Changed { object, was, is } => write!(out, "changed: {object}\n  was: {was}\n  is:  {is}"),
+        }
+    }
+}
+
+impl Inventory {
+    /// Takes the inventory of the database that `client` is connected to, in one snapshot.
+    ///
+    /// # Errors
+    /// The client's.
+    pub fn take(client: &mut Client) -> Result<Self, postgres::Error> {
+        let mut transaction = client
+            .build_transaction()
+            .isolation_level(postgres::IsolationLevel::RepeatableRead)
+            .read_only(true)
+            .start()?;
+        // Definitions are printed with what search_path makes necessary: with none, all names are qualified.
+        transaction.batch_execute("SET LOCAL search_path TO ''")?;
+        let mut objects = BTreeMap::new();
+        let timescale = transaction
+            .query_opt("SELECT FROM pg_catalog.pg_extension WHERE extname = 'timescaledb'", &[])?
+            .is_some();
+        let of_timescale = if timescale { queries::TIMESCALE } else { &[] };
+        for query in queries::POSTGRES.iter().chain(of_timescale) {
+            for row in transaction.query(*query, &[])? {
+                objects.insert(row.get::<_, String>(0), row.get::<_, Option<String>>(1).unwrap_or_default());
+            }
+        }
+        transaction.rollback()?;
+        Ok(Self(objects))
+    }
+
+    /// The definition of an object, named as `kind schema.name`.
+    #[must_use]
+    pub fn definition(&self, object: &str) -> Option<&str> {
+        self.0.get(object).map(String::as_str)
+    }
+
+    /// Every object with its definition.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(object, definition)| (object.as_str(), definition.as_str()))
+    }
+
+    /// How many objects there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether the database is empty.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// What is different in `other`, object by object.
+    #[must_use]
+    pub fn compare(&self, other: &Self) -> Vec<Difference> {
+        let mut differences = Vec::new();
+        for (object, was) in &self.0 {
+            match other.0.get(object) {
+                None => differences.push(Difference::Missing { object: object.clone(), was: was.clone() }),
+                Some(is) if is != was => differences.push(Difference::Changed {
+                    object: object.clone(),
+                    was: was.clone(),
+                    is: is.clone(),
+                }),
+                Some(_) => {}
+            }
+        }
+        for (object, is) in other.0.iter().filter(|(object, _)| !self.0.contains_key(*object)) {
+            differences.push(Difference::Added { object: object.clone(), is: is.clone() });
+        }
+        differences
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inventory(objects: &[(&str, &str)]) -> Inventory {
+        Inventory(objects.iter().map(|(object, is)| ((*object).to_owned(), (*is).to_owned())).collect())
+    }
+
+    #[test]
+    fn compares_object_by_object() {
+        let before = inventory(&[("table a", "x"), ("table b", "x"), ("view c", "y")]);
+        let after = inventory(&[("table a", "x"), ("table b", "z"), ("view d", "y")]);
+        let found: Vec<String> = before.compare(&after).iter().map(ToString::to_string).collect();
+        assert_eq!(found, ["changed: table b\n  was: x\n  is:  z", "missing: view c: y", "added: view d: y"]);
+        assert!(before.compare(&before).is_empty());
+    }
+}

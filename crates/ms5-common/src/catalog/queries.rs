@@ -1,0 +1,164 @@
+//! The queries of the inventory. Each gives rows of (kind and name, definition).
+
+/// Schemas and relations that are the server's, an extension's, TimescaleDB's chunks, or the ledger.
+macro_rules! ours {
+    ($namespace:literal, $catalog:literal, $oid:literal) => {
+        concat!(
+            "(", $namespace, ".nspname !~ '^(pg_|_timescaledb_|timescaledb_)' AND ", $namespace,
+            ".nspname <> 'information_schema' AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend e WHERE e.classid = '",
+            $catalog, "'::pg_catalog.regclass AND e.objid = ", $oid, " AND e.deptype = 'e'))"
+        )
+    };
+}
+
+/// The ledger is bookkeeping, not schema.
+macro_rules! not_the_ledger {
+    ($class:literal) => {
+        concat!("NOT (n.nspname = 'public' AND ", $class, ".relname ~ '^migration_(log|attempts)(_|$)')")
+    };
+}
+
+/// What every PostgreSQL has.
+pub(super) const POSTGRES: &[&str] = &[
+    concat!(
+        "SELECT 'schema ' || quote_ident(n.nspname), coalesce(obj_description(n.oid, 'pg_namespace'), '')
+         FROM pg_catalog.pg_namespace n WHERE ", ours!("n", "pg_namespace", "n.oid")
+    ),
+    // The extension's own version may move between two servers; its schema may not.
+    "SELECT 'extension ' || quote_ident(extname), 'schema ' || extnamespace::pg_catalog.regnamespace
+     FROM pg_catalog.pg_extension",
+    concat!(
+        "SELECT CASE c.relkind WHEN 'v' THEN 'view ' WHEN 'm' THEN 'materialized view ' WHEN 'f' THEN 'foreign table '
+                    WHEN 'p' THEN 'partitioned table ' ELSE 'table ' END
+                || quote_ident(n.nspname) || '.' || quote_ident(c.relname),
+                CASE c.relpersistence WHEN 'u' THEN 'unlogged; ' ELSE '' END
+                || CASE WHEN c.relrowsecurity THEN 'row security; ' ELSE '' END
+                || coalesce('options ' || array_to_string(c.reloptions, ',') || '; ', '')
+                || coalesce('comment ' || obj_description(c.oid, 'pg_class') || '; ', '')
+                || coalesce(pg_get_viewdef(c.oid), '')
+         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND ", ours!("n", "pg_class", "c.oid"),
+        " AND ", not_the_ledger!("c")
+    ),
+    // The position counts the columns that are there: a dropped one before it is no difference.
+    concat!(
+        "SELECT 'column ' || quote_ident(n.nspname) || '.' || quote_ident(c.relname) || '.' || quote_ident(a.attname),
+                format('%s, position %s', format_type(a.atttypid, a.atttypmod),
+                       row_number() OVER (PARTITION BY c.oid ORDER BY a.attnum))
+                || CASE WHEN a.attnotnull THEN ', not null' ELSE '' END
+                || CASE WHEN a.attidentity <> '' THEN ', identity ' || a.attidentity::text ELSE '' END
+                || CASE WHEN a.attgenerated <> '' THEN ', generated' ELSE '' END
+                || coalesce(', default ' || pg_get_expr(d.adbin, d.adrelid), '')
+                || CASE WHEN a.attcollation <> t.typcollation
+                        THEN ', collation ' || a.attcollation::pg_catalog.regcollation ELSE '' END
+                || coalesce(', comment ' || col_description(c.oid, a.attnum), '')
+         FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+         LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+         WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+           AND ", ours!("n", "pg_class", "c.oid"), " AND ", not_the_ledger!("c")
+    ),
+    // PostgreSQL 18 lists NOT NULL as constraints too; the column's line has that fact on every version.
+    concat!(
+        "SELECT 'constraint ' || quote_ident(n.nspname) || '.' || quote_ident(c.relname) || '.' || quote_ident(k.conname),
+                pg_get_constraintdef(k.oid) || CASE WHEN k.convalidated THEN '' ELSE ' (not validated)' END
+         FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         WHERE k.contype <> 'n' AND ", ours!("n", "pg_class", "c.oid"), " AND ", not_the_ledger!("c")
+    ),
+    concat!(
+        "SELECT 'index ' || quote_ident(n.nspname) || '.' || quote_ident(c.relname),
+                pg_get_indexdef(c.oid) || CASE WHEN i.indisvalid THEN '' ELSE ' (invalid)' END
+         FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         WHERE ", ours!("n", "pg_class", "c.oid"), " AND ", not_the_ledger!("c")
+    ),
+    concat!(
+        "SELECT 'sequence ' || quote_ident(n.nspname) || '.' || quote_ident(c.relname),
+                format('%s, start %s, by %s, min %s, max %s, cache %s, cycle %s, owned by %s',
+                       format_type(s.seqtypid, NULL), s.seqstart, s.seqincrement, s.seqmin, s.seqmax, s.seqcache,
+                       s.seqcycle,
+                       coalesce((SELECT d.refobjid::pg_catalog.regclass || '.' || a.attname
+                                 FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_attribute a
+                                   ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+                                 WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid
+                                   AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                                   AND d.deptype IN ('a', 'i')), 'nothing'))
+         FROM pg_catalog.pg_sequence s JOIN pg_catalog.pg_class c ON c.oid = s.seqrelid
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         WHERE ", ours!("n", "pg_class", "c.oid"), " AND ", not_the_ledger!("c")
+    ),
+    concat!(
+        "SELECT 'function ' || quote_ident(n.nspname) || '.' || quote_ident(p.proname) || '('
+                || pg_get_function_identity_arguments(p.oid) || ')',
+                CASE WHEN p.prokind = 'a' THEN 'aggregate' ELSE pg_get_functiondef(p.oid) END
+                || coalesce('; comment ' || obj_description(p.oid, 'pg_proc'), '')
+         FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+         WHERE ", ours!("n", "pg_proc", "p.oid")
+    ),
+    concat!(
+        "SELECT 'trigger ' || quote_ident(n.nspname) || '.' || quote_ident(c.relname) || '.' || quote_ident(t.tgname),
+                pg_get_triggerdef(t.oid) || CASE t.tgenabled WHEN 'O' THEN '' ELSE ' (enabled ' || t.tgenabled::text || ')' END
+         FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         WHERE NOT t.tgisinternal AND t.tgname <> 'ts_insert_blocker' AND t.tgname <> 'ts_cagg_invalidation_trigger'
+           AND ", ours!("n", "pg_class", "c.oid"), " AND ", not_the_ledger!("c")
+    ),
+    concat!(
+        "SELECT 'type ' || quote_ident(n.nspname) || '.' || quote_ident(t.typname),
+                CASE t.typtype
+                    WHEN 'e' THEN 'enum ' || (SELECT string_agg(quote_literal(e.enumlabel), ', ' ORDER BY e.enumsortorder)
+                                              FROM pg_catalog.pg_enum e WHERE e.enumtypid = t.oid)
+                    WHEN 'd' THEN 'domain over ' || format_type(t.typbasetype, t.typtypmod)
+                                  || coalesce(' default ' || t.typdefault, '')
+                                  || coalesce((SELECT ' ' || string_agg(pg_get_constraintdef(k.oid), ' ' ORDER BY k.conname)
+                                               FROM pg_catalog.pg_constraint k WHERE k.contypid = t.oid), '')
+                    ELSE t.typtype::text END
+         FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
+         WHERE t.typtype IN ('e', 'd', 'r') AND ", ours!("n", "pg_type", "t.oid")
+    ),
+    // Rights and owners by name; the default of none is left out.
+    concat!(
+        "SELECT 'owner of ' || quote_ident(n.nspname) || '.' || quote_ident(c.relname),
+                c.relowner::pg_catalog.regrole || coalesce('; rights '
+                || (SELECT string_agg(x::text, ' ' ORDER BY x::text) FROM unnest(c.relacl) x), '')
+         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND ", ours!("n", "pg_class", "c.oid"),
+        " AND ", not_the_ledger!("c")
+    ),
+];
+
+/// What TimescaleDB adds, from its information views: 2.11 to the newest have these columns.
+pub(super) const TIMESCALE: &[&str] = &[
+    "SELECT 'hypertable ' || quote_ident(hypertable_schema) || '.' || quote_ident(hypertable_name),
+            format('%s dimensions, compression %s', num_dimensions, compression_enabled)
+     FROM timescaledb_information.hypertables WHERE hypertable_schema !~ '^_timescaledb_'",
+    "SELECT 'dimension ' || quote_ident(hypertable_schema) || '.' || quote_ident(hypertable_name) || '.'
+            || quote_ident(column_name),
+            format('%s, %s, interval %s, integer interval %s, slices %s', dimension_type, column_type,
+                   time_interval, integer_interval, num_partitions)
+     FROM timescaledb_information.dimensions WHERE hypertable_schema !~ '^_timescaledb_'",
+    "SELECT 'compression setting ' || quote_ident(hypertable_schema) || '.' || quote_ident(hypertable_name) || '.'
+            || quote_ident(attname),
+            format('segment by %s, order by %s asc %s nulls first %s', segmentby_column_index, orderby_column_index,
+                   orderby_asc, orderby_nullsfirst)
+     FROM timescaledb_information.compression_settings WHERE hypertable_schema !~ '^_timescaledb_'",
+    "SELECT 'continuous aggregate ' || quote_ident(view_schema) || '.' || quote_ident(view_name),
+            format('on %I.%I, materialized only %s: %s', hypertable_schema, hypertable_name, materialized_only,
+                   view_definition)
+     FROM timescaledb_information.continuous_aggregates",
+    // A job's number and its next start are not part of the schema; what it does to which table is. A policy on
+    // a continuous aggregate names the materialization table, whose number differs: the view stands for it.
+    "SELECT format('policy %s on %s', j.proc_name,
+                   coalesce(quote_ident(a.view_schema) || '.' || quote_ident(a.view_name),
+                            quote_ident(j.hypertable_schema) || '.' || quote_ident(j.hypertable_name))),
+            format('every %s, scheduled %s, %s', j.schedule_interval, j.scheduled,
+                   j.config - 'hypertable_id' - 'mat_hypertable_id')
+     FROM timescaledb_information.jobs j
+     LEFT JOIN timescaledb_information.continuous_aggregates a
+       ON (a.materialization_hypertable_schema = j.hypertable_schema
+           AND a.materialization_hypertable_name = j.hypertable_name)
+       OR (a.view_schema = j.hypertable_schema AND a.view_name = j.hypertable_name)
+     WHERE j.job_id >= 1000",
+];

@@ -1,0 +1,536 @@
+//! Connects to PostgreSQL by libpq's rules: sslmode, certificates, password file, timeouts, several addresses.
+//!
+//! `connect` takes plain `Settings` (nothing here reads the environment) and gives a `Connected`: the
+//! client, what can cancel its statement, and warnings; or a `ConnectError` that says what was tried, why it
+//! failed and what to do next, whose kind decides the exit code. No text of this module holds a secret.
+
+mod error;
+mod negotiate;
+mod passfile;
+mod settings;
+mod tls;
+mod verify;
+
+use std::error::Error as _;
+use std::io;
+use std::net::{IpAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use postgres::config::{SslMode as CrateSslMode, SslNegotiation};
+use postgres::error::DbError;
+use postgres::{CancelToken, Client, Config};
+
+pub use self::error::{Cause, ConnectError, Failure, Kind, ServerMessage, Target};
+pub use self::passfile::{FoundPassword, PasswordSource, find_password};
+pub use self::settings::{BadSetting, Secret, Settings, SslMode, parse_connect_timeout};
+
+use self::error::{Circumstances, os_cause};
+use self::negotiate::{Opener, Opening, Watch, broken, is_tls, tls_failure};
+use self::tls::TlsSetup;
+
+/// Silence after which TCP asks whether the other side is still there. A statement may run for hours
+/// without a byte, and firewalls forget a silent connection sooner than Linux's default of two hours.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_RETRIES: u32 = 6;
+
+/// How long a cancel request may take where no connect timeout says otherwise.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A session, and what came with it.
+pub struct Connected {
+    /// The session.
+    pub client: Client,
+    /// Cancels the session's running statement, from any thread.
+    pub canceller: Canceller,
+    /// Whether the session is encrypted.
+    pub tls: bool,
+    /// The address that answered: `127.0.0.1:5432`, or the socket's path.
+    pub address: String,
+    /// Where the password came from, if one was at hand.
+    pub password_source: PasswordSource,
+    /// What the user should hear: a password file that was passed over, a TLS file that is missing, a
+    /// fall-back to no encryption.
+    pub warnings: Vec<String>,
+}
+
+impl std::fmt::Debug for Connected {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connected")
+            .field("address", &self.address)
+            .field("tls", &self.tls)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Cancels a session's running statement through a connection of its own, encrypted as the session is.
+#[derive(Clone)]
+pub struct Canceller {
+    token: CancelToken,
+    opener: Opener,
+    timeout: Duration,
+    target: Target,
+    settings: Arc<Settings>,
+}
+
+impl Canceller {
+    /// Asks the server to cancel what the session is running; nothing happens if it runs nothing.
+    ///
+    /// Over TCP this returns when the server has passed the request on, so that it cannot hit a later
+    /// statement. Over a socket file it returns when the request is sent.
+    ///
+    /// # Errors
+    /// The server could not be reached; whether it had anything to cancel is not told.
+    pub fn cancel(&self) -> Result<(), ConnectError> {
+        let watch = Arc::new(Watch::default());
+        let mut opener = self.opener.clone();
+        opener.watch = Arc::clone(&watch);
+        opener.deadline = Some(Instant::now() + self.timeout);
+        self.token.cancel_query(opener).map_err(|error| {
+            let failure = judge(&error, &watch, self.settings.is_socket());
+            let circumstances = Circumstances {
+                settings: &self.settings,
+                passfile: None,
+                password_from_file: false,
+                password_given: false,
+            };
+            ConnectError {
+                target: self.target.clone(),
+                next: circumstances.next_step(&failure),
+                failure,
+                others: Vec::new(),
+                warnings: Vec::new(),
+            }
+        })
+    }
+}
+
+impl std::fmt::Debug for Canceller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Canceller").field("target", &self.target).finish_non_exhaustive()
+    }
+}
+
+/// Who hears the server's notices.
+type Notices = Arc<dyn Fn(DbError) + Send + Sync>;
+
+/// Connects and logs in. The server's notices go to `notice` for as long as the client lives.
+///
+/// # Errors
+/// Everything that keeps a session from standing, with its next step.
+pub fn connect(
+    settings: &Settings,
+    notice: impl Fn(DbError) + Send + Sync + 'static,
+) -> Result<Connected, ConnectError> {
+    let found = find_password(settings);
+    let mut run = Run {
+        settings,
+        password: found.password.as_ref(),
+        notice: Arc::new(notice),
+        tls: None,
+        failures: Vec::new(),
+        warnings: found.warnings.clone(),
+    };
+    match run.connect() {
+        Some(session) => Ok(Connected {
+            client: session.client,
+            canceller: session.canceller,
+            tls: session.tls,
+            address: session.address,
+            password_source: found.source,
+            warnings: run.warnings,
+        }),
+        None => Err(run.into_error(&found)),
+    }
+}
+
+/// A session on its way out.
+struct Session {
+    client: Client,
+    canceller: Canceller,
+    tls: bool,
+    address: String,
+}
+
+/// Where one attempt goes.
+#[derive(Clone)]
+enum Place {
+    Tcp(IpAddr),
+    Socket(PathBuf),
+}
+
+/// What to do after a failed attempt.
+#[derive(PartialEq, Eq)]
+enum After {
+    Stop,
+    NextAddress,
+    /// TLS failed, or the server turned the encrypted log-in down.
+    WithoutTls,
+    /// The server turned the unencrypted log-in down.
+    WithTls,
+}
+
+/// One call of `connect`.
+struct Run<'a> {
+    settings: &'a Settings,
+    password: Option<&'a Secret>,
+    notice: Notices,
+    /// The TLS files, read at most once.
+    tls: Option<Result<TlsSetup, Failure>>,
+    failures: Vec<Failure>,
+    warnings: Vec<String>,
+}
+
+impl Run<'_> {
+    fn connect(&mut self) -> Option<Session> {
+        if let Err(failure) = check(self.settings) {
+            self.failures.push(failure);
+            return None;
+        }
+        let places = match self.places() {
+            Ok(places) => places,
+            Err(failure) => {
+                self.failures.push(failure);
+                return None;
+            }
+        };
+        for place in places {
+            match self.try_place(&place) {
+                Ok(session) => return Some(session),
+                Err(After::NextAddress) => {}
+                Err(_) => return None,
+            }
+        }
+        None
+    }
+
+    /// The addresses in the resolver's order, which is libpq's order.
+    fn places(&self) -> Result<Vec<Place>, Failure> {
+        let Settings { host, port, .. } = self.settings;
+        if self.settings.is_socket() {
+            // An abstract socket's name begins with a NUL for the system, with @ for people.
+            let folder = match host.strip_prefix('@') {
+                Some(name) => format!("\0{name}"),
+                None => host.clone(),
+            };
+            return Ok(vec![Place::Socket(folder.into())]);
+        }
+        let unresolved = |why: String| {
+            Failure::new(Cause::NameNotResolved, format!("the host name {host:?} cannot be resolved: {why}"))
+        };
+        let addresses = (host.as_str(), *port).to_socket_addrs().map_err(|error| {
+            let text = error.to_string();
+            let why = text.strip_prefix("failed to lookup address information: ").unwrap_or(&text);
+            unresolved(why.to_owned())
+        })?;
+        let places: Vec<Place> = addresses.map(|address| Place::Tcp(address.ip())).collect();
+        if places.is_empty() { Err(unresolved("it has no address".to_owned())) } else { Ok(places) }
+    }
+
+    /// One address: at most twice, with and without TLS. The connect timeout holds for both together.
+    fn try_place(&mut self, place: &Place) -> Result<Session, After> {
+        let deadline = self.settings.connect_timeout.map(|limit| Instant::now() + limit);
+        let mode = self.settings.effective_sslmode();
+        let tls_first = mode != SslMode::Disable && mode != SslMode::Allow && !self.settings.is_socket();
+        match self.attempt(place, tls_first, deadline) {
+            Err(After::WithoutTls) => {
+                let session = self.attempt(place, false, deadline).map_err(no_third)?;
+                if let Some(first) = self.failures.last() {
+                    self.warnings.push(format!(
+                        "the session is not encrypted: with TLS it failed, and sslmode={mode} allows to do without: {first}"
+                    ));
+                }
+                Ok(session)
+            }
+            Err(After::WithTls) => self.attempt(place, true, deadline).map_err(no_third),
+            other => other,
+        }
+    }
+
+    fn attempt(&mut self, place: &Place, tls: bool, deadline: Option<Instant>) -> Result<Session, After> {
+        let mode = self.settings.effective_sslmode();
+        let opening = if !tls {
+            Opening::Plain
+        } else {
+            let setup = self.tls.get_or_insert_with(|| tls::setup(self.settings)).clone();
+            if let Ok(setup) = &setup {
+                for warning in &setup.warnings {
+                    if !self.warnings.contains(warning) {
+                        self.warnings.push(warning.clone());
+                    }
+                }
+            }
+            if mode.demands_tls() { Opening::TlsOrFail(setup) } else { Opening::TlsIfOffered(setup) }
+        };
+        let Settings { host, port, .. } = self.settings;
+        let shown = match place {
+            Place::Tcp(IpAddr::V4(ip)) => format!("{ip}:{port}"),
+            Place::Tcp(IpAddr::V6(ip)) => format!("[{ip}]:{port}"),
+            Place::Socket(_) => format!("{host}/.s.PGSQL.{port}"),
+        };
+        let server_name = match place {
+            Place::Tcp(ip) => Opener::server_name(host, &ip.to_string()),
+            Place::Socket(_) => String::new(),
+        };
+        let watch = Arc::new(Watch::default());
+        let opener = Opener { opening, server_name, deadline, watch: Arc::clone(&watch), await_close: false };
+        let outcome = match self.config(place, deadline) {
+            None => Err(Failure::new(Cause::TimedOut, "no time was left of the connect timeout")),
+            Some(config) => {
+                open(config, opener.clone(), matches!(place, Place::Socket(_))).map_err(|trouble| {
+                    match trouble {
+                        Some(error) => judge(&error, &watch, matches!(place, Place::Socket(_))),
+                        None => Failure::new(
+                            Cause::TimedOut,
+                            "no answer to the log-in within the connect timeout",
+                        ),
+                    }
+                })
+            }
+        };
+        match outcome {
+            Ok(client) => {
+                watch.settle();
+                let tls = watch.seen().tls;
+                Ok(Session { canceller: self.canceller(&client, opener, tls), client, tls, address: shown })
+            }
+            Err(mut failure) => {
+                failure.attempt = match (place, tls) {
+                    (Place::Socket(_), _) => shown,
+                    (Place::Tcp(_), true) if watch.seen().tls || watch.seen().tls_failed => {
+                        format!("{shown} with TLS")
+                    }
+                    (Place::Tcp(_), true) => shown,
+                    (Place::Tcp(_), false) => format!("{shown} without TLS"),
+                };
+                let after = after(&failure, &watch, mode, tls, matches!(place, Place::Socket(_)));
+                self.failures.push(failure);
+                Err(after)
+            }
+        }
+    }
+
+    /// The `postgres` crate's configuration for one attempt; none if no time is left for it.
+    fn config(&self, place: &Place, deadline: Option<Instant>) -> Option<Config> {
+        let settings = self.settings;
+        let mut config = Config::new();
+        config.port(settings.port).user(&settings.user).dbname(&settings.dbname);
+        match place {
+            Place::Tcp(ip) => {
+                // The name is for the crate's eyes only; the address is where it goes.
+                config.host("postgresql").hostaddr(*ip);
+                config.ssl_mode(CrateSslMode::Require).ssl_negotiation(SslNegotiation::Direct);
+                config
+                    .keepalives(true)
+                    .keepalives_idle(KEEPALIVE_IDLE)
+                    .keepalives_interval(KEEPALIVE_INTERVAL)
+                    .keepalives_retries(KEEPALIVE_RETRIES);
+            }
+            Place::Socket(folder) => {
+                config.host_path(folder).ssl_mode(CrateSslMode::Disable);
+            }
+        }
+        if let Some(password) = self.password {
+            config.password(password.expose());
+        }
+        if let Some(options) = &settings.options {
+            config.options(options);
+        }
+        if let Some(name) = &settings.application_name {
+            config.application_name(name);
+        }
+        if let Some(deadline) = deadline {
+            let left = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
+            config.connect_timeout(left);
+        }
+        let notice = Arc::clone(&self.notice);
+        config.notice_callback(move |message| notice(message));
+        Some(config)
+    }
+
+    fn canceller(&self, client: &Client, mut opener: Opener, tls: bool) -> Canceller {
+        opener.opening = match opener.opening {
+            Opening::TlsIfOffered(setup) | Opening::TlsOrFail(setup) if tls => Opening::TlsOrFail(setup),
+            _ => Opening::Plain,
+        };
+        opener.await_close = true;
+        Canceller {
+            token: client.cancel_token(),
+            opener,
+            timeout: self.settings.connect_timeout.unwrap_or(CANCEL_TIMEOUT),
+            target: Target::of(self.settings),
+            settings: Arc::new(Settings { password: None, ..self.settings.clone() }),
+        }
+    }
+
+    fn into_error(mut self, found: &FoundPassword) -> ConnectError {
+        let circumstances = Circumstances {
+            settings: self.settings,
+            passfile: found.file.as_ref().map(|file| file.display().to_string()),
+            password_from_file: matches!(found.source, PasswordSource::File(_)),
+            password_given: found.password.is_some(),
+        };
+        // The last failure decides, unless it only says that pg_hba.conf has no line for the other way to
+        // encrypt: then what the first way said is the real reason.
+        let last = self.failures.pop().unwrap_or_else(|| Failure::new(Cause::Network, "nothing was tried"));
+        let real = match self.failures.last() {
+            Some(before) if last.cause == Cause::Rejected && same_address(before, &last) => {
+                self.failures.pop()
+            }
+            _ => None,
+        };
+        let failure = match real {
+            Some(real) => {
+                self.failures.push(last);
+                real
+            }
+            None => last,
+        };
+        ConnectError {
+            target: Target::of(self.settings),
+            next: circumstances.next_step(&failure),
+            failure,
+            others: self.failures,
+            warnings: self.warnings,
+        }
+    }
+}
+
+fn same_address(one: &Failure, other: &Failure) -> bool {
+    let address = |failure: &Failure| failure.attempt.split(' ').next().map(str::to_owned);
+    address(one) == address(other)
+}
+
+/// After the second way to encrypt there is no third.
+fn no_third(after: After) -> After {
+    if after == After::NextAddress { after } else { After::Stop }
+}
+
+/// Settings that cannot work, before anything is tried.
+fn check(settings: &Settings) -> Result<(), Failure> {
+    let bad = |message: String| Err(Failure::new(Cause::BadSetting, message));
+    let texts = [
+        ("host", Some(&settings.host)),
+        ("database name", Some(&settings.dbname)),
+        ("user name", Some(&settings.user)),
+        ("options (PGOPTIONS)", settings.options.as_ref()),
+        ("application name (PGAPPNAME)", settings.application_name.as_ref()),
+    ];
+    for (what, text) in texts {
+        if text.is_some_and(|text| text.contains('\0')) {
+            return bad(format!("the {what} contains a NUL character"));
+        }
+    }
+    for (what, text) in texts.iter().take(3) {
+        if text.is_some_and(String::is_empty) {
+            return bad(format!("the {what} is empty"));
+        }
+    }
+    if settings.password.as_ref().is_some_and(|password| password.expose().contains(&0)) {
+        return bad("the password contains a NUL character".to_owned());
+    }
+    if settings.host.contains(',') && !settings.is_socket() {
+        return bad(format!("the host {:?} is a list; the tools connect to one host", settings.host));
+    }
+    if settings.port == 0 {
+        return bad("the port is 0; it has to be from 1 to 65535".to_owned());
+    }
+    if settings.is_socket() && format!("{}/.s.PGSQL.{}", settings.host, settings.port).len() > 107 {
+        return bad(format!(
+            "the socket's path under {} is longer than the system's 107 bytes",
+            settings.host
+        ));
+    }
+    let mode = settings.effective_sslmode();
+    if settings.roots_are_system() && mode != SslMode::VerifyFull {
+        return bad(format!(
+            "sslmode={mode} is too weak for sslrootcert=system, where anybody's certificate is good for its own name; use verify-full"
+        ));
+    }
+    Ok(())
+}
+
+/// Has the crate connect. `Err(None)` is a timeout.
+fn open(config: Config, opener: Opener, socket: bool) -> Result<Client, Option<postgres::Error>> {
+    // Over TCP the opener keeps the time. On a socket file the crate gives it no say, so a thread does the
+    // waiting; if the server answers it after all, the session is dropped.
+    let deadline = opener.deadline.filter(|_| socket);
+    let Some(deadline) = deadline else { return config.connect(opener).map_err(Some) };
+    let (send, receive) = sync_channel(1);
+    let worker = thread::Builder::new().name("connect".to_owned()).spawn(move || {
+        let _ = send.send(config.connect(opener));
+    });
+    if worker.is_err() {
+        return Err(None);
+    }
+    match receive.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        Ok(outcome) => outcome.map_err(Some),
+        Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Err(None),
+    }
+}
+
+/// What a failed attempt was, from the crate's error and what was seen meanwhile.
+fn judge(error: &postgres::Error, watch: &Watch, socket: bool) -> Failure {
+    let seen = &mut *watch.seen();
+    if let Some(failure) = seen.failure.take() {
+        return failure;
+    }
+    if let Some(server) = error.as_db_error() {
+        return Failure::from_server(server);
+    }
+    let source = error.source();
+    let text = source.map(ToString::to_string).unwrap_or_default();
+    if let Some(os) = source.and_then(|source| source.downcast_ref::<io::Error>()) {
+        if is_tls(os) {
+            return tls_failure(os);
+        }
+        if !seen.connected {
+            return Failure::new(os_cause(os, socket), format!("the connection could not be made: {os}"));
+        }
+        return broken(os, "before the session stood");
+    }
+    if error.is_closed() {
+        return Failure::new(
+            Cause::ConnectionCut,
+            "the server closed the connection before the session stood",
+        );
+    }
+    let method = seen.method.as_deref().unwrap_or("a method that is not known");
+    match text.as_str() {
+        "password missing" => {
+            Failure::new(Cause::PasswordMissing, "the server wants a password and none was given")
+        }
+        "unsupported authentication method" | "unsupported SASL mechanism" => Failure::new(
+            Cause::AuthenticationUnsupported,
+            format!("the server wants authentication by {method}, which the tools do not have"),
+        ),
+        _ if error.to_string() == "authentication error" => {
+            Failure::new(Cause::ServerNotAuthentic, format!("the log-in by {method} failed: {text}"))
+        }
+        _ if text.is_empty() => Failure::new(Cause::NotPostgres, error.to_string()),
+        _ => Failure::new(Cause::NotPostgres, format!("{error}: {text}")),
+    }
+}
+
+/// libpq's choice after a failure.
+///
+/// Source: `PQconnectPoll` in fe-connect.c, PostgreSQL 15: a connect that fails or times out goes to the
+/// next address; a failed handshake or an error in place of a log-in goes the other way about TLS, once,
+/// where the mode allows both; everything else ends the matter.
+fn after(failure: &Failure, watch: &Watch, mode: SslMode, tls_asked: bool, socket: bool) -> After {
+    let seen = watch.seen();
+    if !seen.connected || failure.cause == Cause::TimedOut {
+        return After::NextAddress;
+    }
+    let turned_down =
+        failure.server.is_some() && !seen.authenticated && failure.cause != Cause::ServerNotReady;
+    match mode {
+        SslMode::Prefer if seen.tls_failed || (seen.tls && turned_down) => After::WithoutTls,
+        SslMode::Allow if !tls_asked && !socket && turned_down => After::WithTls,
+        _ => After::Stop,
+    }
+}

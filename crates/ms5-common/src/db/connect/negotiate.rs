@@ -1,0 +1,452 @@
+//! The opening of a connection: libpq's request for encryption, the handshake, and an eye on what follows.
+//!
+//! The `postgres` crate knows three of libpq's six modes, limits only the TCP connect in time, and hides
+//! what the server asked for. So it is told to connect with "direct" TLS, in which it hands a fresh socket
+//! to its TLS connector and takes back a stream: that connector is `Opener`, which does all of this.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use postgres::Socket;
+use postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::{Sleep, sleep_until, timeout_at};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::error::{Cause, Failure, is_cut};
+use super::tls::TlsSetup;
+
+/// The SSLRequest message: its length, then 1234 and 5679 as 16-bit numbers.
+const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
+
+/// libpq's limits for the first message; longer ones are no PostgreSQL.
+const LONGEST_REQUEST: usize = 2000;
+const LONGEST_ERROR: usize = 30_000;
+
+/// How to begin at one address.
+#[derive(Clone)]
+pub(super) enum Opening {
+    /// Without encryption.
+    Plain,
+    /// Ask for encryption; go on without if the server has none.
+    TlsIfOffered(Result<TlsSetup, Failure>),
+    /// Ask for encryption; fail if the server has none.
+    TlsOrFail(Result<TlsSetup, Failure>),
+}
+
+/// What became known about an attempt, gathered where it happens and read where it is judged.
+#[derive(Default)]
+pub(super) struct Seen {
+    /// The socket was connected: what fails now is no longer the network's doing.
+    pub(super) connected: bool,
+    /// The stream is encrypted.
+    pub(super) tls: bool,
+    /// TLS was asked for and failed after the server had agreed.
+    pub(super) tls_failed: bool,
+    /// The server let us in; errors after that are not about encryption.
+    pub(super) authenticated: bool,
+    /// What the server asked for, as libpq names it.
+    pub(super) method: Option<String>,
+    /// The failure, where this module found it.
+    pub(super) failure: Option<Failure>,
+}
+
+/// Shared between the attempt's judge and its stream.
+#[derive(Default)]
+pub(super) struct Watch {
+    seen: Mutex<Seen>,
+    /// The session stands: deadlines and curiosity end.
+    settled: AtomicBool,
+}
+
+impl Watch {
+    pub(super) fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn settle(&self) {
+        self.settled.store(true, Ordering::Release);
+    }
+
+    /// Records a failure and makes the error that stops the `postgres` crate.
+    fn stop(&self, failure: Failure, kind: io::ErrorKind) -> io::Error {
+        let error = io::Error::new(kind, failure.message.clone());
+        self.seen().failure.get_or_insert(failure);
+        error
+    }
+
+    fn timed_out(&self, when: &str) -> io::Error {
+        self.stop(
+            Failure::new(Cause::TimedOut, format!("no answer {when} within the connect timeout")),
+            io::ErrorKind::TimedOut,
+        )
+    }
+}
+
+/// Opens sockets for the `postgres` crate.
+#[derive(Clone)]
+pub(super) struct Opener {
+    pub(super) opening: Opening,
+    /// The name for the server's eyes (SNI): the host, or its address where that is no DNS name.
+    pub(super) server_name: String,
+    pub(super) deadline: Option<Instant>,
+    pub(super) watch: Arc<Watch>,
+    /// At the end wait until the server has closed: for cancel requests, which it has handled by then.
+    pub(super) await_close: bool,
+}
+
+impl Opener {
+    /// The name to show the server, which rustls wants to be a DNS name or an address.
+    pub(super) fn server_name(host: &str, address: &str) -> String {
+        if ServerName::try_from(host).is_ok() { host.to_owned() } else { address.to_owned() }
+    }
+
+    async fn open(self, mut socket: Socket) -> Result<Stream, io::Error> {
+        let (setup, optional) = match &self.opening {
+            Opening::Plain => return Ok(self.watched(Inner::Plain(socket))),
+            Opening::TlsIfOffered(setup) => (setup.clone(), true),
+            Opening::TlsOrFail(setup) => (setup.clone(), false),
+        };
+        let answer = self.ask_for_tls(&mut socket).await?;
+        match answer {
+            b'S' => {}
+            b'N' if optional => return Ok(self.watched(Inner::Plain(socket))),
+            b'N' => {
+                let failure = Failure::new(
+                    Cause::TlsRefused,
+                    "the server does not support TLS, and sslmode demands it",
+                );
+                return Err(self.watch.stop(failure, io::ErrorKind::Unsupported));
+            }
+            // What follows an E would be a message of a server that proved nothing; libpq drops it too.
+            b'E' => {
+                let failure = Failure::new(
+                    Cause::ServerTrouble,
+                    "the server answered the request for TLS with an error, as when it cannot start a process",
+                );
+                return Err(self.watch.stop(failure, io::ErrorKind::ConnectionAborted));
+            }
+            other => {
+                return Err(self
+                    .watch
+                    .stop(not_postgres(other, "the request for TLS"), io::ErrorKind::InvalidData));
+            }
+        }
+        // libpq opens the files only now, and treats trouble with them as a failed handshake.
+        let setup = match setup {
+            Ok(setup) => setup,
+            Err(failure) => {
+                self.watch.seen().tls_failed = true;
+                return Err(self.watch.stop(failure, io::ErrorKind::InvalidInput));
+            }
+        };
+        match self.handshake(socket, &setup).await {
+            Ok(stream) => {
+                self.watch.seen().tls = true;
+                Ok(self.watched(Inner::Tls(Box::new(stream))))
+            }
+            Err(error) => {
+                self.watch.seen().tls_failed = true;
+                Err(error)
+            }
+        }
+    }
+
+    async fn ask_for_tls(&self, socket: &mut Socket) -> Result<u8, io::Error> {
+        let ask = async {
+            socket.write_all(&SSL_REQUEST).await?;
+            socket.flush().await?;
+            // One byte and no more: whatever else lies in the buffer now came unencrypted (CVE-2021-23222)
+            // and goes to the handshake, which it breaks.
+            socket.read_u8().await
+        };
+        match self.in_time(ask).await {
+            None => Err(self.watch.timed_out("to the request for TLS")),
+            Some(Ok(answer)) => Ok(answer),
+            Some(Err(error)) => Err(self.watch.stop(broken(&error, "on the request for TLS"), error.kind())),
+        }
+    }
+
+    async fn handshake(&self, socket: Socket, setup: &TlsSetup) -> Result<Encrypted, io::Error> {
+        let mut rustls = MakeRustlsConnect::new(setup.config.clone());
+        let Ok(connect) = MakeTlsConnect::<Socket>::make_tls_connect(&mut rustls, &self.server_name);
+        match self.in_time(connect.connect(socket)).await {
+            None => Err(self.watch.timed_out("in the TLS handshake")),
+            Some(Ok(stream)) => Ok(stream),
+            Some(Err(error)) => {
+                let refusal = setup.refusal.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let failure = refusal.unwrap_or_else(|| tls_failure(&error));
+                Err(self.watch.stop(failure, error.kind()))
+            }
+        }
+    }
+
+    /// The work's result, or nothing at the deadline.
+    async fn in_time<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        match self.deadline {
+            Some(deadline) => timeout_at(deadline.into(), work).await.ok(),
+            None => Some(work.await),
+        }
+    }
+
+    fn watched(self, inner: Inner) -> Stream {
+        let limit = self.deadline.map(|deadline| Box::pin(sleep_until(deadline.into())));
+        Stream {
+            inner,
+            guard: Some(Guard { watch: self.watch, limit, reader: Reader::default() }),
+            await_close: self.await_close,
+        }
+    }
+}
+
+impl MakeTlsConnect<Socket> for Opener {
+    type Stream = Stream;
+    type TlsConnect = Self;
+    type Error = io::Error;
+
+    /// Called when the socket is connected, in every mode: also where TLS will not be asked for.
+    fn make_tls_connect(&mut self, _host: &str) -> Result<Self, io::Error> {
+        self.watch.seen().connected = true;
+        Ok(self.clone())
+    }
+}
+
+impl TlsConnect<Socket> for Opener {
+    type Stream = Stream;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Stream, io::Error>> + Send>>;
+
+    fn connect(self, socket: Socket) -> Self::Future {
+        Box::pin(self.open(socket))
+    }
+}
+
+type Encrypted = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
+
+enum Inner {
+    Plain(Socket),
+    Tls(Box<Encrypted>),
+}
+
+/// The stream that the `postgres` crate talks through.
+pub(super) struct Stream {
+    inner: Inner,
+    guard: Option<Guard>,
+    await_close: bool,
+}
+
+/// Keeps the time and reads along until the session stands.
+struct Guard {
+    watch: Arc<Watch>,
+    limit: Option<Pin<Box<Sleep>>>,
+    reader: Reader,
+}
+
+impl Guard {
+    fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
+        self.limit.as_mut().is_some_and(|limit| limit.as_mut().poll(cx).is_ready())
+    }
+}
+
+impl Stream {
+    fn poll_inner(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut self.inner {
+            Inner::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
+            Inner::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.guard.as_ref().is_some_and(|guard| guard.watch.settled.load(Ordering::Acquire)) {
+            this.guard = None;
+        }
+        let before = buf.filled().len();
+        let Some(guard) = &mut this.guard else { return this.poll_inner(cx, buf) };
+        if guard.is_late(cx) {
+            return Poll::Ready(Err(guard.watch.timed_out("to the log-in")));
+        }
+        ready!(this.poll_inner(cx, buf))?;
+        let new = buf.filled().get(before..).unwrap_or_default();
+        if let Some(guard) = &mut this.guard {
+            guard.reader.read(new, &guard.watch)?;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.inner {
+            Inner::Plain(socket) => Pin::new(socket).poll_write(cx, buf),
+            Inner::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.inner {
+            Inner::Plain(socket) => Pin::new(socket).poll_flush(cx),
+            Inner::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        match &mut this.inner {
+            Inner::Plain(socket) => ready!(Pin::new(socket).poll_shutdown(cx))?,
+            Inner::Tls(stream) => ready!(Pin::new(stream).poll_shutdown(cx))?,
+        }
+        while this.await_close {
+            if this.guard.as_mut().is_some_and(|guard| guard.is_late(cx)) {
+                break;
+            }
+            let mut scrap = [0; 256];
+            let mut scrap = ReadBuf::new(&mut scrap);
+            match ready!(this.poll_inner(cx, &mut scrap)) {
+                Ok(()) if !scrap.filled().is_empty() => {}
+                // The server's end, in whatever form: it has read the request.
+                _ => break,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl TlsStream for Stream {
+    fn channel_binding(&self) -> ChannelBinding {
+        match &self.inner {
+            Inner::Plain(_) => ChannelBinding::none(),
+            Inner::Tls(stream) => stream.channel_binding(),
+        }
+    }
+}
+
+/// Reads the server's first messages along, up to the end of authentication.
+#[derive(Default)]
+struct Reader {
+    buffer: Vec<u8>,
+    finished: bool,
+}
+
+impl Reader {
+    fn read(&mut self, bytes: &[u8], watch: &Watch) -> io::Result<()> {
+        if self.finished {
+            return Ok(());
+        }
+        self.buffer.extend_from_slice(bytes);
+        while let Some((&kind, rest)) = self.buffer.split_first() {
+            if kind != b'R' && kind != b'E' {
+                self.finished = true;
+                return Err(watch.stop(not_postgres(kind, "the log-in"), io::ErrorKind::InvalidData));
+            }
+            let Some(length) = rest.first_chunk::<4>() else { break };
+            let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
+            let longest = if kind == b'R' { LONGEST_REQUEST } else { LONGEST_ERROR };
+            if !(8..=longest).contains(&length) {
+                self.finished = true;
+                return Err(watch.stop(not_postgres(kind, "the log-in"), io::ErrorKind::InvalidData));
+            }
+            if rest.len() < length {
+                break;
+            }
+            let body = rest.get(4..length).unwrap_or_default();
+            if kind == b'E' || note_request(body, watch) {
+                self.finished = true;
+                self.buffer = Vec::new();
+                return Ok(());
+            }
+            self.buffer.drain(..=length);
+        }
+        Ok(())
+    }
+}
+
+/// Notes what an authentication request asks for; true once the server is satisfied.
+fn note_request(body: &[u8], watch: &Watch) -> bool {
+    let Some((code, rest)) = body.split_first_chunk::<4>() else { return false };
+    let method = match u32::from_be_bytes(*code) {
+        0 => {
+            watch.seen().authenticated = true;
+            return true;
+        }
+        2 => "Kerberos V5".to_owned(),
+        3 => "password (in clear)".to_owned(),
+        5 => "md5".to_owned(),
+        6 => "SCM credentials".to_owned(),
+        7 => "GSSAPI".to_owned(),
+        9 => "SSPI".to_owned(),
+        10 => {
+            let names = rest.split(|&b| b == 0).filter(|name| !name.is_empty());
+            let names: Vec<_> = names.map(|name| String::from_utf8_lossy(name).into_owned()).collect();
+            format!("SASL ({})", names.join(", "))
+        }
+        // The later steps of what was asked for before.
+        8 | 11 | 12 => return false,
+        other => format!("number {other}"),
+    };
+    watch.seen().method = Some(method);
+    false
+}
+
+fn not_postgres(byte: u8, what: &str) -> Failure {
+    let shown = if byte.is_ascii_graphic() {
+        format!("{:?}", char::from(byte))
+    } else {
+        format!("byte 0x{byte:02x}")
+    };
+    Failure::new(
+        Cause::NotPostgres,
+        format!("the answer to {what} is not PostgreSQL's (it begins with {shown})"),
+    )
+}
+
+/// A conversation that broke off.
+pub(super) fn broken(error: &io::Error, when: &str) -> Failure {
+    if is_cut(error) {
+        Failure::new(Cause::ConnectionCut, format!("the server closed the connection {when}"))
+    } else {
+        Failure::new(Cause::Network, format!("the connection failed {when}: {error}"))
+    }
+}
+
+/// A failed handshake, or a TLS alert later on.
+pub(super) fn tls_failure(error: &io::Error) -> Failure {
+    use rustls::AlertDescription as Alert;
+    let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
+        return broken(error, "in the TLS handshake");
+    };
+    let cause = match tls {
+        rustls::Error::AlertReceived(
+            Alert::CertificateRequired
+            | Alert::UnknownCA
+            | Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::AccessDenied
+            | Alert::DecryptError,
+        ) => Cause::ClientCertificateRefused,
+        rustls::Error::InvalidCertificate(_) => Cause::CertificateUnusable,
+        rustls::Error::InvalidMessage(_) => Cause::NotPostgres,
+        _ => Cause::TlsFailed,
+    };
+    Failure::new(cause, format!("the TLS handshake failed: {tls}"))
+}
+
+/// Whether an error on a standing stream is TLS's.
+pub(super) fn is_tls(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
+}

@@ -1,0 +1,106 @@
+//! Sessions as the tools use them: connected by libpq's rules, notices in the log, and the database's identity.
+
+use postgres::Client;
+use postgres::error::DbError;
+
+use crate::config::Settings;
+use crate::db::connect::{self, Connected, Kind};
+use crate::db::server_error::reasons;
+use crate::error::{Error, Result};
+use crate::exit::Exit;
+use crate::record::Identity;
+use crate::troubleshooting;
+
+/// What a session of ours is started with, beside the operator's PGOPTIONS: a migration may think for hours
+/// between two messages, and RESET ALL must come back to this.
+const OPTIONS: &str = "-c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0";
+
+/// Opens a session for `purpose` (shown in pg_stat_activity as `tool purpose`).
+///
+/// # Errors
+/// [`Exit::Unreachable`] or [`Exit::Config`], with the spec's troubleshooting commands filled in.
+pub fn open(settings: &Settings, tool: &str, purpose: &str) -> Result<Connected> {
+    let mut connection = settings.connection.clone();
+    let given = connection.options.take().unwrap_or_default();
+    connection.options = Some(format!("{OPTIONS} {given}").trim_end().to_owned());
+    let name = connection.application_name.take().unwrap_or_else(|| tool.to_owned());
+    connection.application_name = Some(format!("{name} {purpose}").trim_end().to_owned());
+    let connected = connect::connect(&connection, notice).map_err(|error| {
+        let exit = match error.kind() {
+            Kind::Unreachable => Exit::Unreachable,
+            Kind::Credentials | Kind::Configuration => Exit::Config,
+        };
+        for warning in &error.warnings {
+            log::warn!("{warning}");
+        }
+        let mut failure = Error::new(exit, error.to_string())
+            .with_sqlstate(error.sqlstate().map(str::to_owned))
+            .because("nothing was touched")
+            .hint(error.next_step());
+        for command in troubleshooting::connection_failed(settings) {
+            failure = failure.hint(command);
+        }
+        failure
+    })?;
+    for warning in &connected.warnings {
+        log::warn!("{warning}");
+    }
+    Ok(connected)
+}
+
+/// The server's notices: WARNING and above as WARN, the rest as DEBUG.
+fn notice(message: DbError) {
+    let text = [Some(message.message()), message.detail(), message.hint()]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .join("; ");
+    match message.severity() {
+        "WARNING" | "ERROR" | "FATAL" => {
+            log::warn!("server: {} {}: {text}", message.severity(), message.code().code())
+        }
+        other => log::debug!("server: {other}: {text}"),
+    }
+}
+
+/// Which database a session is connected to, and what kind of server answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// For records and gates.
+    pub identity: Identity,
+    /// `server_version`, such as `17.11`.
+    pub version: String,
+    /// Whether the server has but one session and no backends of its own (PostgreSQL in WebAssembly).
+    pub single_session: bool,
+}
+
+/// Asks the server who it is.
+///
+/// # Errors
+/// [`Exit::Unreachable`] when it does not answer.
+pub fn identify(client: &mut Client, settings: &Settings) -> Result<Server> {
+    let row = client
+        .query_one(
+            "SELECT (SELECT system_identifier::text FROM pg_catalog.pg_control_system()), d.oid, d.datname::text,
+                    current_setting('server_version'), pg_backend_pid()
+             FROM pg_catalog.pg_database d WHERE d.datname = current_database()",
+            &[],
+        )
+        .map_err(|error| {
+            Error::new(Exit::Unreachable, format!("cannot ask {} who it is", settings.database()))
+                .because_all(reasons(&error))
+                .because("nothing was touched")
+                .hint("run it again")
+        })?;
+    Ok(Server {
+        identity: Identity {
+            system_identifier: row.get(0),
+            oid: row.get(1),
+            name: row.get(2),
+            host: settings.connection.host.clone(),
+            port: settings.connection.port,
+        },
+        version: row.get(3),
+        single_session: row.get::<_, i32>(4) == 0,
+    })
+}

@@ -1,0 +1,20 @@
+//! What the five MS5.0 migration tools share, in reading order.
+//!
+//! Arrows run down this list only: a module uses those above it (`db` and what follows use `config`, never the
+//! other way), `sql` does no I/O, and nothing here knows a tool.
+
+pub mod catalog;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod db;
+pub mod error;
+pub mod exit;
+pub mod gate;
+pub mod logging;
+pub mod migrations;
+pub mod record;
+pub mod sql;
+pub mod timescale;
+pub mod tool;
+pub mod troubleshooting;

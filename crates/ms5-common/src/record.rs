@@ -1,0 +1,220 @@
+//! Records: one JSON object a line on stdout under `--json`, for pipelines and for the next tool.
+//!
+//! docs/records.md documents the types; docs/records.schema.json is the schema that a test holds the tools to.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::io::{self, Write};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use serde_json::{Map, Value, json};
+
+use crate::clock;
+use crate::exit::Exit;
+
+/// Which database a run worked on, so that a gate can tell it from another one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// `pg_control_system().system_identifier`: one cluster, for good.
+    pub system_identifier: String,
+    /// The database's oid in `pg_database`.
+    pub oid: u32,
+    /// The database's name.
+    pub name: String,
+    /// The host as the operator gave it.
+    pub host: String,
+    /// The port as the operator gave it.
+    pub port: u16,
+}
+
+impl Identity {
+    /// As it stands in a `start` record.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        json!({
+            "system_identifier": self.system_identifier,
+            "oid": self.oid,
+            "name": self.name,
+            "host": self.host,
+            "port": self.port,
+        })
+    }
+}
+
+/// Writes a tool's records, or drops them where `--json` was not given.
+pub struct Recorder {
+    tool: &'static str,
+    version: &'static str,
+    run_id: String,
+    begun: Instant,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// None without `--json`, and after the reader has gone away.
+    out: Option<Box<dyn Write + Send>>,
+    environment: Option<String>,
+    started: bool,
+    counts: Map<String, Value>,
+}
+
+impl Recorder {
+    /// A recorder for one run of `tool`.
+    #[must_use]
+    pub fn new(tool: &'static str, version: &'static str, json: bool) -> Self {
+        Self::to(tool, version, json.then(|| Box::new(io::stdout()) as Box<dyn Write + Send>))
+    }
+
+    fn to(tool: &'static str, version: &'static str, out: Option<Box<dyn Write + Send>>) -> Self {
+        Self {
+            tool,
+            version,
+            run_id: new_run_id(),
+            begun: Instant::now(),
+            state: Mutex::new(State { out, environment: None, started: false, counts: Map::new() }),
+        }
+    }
+
+    /// The id that ties the records, the ledger's attempts and the log of one run together.
+    #[must_use]
+    pub fn run_id(&self) -> &str {
+        &self.run_id
+    }
+
+    /// The environment that the run is for, known once the settings are.
+    pub fn environment(&self, environment: &str) {
+        self.state().environment = Some(environment.to_owned());
+    }
+
+    /// The first record. `identity` is None where the database could not be asked.
+    pub fn start(&self, identity: Option<&Identity>, migrations_digest: Option<&str>) {
+        let environment = {
+            let mut state = self.state();
+            state.started = true;
+            state.environment.clone()
+        };
+        self.write(
+            "start",
+            json!({
+                "version": self.version,
+                "environment": environment,
+                "database": identity.map(Identity::to_json),
+                "migrations_digest": migrations_digest,
+            }),
+        );
+    }
+
+    /// A record of the given type; `fields` is an object.
+    pub fn emit(&self, kind: &str, fields: Value) {
+        if !self.state().started {
+            self.start(None, None);
+        }
+        self.write(kind, fields);
+    }
+
+    /// Counts something for the verdict.
+    pub fn count(&self, what: &str, number: usize) {
+        self.state().counts.insert(what.to_owned(), json!(number));
+    }
+
+    /// The last record.
+    pub fn verdict(&self, exit: Exit, error: Option<&str>) {
+        let counts = self.state().counts.clone();
+        let milliseconds = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.emit(
+            "verdict",
+            json!({
+                "ok": exit == Exit::Done,
+                "exit": exit.code(),
+                "counts": counts,
+                "seconds": seconds(milliseconds),
+                "error": error,
+            }),
+        );
+    }
+
+    /// Passes on a line that another tool wrote.
+    pub fn pass_on(&self, line: &str) {
+        self.put(line);
+    }
+
+    fn write(&self, kind: &str, fields: Value) {
+        let mut record = Map::new();
+        record.insert("type".into(), json!(kind));
+        record.insert("tool".into(), json!(self.tool));
+        record.insert("run_id".into(), json!(self.run_id));
+        record.insert("time".into(), json!(clock::record_time()));
+        if let Value::Object(fields) = fields {
+            record.extend(fields);
+        }
+        self.put(&Value::Object(record).to_string());
+    }
+
+    fn put(&self, line: &str) {
+        let mut state = self.state();
+        if let Some(out) = &mut state.out
+            && (writeln!(out, "{line}").is_err() || out.flush().is_err())
+        {
+            // The reader is gone; the work goes on and the exit code still tells how it ended.
+            state.out = None;
+        }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Milliseconds as a decimal number of seconds, without a lossy cast.
+#[must_use]
+pub fn seconds(milliseconds: u64) -> Value {
+    let text = format!("{}.{:03}", milliseconds / 1000, milliseconds % 1000);
+    text.parse::<f64>().map_or(Value::Null, |number| json!(number))
+}
+
+/// Unique enough to tell runs apart: the second, the process, and the randomness that seeds a hash map.
+fn new_run_id() -> String {
+    let random = RandomState::new().build_hasher().finish();
+    format!("{}-{}-{random:016x}", clock::file_stamp(), std::process::id())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_first_is_start_and_the_last_is_verdict_even_when_nothing_happened() {
+        let sink = Shared::default();
+        let recorder = Recorder::to("tool", "0", Some(Box::new(sink.clone())));
+        recorder.count("applied", 3);
+        recorder.verdict(Exit::Unreachable, Some("cannot connect"));
+        let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+        let records: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(records.len(), 2);
+        assert_eq!(records[0]["type"], "start");
+        assert_eq!(records[1]["type"], "verdict");
+        assert_eq!(records[1]["exit"], 4);
+        assert_eq!(records[1]["ok"], false);
+        assert_eq!(records[1]["counts"]["applied"], 3);
+        assert_eq!(records[0]["run_id"], records[1]["run_id"]);
+    }
+
+    #[test]
+    fn seconds_keep_milliseconds() {
+        assert_eq!(seconds(1250).to_string(), "1.25");
+    }
+}

@@ -1,0 +1,530 @@
+//! What a statement does to its transaction and its session, decided on its tokens.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use super::meta::is_utf8;
+use super::tokens::{Token, TokenKind, Tokens, tokens};
+use super::variables::parse_bool;
+
+/// Statements that begin, end or shape a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TransactionControl {
+    /// BEGIN, START TRANSACTION.
+    Begin,
+    /// COMMIT, END.
+    Commit,
+    /// ROLLBACK, ABORT.
+    Rollback,
+    /// SAVEPOINT.
+    Savepoint,
+    /// RELEASE [SAVEPOINT].
+    Release,
+    /// ROLLBACK TO [SAVEPOINT].
+    RollbackTo,
+    /// PREPARE TRANSACTION.
+    PrepareTransaction,
+    /// COMMIT PREPARED.
+    CommitPrepared,
+    /// ROLLBACK PREPARED.
+    RollbackPrepared,
+    /// SET [LOCAL|SESSION] TRANSACTION ...
+    SetTransaction,
+    /// SET SESSION CHARACTERISTICS AS TRANSACTION ...
+    SetSessionCharacteristics,
+}
+
+/// Statements that change the session beyond the transaction, other than by a setting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SessionControl {
+    /// SET [LOCAL|SESSION] SESSION AUTHORIZATION, RESET SESSION AUTHORIZATION.
+    SessionAuthorization,
+    /// SET [LOCAL|SESSION] ROLE, RESET ROLE.
+    Role,
+    /// RESET ALL.
+    ResetAll,
+    /// DISCARD ALL.
+    DiscardAll,
+    /// DISCARD PLANS, SEQUENCES, TEMP.
+    Discard,
+    /// LISTEN.
+    Listen,
+    /// UNLISTEN.
+    Unlisten,
+    /// NOTIFY.
+    Notify,
+    /// PREPARE.
+    Prepare,
+    /// DEALLOCATE.
+    Deallocate,
+    /// DECLARE ... CURSOR.
+    DeclareCursor,
+    /// LOAD.
+    Load,
+}
+
+/// How long a setting holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// To the end of the session, if the transaction commits.
+    Session,
+    /// To the end of the transaction.
+    Local,
+}
+
+/// A setting that a statement changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    /// How long it holds.
+    pub scope: Scope,
+    /// The parameter, in lower case.
+    pub name: String,
+    /// The value as one text, a list joined by ", "; None for DEFAULT and RESET.
+    pub value: Option<String>,
+}
+
+impl Setting {
+    /// Does it set client_encoding to something other than UTF8? Files are UTF-8 here, so the server would
+    /// misread them.
+    pub fn is_foreign_encoding(&self) -> bool {
+        self.name == "client_encoding" && self.value.as_ref().is_some_and(|value| !is_utf8(value))
+    }
+
+    /// Does it set standard_conforming_strings, and to what (None: back to the default)?
+    pub fn standard_conforming_strings(&self) -> Option<Option<bool>> {
+        if self.name != "standard_conforming_strings" {
+            return None;
+        }
+        match &self.value {
+            None => Some(None),
+            // A value that the server refuses changes nothing.
+            Some(value) => parse_bool(value).map(Some),
+        }
+    }
+}
+
+/// A part of a message: what stands between two `\;`, usually all of it.
+#[derive(Debug, Clone)]
+pub struct Facts<'a> {
+    tokens: Vec<Token<'a>>,
+    std_strings: bool,
+}
+
+impl<'a> Facts<'a> {
+    /// The facts on one statement, read under this setting of standard_conforming_strings.
+    pub fn of(text: &'a str, standard_conforming_strings: bool) -> Self {
+        Self {
+            tokens: tokens(text, standard_conforming_strings).collect(),
+            std_strings: standard_conforming_strings,
+        }
+    }
+
+    /// The statement's tokens.
+    pub fn tokens(&self) -> &[Token<'a>] {
+        &self.tokens
+    }
+
+    /// Up to `most` words that the statement begins with, in lower case: keywords and names without quotes,
+    /// ended by anything else.
+    pub fn first_words(&self, most: usize) -> Vec<Cow<'a, str>> {
+        self.tokens
+            .iter()
+            .take(most)
+            .take_while(|token| token.kind == TokenKind::Word)
+            .filter_map(Token::name)
+            .collect()
+    }
+
+    /// Does the statement begin with these words, given in lower case?
+    pub fn begins_with(&self, words: &[&str]) -> bool {
+        words.iter().enumerate().all(|(index, word)| self.is_word(index, word))
+    }
+
+    fn is_word(&self, index: usize, word: &str) -> bool {
+        self.tokens.get(index).is_some_and(|token| token.is_word(word))
+    }
+
+    /// The transaction control that the statement is.
+    pub fn transaction_control(&self) -> Option<TransactionControl> {
+        use TransactionControl as Control;
+        let first = self.tokens.first().filter(|token| token.kind == TokenKind::Word)?.name()?;
+        let is = |index, word| self.is_word(index, word);
+        match first.as_ref() {
+            "begin" => Some(Control::Begin),
+            "start" if is(1, "transaction") => Some(Control::Begin),
+            "commit" if is(1, "prepared") => Some(Control::CommitPrepared),
+            "commit" | "end" => Some(Control::Commit),
+            "rollback" if is(1, "prepared") => Some(Control::RollbackPrepared),
+            "rollback" | "abort" => {
+                let behind = if is(1, "work") || is(1, "transaction") { 2 } else { 1 };
+                Some(if is(behind, "to") { Control::RollbackTo } else { Control::Rollback })
+            }
+            "savepoint" => Some(Control::Savepoint),
+            "release" => Some(Control::Release),
+            "prepare" if is(1, "transaction") => Some(Control::PrepareTransaction),
+            "set" if is(1, "session") && is(2, "characteristics") => Some(Control::SetSessionCharacteristics),
+            "set" if is(self.behind_scope(), "transaction") => Some(Control::SetTransaction),
+            _ => None,
+        }
+    }
+
+    /// The session control that the statement is.
+    pub fn session_control(&self) -> Option<SessionControl> {
+        use SessionControl as Control;
+        let first = self.tokens.first().filter(|token| token.kind == TokenKind::Word)?.name()?;
+        let is = |index, word| self.is_word(index, word);
+        let name = self.behind_scope();
+        match first.as_ref() {
+            "set" if is(name, "session") && is(name + 1, "authorization") => {
+                Some(Control::SessionAuthorization)
+            }
+            "set" if is(1, "session") && is(2, "authorization") => Some(Control::SessionAuthorization),
+            "set" if is(name, "role") => Some(Control::Role),
+            "reset" if is(1, "session") && is(2, "authorization") => Some(Control::SessionAuthorization),
+            "reset" if is(1, "role") => Some(Control::Role),
+            "reset" if is(1, "all") => Some(Control::ResetAll),
+            "discard" if is(1, "all") => Some(Control::DiscardAll),
+            "discard" => Some(Control::Discard),
+            "listen" => Some(Control::Listen),
+            "unlisten" => Some(Control::Unlisten),
+            "notify" => Some(Control::Notify),
+            "prepare" if !is(1, "transaction") => Some(Control::Prepare),
+            "deallocate" => Some(Control::Deallocate),
+            "declare" => Some(Control::DeclareCursor),
+            "load" => Some(Control::Load),
+            _ => None,
+        }
+    }
+
+    /// The index of the token behind SET and SESSION or LOCAL.
+    fn behind_scope(&self) -> usize {
+        if self.is_word(1, "session") || self.is_word(1, "local") { 2 } else { 1 }
+    }
+
+    /// The setting that a SET or RESET statement changes. SET TRANSACTION, ROLE and SESSION AUTHORIZATION are not
+    /// settings here, though the server keeps them as such.
+    pub fn setting(&self) -> Option<Setting> {
+        if self.transaction_control().is_some() || self.session_control().is_some() {
+            return None;
+        }
+        if self.is_word(0, "reset") {
+            return Some(Setting { scope: Scope::Session, name: self.parameter(1)?.0, value: None });
+        }
+        if !self.is_word(0, "set") {
+            return None;
+        }
+        let at = self.behind_scope();
+        let scope = if self.is_word(1, "local") { Scope::Local } else { Scope::Session };
+        // The forms with words of their own.
+        for (words, name) in [
+            (&["time", "zone"][..], "timezone"),
+            (&["names"], "client_encoding"),
+            (&["schema"], "search_path"),
+        ] {
+            let matches = words.iter().enumerate().all(|(index, word)| self.is_word(at + index, word));
+            // but "set schema = ..." sets a parameter of that name
+            let value = at + words.len();
+            if matches && !self.is_assignment(value) {
+                return Some(Setting { scope, name: name.to_owned(), value: self.value(value) });
+            }
+        }
+        let (name, behind) = self.parameter(at)?;
+        self.is_assignment(behind).then(|| Setting { scope, name, value: self.value(behind + 1) })
+    }
+
+    fn is_assignment(&self, index: usize) -> bool {
+        self.tokens.get(index).is_some_and(|token| token.is_symbol("=") || token.is_word("to"))
+    }
+
+    /// A parameter's name, which may have dots, and the index of the token behind it.
+    fn parameter(&self, mut index: usize) -> Option<(String, usize)> {
+        let mut name = self.tokens.get(index)?.name()?.to_ascii_lowercase();
+        while self.tokens.get(index + 1).is_some_and(|token| token.is_symbol(".")) {
+            index += 2;
+            name.push('.');
+            name.push_str(&self.tokens.get(index)?.name()?);
+        }
+        Some((name, index + 1))
+    }
+
+    fn value(&self, from: usize) -> Option<String> {
+        let tokens = self.tokens.get(from..).unwrap_or_default();
+        if let [only] = tokens
+            && (only.is_word("default") || only.is_word("local"))
+        {
+            return None;
+        }
+        let mut value = String::new();
+        for token in tokens.iter().take_while(|token| !token.is_symbol(";")) {
+            if token.is_symbol(",") {
+                value.push_str(", ");
+            } else if let Some(text) = token.string_value().or_else(|| token.name()) {
+                value.push_str(&text);
+            } else {
+                value.push_str(token.text);
+            }
+        }
+        Some(value)
+    }
+
+    /// Calls `set_config('name', 'value', is_local)` with constants, which change settings as SET does.
+    pub fn set_config_calls(&self) -> Vec<Setting> {
+        let is_call = |window: &[Token<'_>]| {
+            matches!(window, [name, paren, parameter, comma, value, comma2, local, ..]
+                if name.name().as_deref() == Some("set_config")
+                    && paren.is_symbol("(")
+                    && parameter.string_value().is_some()
+                    && comma.is_symbol(",")
+                    && value.string_value().is_some()
+                    && comma2.is_symbol(",")
+                    && (local.is_word("true") || local.is_word("false")))
+        };
+        self.tokens
+            .windows(7)
+            .filter(|window| is_call(window))
+            .filter_map(|window| {
+                let [_, _, name, _, value, _, local] = window else { return None };
+                Some(Setting {
+                    scope: if local.is_word("true") { Scope::Local } else { Scope::Session },
+                    name: name.string_value()?.to_ascii_lowercase(),
+                    value: value.string_value().map(Cow::into_owned),
+                })
+            })
+            .collect()
+    }
+
+    /// Is it COPY ... FROM STDIN, which waits for data?
+    pub fn is_copy_from_stdin(&self) -> bool {
+        let mut depth = 0_u32;
+        let words: Vec<&Token<'_>> = self
+            .tokens
+            .iter()
+            .filter(|token| {
+                if token.is_symbol("(") {
+                    depth = depth.saturating_add(1);
+                } else if token.is_symbol(")") {
+                    depth = depth.saturating_sub(1);
+                }
+                depth == 0 && token.kind == TokenKind::Word
+            })
+            .collect();
+        let [copy, rest @ ..] = words.as_slice() else { return false };
+        copy.is_word("copy")
+            && rest
+                .iter()
+                .position(|word| word.is_word("from"))
+                .and_then(|from| rest.get(from + 1))
+                .is_some_and(|word| word.is_word("stdin") || word.is_word("stdout"))
+    }
+
+    /// Does a COPY statement ask for the binary format, whose data no text file can hold?
+    pub fn is_binary_copy(&self) -> bool {
+        if !self.is_word(0, "copy") {
+            return false;
+        }
+        // COPY BINARY t, COPY t FROM STDIN [WITH] BINARY; a table may have that name as well.
+        let old = self.is_word(1, "binary")
+            && self.tokens.get(2).is_some_and(|token| {
+                token.name().is_some() && !token.is_word("from") && !token.is_word("to")
+            });
+        let behind_stdin = self
+            .tokens
+            .iter()
+            .position(|token| token.is_word("stdin") || token.is_word("stdout"))
+            .map_or(self.tokens.len(), |index| index + 1);
+        let options = self.tokens.get(behind_stdin..).unwrap_or_default();
+        old || options.first().is_some_and(|token| token.is_word("binary"))
+            || options.windows(2).any(|pair| {
+                let [key, value] = pair else { return false };
+                let names_binary = |token: &Token<'_>| {
+                    token
+                        .name()
+                        .or_else(|| token.string_value())
+                        .is_some_and(|name| name.eq_ignore_ascii_case("binary"))
+                };
+                (key.is_word("with") && value.is_word("binary"))
+                    || (key.name().as_deref() == Some("format") && names_binary(value))
+            })
+    }
+
+    /// Where advisory locks are given up: calls of pg_advisory_unlock, pg_advisory_unlock_shared and
+    /// pg_advisory_unlock_all, in the statement or in the body of a DO statement, as ranges of its text.
+    pub fn advisory_unlocks(&self) -> Vec<Range<usize>> {
+        let mut calls: Vec<_> = unlock_calls(&self.tokens).map(|token| token.range.clone()).collect();
+        if self.is_word(0, "do") {
+            for token in &self.tokens {
+                let Some(body) = token.string_value() else { continue };
+                let body: Vec<_> = Tokens::collect(tokens(&body, self.std_strings));
+                if unlock_calls(&body).next().is_some() {
+                    calls.push(token.range.clone());
+                }
+            }
+        }
+        calls
+    }
+}
+
+fn unlock_calls<'t, 'a>(tokens: &'t [Token<'a>]) -> impl Iterator<Item = &'t Token<'a>> {
+    tokens.windows(2).filter_map(|pair| {
+        let [name, paren] = pair else { return None };
+        let is_unlock = matches!(
+            name.name().as_deref(),
+            Some("pg_advisory_unlock" | "pg_advisory_unlock_shared" | "pg_advisory_unlock_all")
+        );
+        (is_unlock && paren.is_symbol("(")).then_some(name)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(text: &str) -> Facts<'_> {
+        Facts::of(text, true)
+    }
+
+    #[test]
+    fn transaction_control() {
+        use TransactionControl as Control;
+        for (text, expected) in [
+            ("BEGIN", Some(Control::Begin)),
+            ("/* c */ begin isolation level serializable", Some(Control::Begin)),
+            ("start transaction", Some(Control::Begin)),
+            ("commit work and chain", Some(Control::Commit)),
+            ("end", Some(Control::Commit)),
+            ("rollback", Some(Control::Rollback)),
+            ("abort transaction", Some(Control::Rollback)),
+            ("rollback to a", Some(Control::RollbackTo)),
+            ("rollback work to savepoint a", Some(Control::RollbackTo)),
+            ("savepoint a", Some(Control::Savepoint)),
+            ("release a", Some(Control::Release)),
+            ("prepare transaction 'a'", Some(Control::PrepareTransaction)),
+            ("commit prepared 'a'", Some(Control::CommitPrepared)),
+            ("rollback prepared 'a'", Some(Control::RollbackPrepared)),
+            ("set transaction read only", Some(Control::SetTransaction)),
+            ("set local transaction isolation level serializable", Some(Control::SetTransaction)),
+            (
+                "set session characteristics as transaction read only",
+                Some(Control::SetSessionCharacteristics),
+            ),
+            ("prepare a as select 1", None),
+            ("\"begin\"", None),
+            ("select 'commit'", None),
+            ("set transaction_timeout = 1", None),
+            ("", None),
+        ] {
+            assert_eq!(facts(text).transaction_control(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn session_control() {
+        use SessionControl as Control;
+        for (text, expected) in [
+            ("set session authorization bob", Some(Control::SessionAuthorization)),
+            ("set local session authorization bob", Some(Control::SessionAuthorization)),
+            ("SET SESSION SESSION AUTHORIZATION DEFAULT", Some(Control::SessionAuthorization)),
+            ("reset session authorization", Some(Control::SessionAuthorization)),
+            ("set role bob", Some(Control::Role)),
+            ("set local role none", Some(Control::Role)),
+            ("reset role", Some(Control::Role)),
+            ("reset all", Some(Control::ResetAll)),
+            ("discard all", Some(Control::DiscardAll)),
+            ("discard temp", Some(Control::Discard)),
+            ("listen a", Some(Control::Listen)),
+            ("declare c cursor for select 1", Some(Control::DeclareCursor)),
+            ("set roles = 1", None),
+            ("select discard from all_", None),
+        ] {
+            assert_eq!(facts(text).session_control(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn settings() {
+        for (text, expected) in [
+            ("set a = 'b'", Some((Scope::Session, "a", Some("b")))),
+            ("SET SESSION A.B TO c, 'd'", Some((Scope::Session, "a.b", Some("c, d")))),
+            ("set local a = -1", Some((Scope::Local, "a", Some("-1")))),
+            ("set a to default", Some((Scope::Session, "a", None))),
+            ("reset a", Some((Scope::Session, "a", None))),
+            ("set names 'latin1'", Some((Scope::Session, "client_encoding", Some("latin1")))),
+            ("set time zone 'UTC'", Some((Scope::Session, "timezone", Some("UTC")))),
+            ("set time zone local", Some((Scope::Session, "timezone", None))),
+            ("set schema 'a'", Some((Scope::Session, "search_path", Some("a")))),
+            (
+                "set \"Standard_Conforming_Strings\" to off",
+                Some((Scope::Session, "standard_conforming_strings", Some("off"))),
+            ),
+            ("set a", None),
+            ("set role x", None),
+            ("update t set a = 1", None),
+        ] {
+            let expected = expected.map(|(scope, name, value): (_, &str, Option<&str>)| Setting {
+                scope,
+                name: name.to_owned(),
+                value: value.map(str::to_owned),
+            });
+            assert_eq!(facts(text).setting(), expected, "{text}");
+        }
+        let foreign = |text| facts(text).setting().is_some_and(|setting| setting.is_foreign_encoding());
+        assert!(foreign("set client_encoding to latin1"));
+        assert!(foreign("set names 'SQL_ASCII'"));
+        assert!(!foreign("set client_encoding = 'UTF-8'"));
+        assert!(!foreign("set client_encoding to default"));
+        let calls = facts("select pg_catalog.set_config('search_path', '', false), set_config(a, 'b', true)")
+            .set_config_calls();
+        assert_eq!(
+            calls,
+            [Setting { scope: Scope::Session, name: "search_path".to_owned(), value: Some(String::new()) }]
+        );
+    }
+
+    #[test]
+    fn copies() {
+        for (text, stdin, binary) in [
+            ("copy t from stdin", true, false),
+            ("copy t (a, b) from stdin with (format csv, header)", true, false),
+            ("copy binary t from stdin", true, true),
+            ("copy binary from stdin", true, false),
+            ("copy t from stdin binary", true, true),
+            ("copy t from stdin with binary", true, true),
+            ("copy t from stdin (format 'binary')", true, true),
+            ("copy t from stdin (null 'binary')", true, false),
+            ("copy t to stdout", false, false),
+            ("copy (select a from stdin) to stdout", false, false),
+            ("copy t from program 'cat'", false, false),
+            ("select 'copy t from stdin'", false, false),
+        ] {
+            let facts = facts(text);
+            assert_eq!((facts.is_copy_from_stdin(), facts.is_binary_copy()), (stdin, binary), "{text}");
+        }
+    }
+
+    #[test]
+    fn advisory_unlocks() {
+        for (text, expected) in [
+            ("select pg_advisory_unlock(1)", 1),
+            ("select PG_ADVISORY_UNLOCK_ALL ()", 1),
+            ("select pg_catalog.\"pg_advisory_unlock_shared\"(1, 2)", 1),
+            ("do $$ begin perform pg_advisory_unlock_all(); end $$", 1),
+            ("select 'pg_advisory_unlock(1)' -- pg_advisory_unlock(1)", 0),
+            ("select pg_advisory_unlock", 0),
+            ("select pg_advisory_lock(1)", 0),
+            ("select pg_try_advisory_lock(1), my_pg_advisory_unlock(1)", 0),
+        ] {
+            assert_eq!(facts(text).advisory_unlocks().len(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn first_words() {
+        assert_eq!(facts("Create UNIQUE index \"a\" on t").first_words(5), ["create", "unique", "index"]);
+        assert!(facts("create index concurrently x on t (a)").begins_with(&[
+            "create",
+            "index",
+            "concurrently"
+        ]));
+        assert!(!facts("create").begins_with(&["create", "index"]));
+    }
+}

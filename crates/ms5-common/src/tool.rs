@@ -1,0 +1,97 @@
+//! The skeleton of every tool: parse, start logging and records, run, print the error, end with the code.
+
+use std::any::Any;
+use std::ffi::OsString;
+use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+
+use crate::cli::{self, Parsed, Spec};
+use crate::clock;
+use crate::config::Variables;
+use crate::error::{Error, Result};
+use crate::exit::Exit;
+use crate::logging::{self, Stream};
+use crate::record::Recorder;
+
+/// What a tool is given to work with.
+pub struct Context {
+    /// The command line.
+    pub arguments: Parsed,
+    /// The environment's variables, read once.
+    pub variables: Variables,
+    /// Where records go.
+    pub recorder: Recorder,
+}
+
+/// Runs a tool: everything between `main`'s first line and the exit code.
+///
+/// A tool that fails returns an [`Error`]; it is printed here and nowhere else. A tool that did all it could and
+/// still has to say no (a failed migration, a partial run) has printed why and returns the exit code.
+pub fn run(
+    spec: &Spec,
+    module: &'static str,
+    version: &'static str,
+    body: impl FnOnce(&Context) -> Result<Exit>,
+) -> ExitCode {
+    clock::remember_local_offset();
+    let variables = Variables::read();
+    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let given = |flag: &str| words.iter().any(|word| word == flag);
+    let json = given("--json");
+    let stream = if json { Stream::Stderr } else { Stream::Stdout };
+    logging::init(module, stream, given("--verbose"), variables.colour_allowed());
+
+    // Help and version are answered whatever else stands on the line, and without touching anything.
+    if given("--help") || given("-h") {
+        return shown(&cli::help(spec));
+    }
+    if given("--version") {
+        return shown(&format!("{} {version}\n", spec.tool));
+    }
+
+    let recorder = Recorder::new(spec.tool, version, json);
+    let classic = variables.classic_exit();
+    let exit = match cli::parse(spec, words) {
+        Err(error) => ended(&recorder, Err(error)),
+        Ok(arguments) => {
+            let context = Context { arguments, variables, recorder };
+            let outcome = catch_unwind(AssertUnwindSafe(|| body(&context))).unwrap_or_else(|panic| {
+                Err(Error::new(Exit::Bug, format!("a bug in {}: {}", spec.tool, panic_text(panic.as_ref())))
+                    .hint("please report it with the command line and the log file"))
+            });
+            ended(&context.recorder, outcome)
+        }
+    };
+    ExitCode::from(if classic { exit.classic() } else { exit.code() })
+}
+
+fn ended(recorder: &Recorder, outcome: Result<Exit>) -> Exit {
+    match outcome {
+        Ok(exit) => {
+            recorder.verdict(exit, None);
+            exit
+        }
+        Err(error) => {
+            for line in error.lines() {
+                log::error!("{line}");
+            }
+            recorder.verdict(error.exit(), Some(error.message()));
+            error.exit()
+        }
+    }
+}
+
+fn shown(text: &str) -> ExitCode {
+    // A reader that went away (`--help | head -1`) has seen what it wanted.
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+    ExitCode::SUCCESS
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_owned())
+}

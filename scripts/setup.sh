@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# What the demo and the tests need: the tools' binaries, and private servers in a cache folder. Safe to run again.
+set -euo pipefail
+cd "$(dirname "$(readlink -f "$0")")/.."
+
+if ! command -v cargo >/dev/null; then
+    echo 'cargo is missing: install Rust 1.88 or newer (https://rustup.rs, or your distribution), then run this again' >&2
+    exit 3
+fi
+if ! command -v cc >/dev/null; then
+    echo 'a C compiler is missing: install one (on Debian: apt-get install gcc libc6-dev), then run this again' >&2
+    exit 3
+fi
+echo '== building the tools'
+cargo build --release --workspace --bins --locked
+echo '== preparing private servers (once; kept in a cache folder)'
+for engine in "$@"; do
+    case $engine in
+        pglite) scripts/pglite.sh prepare ;;
+        *-plain) scripts/sandbox.sh prepare "--engine=${engine%-plain}" --plain ;;
+        *) scripts/sandbox.sh prepare "--engine=$engine" ;;
+    esac
+done
