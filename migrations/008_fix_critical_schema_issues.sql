@@ -1,0 +1,371 @@
+-- 008 - Fix Critical Schema Issues
+-- ms5: idempotent
+--
+-- What 001 to 007 left out: the state of accounts, the ideal cycle time of machines, indexes for joins.
+-- field: this file replaced two objects of 007 by others of the same name, a view with other columns and a function with
+-- another result, and failed at both. now: 007 keeps them, and this file adds only what is new.
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- The tools: the same block in every file, so that each file stands alone. README.md tells the idea.
+--
+-- What a file wants is first built in the scratch schema ms5_shape, in plain SQL. The functions below then bring the
+-- live schema to that shape: what is missing is made, what differs is changed with a NOTICE, what is right is not
+-- touched, what is not ours stays. PostgreSQL prints both sides, so definitions are compared and not names, and the
+-- same code runs on an empty database, on one with rows and on one that a broken run left behind.
+-- ---------------------------------------------------------------------------------------------------------------------
+
+DROP SCHEMA IF EXISTS ms5_shape CASCADE;  -- there only after a run of plain psql that broke off
+CREATE SCHEMA ms5_shape;
+CREATE SCHEMA IF NOT EXISTS factory_telemetry;
+
+-- Tables, columns, types, defaults, NOT NULL, sequences. Never drops a column, never converts a type.
+CREATE OR REPLACE FUNCTION pg_temp.ms5_tables() RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog AS $ms5$
+DECLARE
+    shape record;
+    want record;
+    have record;
+    live regclass;
+    sequence text;
+BEGIN
+    FOR shape IN
+        SELECT oid, relname FROM pg_class WHERE relnamespace = 'ms5_shape'::regnamespace AND relkind = 'r' ORDER BY oid
+    LOOP
+        IF to_regclass(format('factory_telemetry.%I', shape.relname)) IS NULL THEN
+            EXECUTE format('CREATE TABLE factory_telemetry.%1$I (LIKE ms5_shape.%1$I)', shape.relname);
+        END IF;
+        live := format('factory_telemetry.%I', shape.relname)::regclass;
+
+        FOR want IN
+            SELECT attname AS name, format_type(atttypid, atttypmod) AS type, attnotnull AS required,
+                   replace(pg_get_expr(adbin, adrelid), 'ms5_shape.', 'factory_telemetry.') AS fallback,
+                   pg_get_serial_sequence(attrelid::regclass::text, attname) AS sequence
+              FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+             WHERE attrelid = shape.oid AND attnum > 0 AND NOT attisdropped
+             ORDER BY attnum
+        LOOP
+            SELECT format_type(atttypid, atttypmod) AS type, attnotnull AS required,
+                   pg_get_expr(adbin, adrelid) AS fallback, attgenerated <> '' OR attidentity <> '' AS generated
+              INTO have
+              FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+             WHERE attrelid = live AND attname = want.name AND NOT attisdropped;
+
+            sequence := replace(want.sequence, 'ms5_shape.', 'factory_telemetry.');
+            IF sequence IS NOT NULL AND to_regclass(sequence) IS NULL THEN
+                EXECUTE format('CREATE SEQUENCE %s AS %s', sequence, want.type);
+            END IF;
+
+            IF have.type IS NULL THEN
+                EXECUTE format('ALTER TABLE %s ADD COLUMN %I %s %s %s', live, want.name, want.type,
+                               'DEFAULT ' || want.fallback, CASE WHEN want.required THEN 'NOT NULL' END);
+            ELSIF have.type <> want.type THEN
+                RAISE EXCEPTION 'column % of % is %, not %', want.name, live, have.type, want.type
+                    USING ERRCODE = 'datatype_mismatch',
+                          HINT = format('Look at what it holds, then: ALTER TABLE %s ALTER COLUMN %I TYPE %s USING ...;',
+                                        live, want.name, want.type);
+            ELSIF NOT have.generated THEN
+                IF have.fallback IS DISTINCT FROM want.fallback THEN
+                    EXECUTE format('ALTER TABLE %s ALTER COLUMN %I %s', live, want.name,
+                                   COALESCE('SET DEFAULT ' || want.fallback, 'DROP DEFAULT'));
+                END IF;
+                IF have.required <> want.required THEN
+                    EXECUTE format('ALTER TABLE %s ALTER COLUMN %I %s NOT NULL', live, want.name,
+                                   CASE WHEN want.required THEN 'SET' ELSE 'DROP' END);
+                END IF;
+            END IF;
+
+            IF sequence IS DISTINCT FROM pg_get_serial_sequence(live::text, want.name) AND sequence IS NOT NULL THEN
+                EXECUTE format('ALTER SEQUENCE %s OWNED BY %s.%I', sequence, live, want.name);
+                EXECUTE format('SELECT setval(%L, max(%I)) FROM %s HAVING max(%2$I) > (SELECT last_value FROM %1$s)',
+                               sequence, want.name, live);
+            END IF;
+        END LOOP;
+    END LOOP;
+END;
+$ms5$;
+
+-- Indexes that no constraint owns, of a table or a materialized view.
+CREATE OR REPLACE FUNCTION pg_temp.ms5_indexes(shape regclass, target name) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog AS $ms5$
+DECLARE
+    want record;
+    have record;
+BEGIN
+    FOR want IN
+        SELECT relname AS name,
+               replace(pg_get_indexdef(oid), ' ON ms5_shape.', format(' ON %I.', target)) AS def
+          FROM pg_index JOIN pg_class ON oid = indexrelid
+         WHERE indrelid = shape AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid)
+         ORDER BY oid
+    LOOP
+        SELECT pg_get_indexdef(indexrelid) AS def, indisvalid AS valid, indrelid::regclass AS owner,
+               (SELECT conname FROM pg_constraint WHERE conindid = indexrelid AND contype IN ('p', 'u', 'x')) AS key
+          INTO have
+          FROM pg_index WHERE indexrelid = to_regclass(format('%I.%I', target, want.name));
+        CONTINUE WHEN have.def = want.def AND have.valid AND have.key IS NULL;
+        IF have.def IS NOT NULL THEN
+            RAISE NOTICE 'index % had another definition or was not valid and is built anew: %', want.name, have.def;
+            EXECUTE COALESCE(format('ALTER TABLE %s DROP CONSTRAINT ', have.owner) || quote_ident(have.key),
+                             format('DROP INDEX %I.%I', target, want.name));
+        END IF;
+        EXECUTE want.def;
+    END LOOP;
+END;
+$ms5$;
+
+-- Keys, checks, indexes and foreign keys: of one table, or of all, after which the shapes are dropped.
+CREATE OR REPLACE FUNCTION pg_temp.ms5_keys(only_table name DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog AS $ms5$
+DECLARE
+    want record;
+    have record;
+BEGIN
+    FOR want IN
+        SELECT format('factory_telemetry.%I', relname)::regclass AS live, conname AS name, contype AS kind, c.oid AS shape,
+               replace(pg_get_constraintdef(k.oid), 'ms5_shape.', 'factory_telemetry.') AS def,
+               (SELECT to_regclass(format('factory_telemetry.%I', r.relname)) FROM pg_class r WHERE r.oid = confrelid) AS points_to
+          FROM pg_constraint k JOIN pg_class c ON c.oid = conrelid
+         WHERE relnamespace = 'ms5_shape'::regnamespace AND contype IN ('p', 'u', 'x', 'c', 'f')
+           AND (only_table IS NULL OR relname = only_table)
+         ORDER BY contype = 'f', contype <> 'p', k.oid  -- foreign keys last: the keys they point to must stand
+    LOOP
+        CONTINUE WHEN EXISTS (SELECT FROM pg_constraint WHERE conrelid = want.live AND conname = want.name
+                                 AND pg_get_constraintdef(oid) = want.def);
+        -- One table alone leaves a foreign key for later whose target has no key yet.
+        CONTINUE WHEN only_table IS NOT NULL AND want.kind = 'f'
+                  AND NOT EXISTS (SELECT FROM pg_constraint WHERE conrelid = want.points_to AND contype IN ('p', 'u'));
+        -- In the way: the name with another definition, another primary key, or the definition under another name.
+        FOR have IN
+            SELECT conname AS name, pg_get_constraintdef(oid) AS def FROM pg_constraint k
+             WHERE conrelid = want.live AND contype IN ('p', 'u', 'x', 'c', 'f')
+               AND (conname = want.name OR contype = 'p' AND want.kind = 'p'
+                    OR pg_get_constraintdef(oid) = want.def
+                       AND NOT EXISTS (SELECT FROM pg_constraint s WHERE s.conrelid = want.shape AND s.conname = k.conname))
+             ORDER BY conname <> want.name
+        LOOP
+            IF have.def <> want.def THEN
+                RAISE NOTICE '%: constraint % was %, becomes %', want.live, have.name, have.def, want.def;
+                EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', want.live, have.name);
+            ELSE
+                EXECUTE format('ALTER TABLE %s RENAME CONSTRAINT %I TO %I', want.live, have.name, want.name);
+                EXIT;
+            END IF;
+        END LOOP;
+        IF NOT EXISTS (SELECT FROM pg_constraint WHERE conrelid = want.live AND conname = want.name) THEN
+            EXECUTE format('ALTER TABLE %s ADD CONSTRAINT %I %s', want.live, want.name, want.def);
+        END IF;
+    END LOOP;
+
+    FOR want IN
+        SELECT oid::regclass AS shape FROM pg_class
+         WHERE relnamespace = 'ms5_shape'::regnamespace AND relkind = 'r' AND (only_table IS NULL OR relname = only_table)
+         ORDER BY oid
+    LOOP
+        PERFORM pg_temp.ms5_indexes(want.shape, 'factory_telemetry');
+    END LOOP;
+
+    IF only_table IS NULL THEN
+        EXECUTE (SELECT 'DROP TABLE ' || string_agg(oid::regclass::text, ', ') FROM pg_class
+                  WHERE relnamespace = 'ms5_shape'::regnamespace AND relkind = 'r');
+    END IF;
+END;
+$ms5$;
+
+-- Everything else that stands in ms5_shape goes over to the schema TARGET: functions, views, materialized views.
+CREATE OR REPLACE FUNCTION pg_temp.ms5_adopt(target name) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog AS $ms5$
+DECLARE
+    want record;
+    have record;
+    grants text[];
+    sql text;
+BEGIN
+    -- Functions are replaced in place; one whose result or parameter names differ has to go first.
+    FOR want IN
+        SELECT oid::regprocedure AS shape, pg_get_functiondef(oid) AS def,
+               to_regprocedure(format('%I.%I(%s)', target, proname, oidvectortypes(proargtypes))) AS live
+          FROM pg_proc WHERE pronamespace = 'ms5_shape'::regnamespace ORDER BY oid
+    LOOP
+        sql := replace(want.def, 'FUNCTION ms5_shape.', format('FUNCTION %I.', target));
+        BEGIN
+            EXECUTE sql;
+        EXCEPTION WHEN invalid_function_definition THEN
+            RAISE NOTICE 'function % had another result or other parameter names and is made anew', want.live;
+            SELECT array_agg(format('GRANT EXECUTE ON FUNCTION %s TO %s', want.live,
+                                    CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END))
+              INTO grants
+              FROM pg_proc, aclexplode(proacl) WHERE oid = want.live AND grantee <> proowner;
+            EXECUTE format('DROP FUNCTION %s', want.live);
+            EXECUTE sql;
+            FOREACH sql IN ARRAY COALESCE(grants, '{}') LOOP EXECUTE sql; END LOOP;
+        END;
+        EXECUTE format('DROP FUNCTION %s', want.shape);
+    END LOOP;
+
+    -- A view with the same columns is replaced in place, with others dropped and moved over; never with CASCADE.
+    FOR want IN
+        SELECT c.oid::regclass AS shape, relname AS name, relkind AS kind, pg_get_viewdef(c.oid) AS def,
+               array_agg(format('%I %s', attname, format_type(atttypid, atttypmod)) ORDER BY attnum) AS columns
+          FROM pg_class c JOIN pg_attribute ON attrelid = c.oid AND attnum > 0
+         WHERE relnamespace = 'ms5_shape'::regnamespace AND relkind IN ('v', 'm')
+         GROUP BY c.oid ORDER BY c.oid
+    LOOP
+        SELECT c.oid::regclass AS live, relkind AS kind, pg_get_viewdef(c.oid) AS def, relacl AS acl, relowner AS owner,
+               relispopulated AS filled,
+               array_agg(format('%I %s', attname, format_type(atttypid, atttypmod)) ORDER BY attnum) AS columns
+          INTO have
+          FROM pg_class c JOIN pg_attribute ON attrelid = c.oid AND attnum > 0
+         WHERE c.oid = to_regclass(format('%I.%I', target, want.name))
+         GROUP BY c.oid;
+
+        IF have.kind = want.kind AND have.def = want.def AND have.columns = want.columns THEN
+            IF want.kind = 'm' THEN
+                PERFORM pg_temp.ms5_indexes(want.shape, target);
+            END IF;
+            IF NOT have.filled THEN
+                EXECUTE format('REFRESH MATERIALIZED VIEW %s', have.live);
+            END IF;
+            EXECUTE format('DROP %s %s', CASE want.kind WHEN 'm' THEN 'MATERIALIZED VIEW' ELSE 'VIEW' END, want.shape);
+            CONTINUE;
+        ELSIF have.kind = 'v' AND want.kind = 'v' AND have.columns = want.columns THEN
+            EXECUTE format('CREATE OR REPLACE VIEW %s AS %s', have.live, want.def);
+            EXECUTE format('DROP VIEW %s', want.shape);
+            CONTINUE;
+        ELSIF have.kind IN ('v', 'm') THEN
+            RAISE NOTICE 'view % had another shape and is made anew', have.live;
+            BEGIN
+                EXECUTE format('DROP %s %s', CASE have.kind WHEN 'm' THEN 'MATERIALIZED VIEW' ELSE 'VIEW' END, have.live);
+            EXCEPTION WHEN dependent_objects_still_exist THEN
+                GET STACKED DIAGNOSTICS sql = PG_EXCEPTION_DETAIL;
+                RAISE EXCEPTION 'view % has other columns than it must have, and other objects depend on it', have.live
+                    USING ERRCODE = 'dependent_objects_still_exist', DETAIL = sql,
+                          HINT = 'Keep the definitions of these objects, drop them, run the file again, make them again.';
+            END;
+        ELSIF have.kind IS NOT NULL THEN
+            RAISE EXCEPTION '% is no view', have.live USING HINT = 'Rename it, then run the file again.';
+        END IF;
+
+        EXECUTE format('ALTER %s %s SET SCHEMA %I',
+                       CASE want.kind WHEN 'm' THEN 'MATERIALIZED VIEW' ELSE 'VIEW' END, want.shape, target);
+        IF want.kind = 'm' THEN
+            EXECUTE format('REFRESH MATERIALIZED VIEW %I.%I', target, want.name);
+        END IF;
+        FOR sql IN
+            SELECT format('GRANT %s ON %I.%I TO %s', privilege_type, target, want.name,
+                          CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END)
+              FROM aclexplode(have.acl) WHERE grantee <> have.owner
+        LOOP EXECUTE sql; END LOOP;
+    END LOOP;
+END;
+$ms5$;
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- The shape
+-- ---------------------------------------------------------------------------------------------------------------------
+
+-- The table is from 002.
+CREATE TABLE ms5_shape.users (
+    is_active   boolean      DEFAULT true,
+    updated_at  timestamptz  DEFAULT now()
+);
+CREATE INDEX idx_users_is_active ON ms5_shape.users (is_active);
+
+-- The table is from 002.
+CREATE TABLE ms5_shape.equipment_config (
+    ideal_cycle_time  real  DEFAULT 1.0
+);
+
+-- These are complete, and get an index more.
+CREATE TABLE ms5_shape.context (LIKE factory_telemetry.context INCLUDING DEFAULTS);
+CREATE INDEX idx_context_product_type ON ms5_shape.context (current_product_type_id);
+
+CREATE TABLE ms5_shape.production_schedules (LIKE factory_telemetry.production_schedules INCLUDING DEFAULTS);
+CREATE INDEX idx_production_schedules_line_status ON ms5_shape.production_schedules (line_id, status);
+
+CREATE TABLE ms5_shape.job_assignments (LIKE factory_telemetry.job_assignments INCLUDING DEFAULTS);
+CREATE INDEX idx_job_assignments_user_status ON ms5_shape.job_assignments (user_id, status);
+
+CREATE TABLE ms5_shape.downtime_events (LIKE factory_telemetry.downtime_events INCLUDING DEFAULTS);
+CREATE INDEX idx_downtime_events_equipment_time ON ms5_shape.downtime_events (equipment_code, start_time);
+
+CREATE TABLE ms5_shape.andon_events (LIKE factory_telemetry.andon_events INCLUDING DEFAULTS);
+CREATE INDEX idx_andon_events_line_status ON ms5_shape.andon_events (line_id, status);
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- From what is there to the shape
+-- ---------------------------------------------------------------------------------------------------------------------
+
+SELECT pg_temp.ms5_tables();
+SELECT pg_temp.ms5_keys();
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- Functions and views
+-- ---------------------------------------------------------------------------------------------------------------------
+
+-- Changes what is given of the context of a machine and leaves the rest; false if there is no such machine.
+CREATE FUNCTION ms5_shape.update_equipment_production_context(
+    equipment_code_param text,
+    line_id_param uuid DEFAULT NULL,
+    current_job_id_param uuid DEFAULT NULL,
+    production_schedule_id_param uuid DEFAULT NULL,
+    target_speed_param real DEFAULT NULL,
+    current_operator_param text DEFAULT NULL,
+    current_shift_param text DEFAULT NULL,
+    planned_stop_param boolean DEFAULT NULL,
+    planned_stop_reason_param text DEFAULT NULL
+) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE factory_telemetry.context
+       SET production_line_id = COALESCE(line_id_param, production_line_id),
+           current_job_id = COALESCE(current_job_id_param, current_job_id),
+           production_schedule_id = COALESCE(production_schedule_id_param, production_schedule_id),
+           target_speed = COALESCE(target_speed_param, target_speed),
+           current_operator = COALESCE(current_operator_param, current_operator),
+           current_shift = COALESCE(current_shift_param, current_shift),
+           planned_stop = COALESCE(planned_stop_param, planned_stop),
+           planned_stop_reason = COALESCE(planned_stop_reason_param, planned_stop_reason),
+           updated_at = now()
+     WHERE equipment_code = equipment_code_param;
+    RETURN FOUND;
+END;
+$$;
+
+SELECT pg_temp.ms5_adopt('factory_telemetry');
+
+-- field: machines were joined with schedules and jobs before they were counted, so a line of two machines with three
+-- schedules running showed six.
+-- now: machines and schedules are counted apart.
+CREATE VIEW ms5_shape.v_production_line_status AS
+SELECT line.id AS line_id,
+       line.line_code,
+       line.name AS line_name,
+       line.target_speed,
+       line.enabled,
+       machines.total AS total_equipment,
+       machines.enabled AS active_equipment,
+       machines.running AS running_equipment,
+       machines.stopped AS stopped_equipment,
+       work.schedules AS active_schedules,
+       work.jobs AS active_jobs,
+       work.running AS running_jobs
+  FROM factory_telemetry.production_lines line
+ CROSS JOIN LATERAL (
+        SELECT count(*) AS total,
+               count(*) FILTER (WHERE machine.enabled) AS enabled,
+               count(*) FILTER (WHERE NOT now_on.planned_stop) AS running,
+               count(*) FILTER (WHERE now_on.planned_stop) AS stopped
+          FROM factory_telemetry.equipment_config machine
+          LEFT JOIN factory_telemetry.context now_on ON now_on.equipment_code = machine.equipment_code
+         WHERE machine.production_line_id = line.id) AS machines
+ CROSS JOIN LATERAL (
+        SELECT count(DISTINCT schedule.id) AS schedules,
+               count(job.id) AS jobs,
+               count(*) FILTER (WHERE job.status = 'in_progress') AS running
+          FROM factory_telemetry.production_schedules schedule
+          LEFT JOIN factory_telemetry.job_assignments job
+                 ON job.schedule_id = schedule.id AND job.status IN ('assigned', 'accepted', 'in_progress')
+         WHERE schedule.line_id = line.id AND schedule.status = 'in_progress') AS work
+ WHERE line.enabled
+ ORDER BY line.line_code;
+
+SELECT pg_temp.ms5_adopt('public');
+
+DROP SCHEMA ms5_shape;
