@@ -13,6 +13,7 @@
 -- same code runs on an empty database, on one with rows and on one that a broken run left behind.
 -- ---------------------------------------------------------------------------------------------------------------------
 
+SET search_path = public;                 -- where the extension lives; all other names below come with their schema
 DROP SCHEMA IF EXISTS ms5_shape CASCADE;  -- there only after a run of plain psql that broke off
 CREATE SCHEMA ms5_shape;
 CREATE SCHEMA IF NOT EXISTS factory_telemetry;
@@ -59,7 +60,7 @@ BEGIN
             ELSIF have.type <> want.type THEN
                 RAISE EXCEPTION 'column % of % is %, not %', want.name, live, have.type, want.type
                     USING ERRCODE = 'datatype_mismatch',
-                          HINT = format('Look at what it holds, then: ALTER TABLE %s ALTER COLUMN %I TYPE %s USING ...;',
+                          HINT = format('Look at what it holds; ALTER TABLE %s ALTER COLUMN %I TYPE %s USING ...;',
                                         live, want.name, want.type);
             ELSIF NOT have.generated THEN
                 IF have.fallback IS DISTINCT FROM want.fallback THEN
@@ -119,26 +120,27 @@ DECLARE
     have record;
 BEGIN
     FOR want IN
-        SELECT format('factory_telemetry.%I', relname)::regclass AS live, conname AS name, contype AS kind, c.oid AS shape,
-               replace(pg_get_constraintdef(k.oid), 'ms5_shape.', 'factory_telemetry.') AS def,
-               (SELECT to_regclass(format('factory_telemetry.%I', r.relname)) FROM pg_class r WHERE r.oid = confrelid) AS points_to
-          FROM pg_constraint k JOIN pg_class c ON c.oid = conrelid
-         WHERE relnamespace = 'ms5_shape'::regnamespace AND contype IN ('p', 'u', 'x', 'c', 'f')
-           AND (only_table IS NULL OR relname = only_table)
+        SELECT c.oid AS shape, conname AS name, contype AS kind,
+               format('factory_telemetry.%I', c.relname)::regclass AS live,
+               to_regclass(format('factory_telemetry.%I', target.relname)) AS points_to,
+               replace(pg_get_constraintdef(k.oid), 'ms5_shape.', 'factory_telemetry.') AS def
+          FROM pg_constraint k JOIN pg_class c ON c.oid = conrelid LEFT JOIN pg_class target ON target.oid = confrelid
+         WHERE c.relnamespace = 'ms5_shape'::regnamespace AND contype IN ('p', 'u', 'x', 'c', 'f')
+           AND (only_table IS NULL OR c.relname = only_table)
          ORDER BY contype = 'f', contype <> 'p', k.oid  -- foreign keys last: the keys they point to must stand
     LOOP
         CONTINUE WHEN EXISTS (SELECT FROM pg_constraint WHERE conrelid = want.live AND conname = want.name
                                  AND pg_get_constraintdef(oid) = want.def);
         -- One table alone leaves a foreign key for later whose target has no key yet.
-        CONTINUE WHEN only_table IS NOT NULL AND want.kind = 'f'
-                  AND NOT EXISTS (SELECT FROM pg_constraint WHERE conrelid = want.points_to AND contype IN ('p', 'u'));
+        CONTINUE WHEN only_table IS NOT NULL AND want.kind = 'f' AND NOT EXISTS (
+            SELECT FROM pg_constraint WHERE conrelid = want.points_to AND contype IN ('p', 'u'));
         -- In the way: the name with another definition, another primary key, or the definition under another name.
         FOR have IN
             SELECT conname AS name, pg_get_constraintdef(oid) AS def FROM pg_constraint k
              WHERE conrelid = want.live AND contype IN ('p', 'u', 'x', 'c', 'f')
                AND (conname = want.name OR contype = 'p' AND want.kind = 'p'
-                    OR pg_get_constraintdef(oid) = want.def
-                       AND NOT EXISTS (SELECT FROM pg_constraint s WHERE s.conrelid = want.shape AND s.conname = k.conname))
+                    OR pg_get_constraintdef(oid) = want.def AND NOT EXISTS (
+                        SELECT FROM pg_constraint s WHERE s.conrelid = want.shape AND s.conname = k.conname))
              ORDER BY conname <> want.name
         LOOP
             IF have.def <> want.def THEN
@@ -156,7 +158,8 @@ BEGIN
 
     FOR want IN
         SELECT oid::regclass AS shape FROM pg_class
-         WHERE relnamespace = 'ms5_shape'::regnamespace AND relkind = 'r' AND (only_table IS NULL OR relname = only_table)
+         WHERE relnamespace = 'ms5_shape'::regnamespace AND relkind = 'r'
+           AND (only_table IS NULL OR relname = only_table)
          ORDER BY oid
     LOOP
         PERFORM pg_temp.ms5_indexes(want.shape, 'factory_telemetry');
@@ -170,11 +173,13 @@ END;
 $ms5$;
 
 -- Everything else that stands in ms5_shape goes over to the schema TARGET: functions, views, materialized views.
-CREATE OR REPLACE FUNCTION pg_temp.ms5_adopt(target name) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog AS $ms5$
+CREATE OR REPLACE FUNCTION pg_temp.ms5_adopt(target name) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog AS $ms5$
 DECLARE
     want record;
     have record;
     grants text[];
+    word text;
     sql text;
 BEGIN
     -- Functions are replaced in place; one whose result or parameter names differ has to go first.
@@ -215,6 +220,7 @@ BEGIN
          WHERE c.oid = to_regclass(format('%I.%I', target, want.name))
          GROUP BY c.oid;
 
+        word := CASE want.kind WHEN 'm' THEN 'MATERIALIZED VIEW' ELSE 'VIEW' END;
         IF have.kind = want.kind AND have.def = want.def AND have.columns = want.columns THEN
             IF want.kind = 'm' THEN
                 PERFORM pg_temp.ms5_indexes(want.shape, target);
@@ -222,7 +228,7 @@ BEGIN
             IF NOT have.filled THEN
                 EXECUTE format('REFRESH MATERIALIZED VIEW %s', have.live);
             END IF;
-            EXECUTE format('DROP %s %s', CASE want.kind WHEN 'm' THEN 'MATERIALIZED VIEW' ELSE 'VIEW' END, want.shape);
+            EXECUTE format('DROP %s %s', word, want.shape);
             CONTINUE;
         ELSIF have.kind = 'v' AND want.kind = 'v' AND have.columns = want.columns THEN
             EXECUTE format('CREATE OR REPLACE VIEW %s AS %s', have.live, want.def);
@@ -231,19 +237,19 @@ BEGIN
         ELSIF have.kind IN ('v', 'm') THEN
             RAISE NOTICE 'view % had another shape and is made anew', have.live;
             BEGIN
-                EXECUTE format('DROP %s %s', CASE have.kind WHEN 'm' THEN 'MATERIALIZED VIEW' ELSE 'VIEW' END, have.live);
+                EXECUTE format('DROP %s %s', CASE have.kind WHEN 'm' THEN 'MATERIALIZED VIEW' ELSE 'VIEW' END,
+                               have.live);
             EXCEPTION WHEN dependent_objects_still_exist THEN
                 GET STACKED DIAGNOSTICS sql = PG_EXCEPTION_DETAIL;
                 RAISE EXCEPTION 'view % has other columns than it must have, and other objects depend on it', have.live
                     USING ERRCODE = 'dependent_objects_still_exist', DETAIL = sql,
-                          HINT = 'Keep the definitions of these objects, drop them, run the file again, make them again.';
+                          HINT = 'Keep their definitions, drop them, run the file again, make them again.';
             END;
         ELSIF have.kind IS NOT NULL THEN
             RAISE EXCEPTION '% is no view', have.live USING HINT = 'Rename it, then run the file again.';
         END IF;
 
-        EXECUTE format('ALTER %s %s SET SCHEMA %I',
-                       CASE want.kind WHEN 'm' THEN 'MATERIALIZED VIEW' ELSE 'VIEW' END, want.shape, target);
+        EXECUTE format('ALTER %s %s SET SCHEMA %I', word, want.shape, target);
         IF want.kind = 'm' THEN
             EXECUTE format('REFRESH MATERIALIZED VIEW %I.%I', target, want.name);
         END IF;
@@ -277,6 +283,7 @@ DECLARE
                                        'max_wal_senders', 'autovacuum_max_workers'));
     locks_per_chunk bigint;
     chunks bigint;
+    setting_needed bigint;
 BEGIN
     IF extension_schema IS NULL THEN
         RAISE EXCEPTION 'this database has no extension timescaledb' USING HINT = 'Run 001_init_telemetry.sql first.';
@@ -295,7 +302,7 @@ BEGIN
         RAISE EXCEPTION '% is a hypertable already, on column % and not %', live, stats.column_name, time_column;
     END IF;
 
-    -- Writers that hold a referenced table and wait for this one would deadlock with us: take those first, then this one.
+    -- Writers that hold a referenced table and wait for this one would deadlock with us: those first, then this one.
     FOR item IN SELECT DISTINCT confrelid::regclass AS target FROM pg_constraint
                  WHERE conrelid = live AND contype = 'f' ORDER BY 1
     LOOP
@@ -316,7 +323,8 @@ BEGIN
         UNION ALL
         SELECT format('row trigger %I uses transition tables', tgname),
                format('DROP TRIGGER %I ON %s; make it a statement trigger.', tgname, live)
-          FROM pg_trigger WHERE tgrelid = live AND tgtype & 1 = 1 AND (tgoldtable IS NOT NULL OR tgnewtable IS NOT NULL)
+          FROM pg_trigger
+         WHERE tgrelid = live AND tgtype & 1 = 1 AND (tgoldtable IS NOT NULL OR tgnewtable IS NOT NULL)
         UNION ALL
         SELECT format('foreign key %I of %s points to it', conname, conrelid::regclass),
                format('ALTER TABLE %s DROP CONSTRAINT %I;', conrelid::regclass, conname)
@@ -325,27 +333,29 @@ BEGIN
         SELECT format('it has the rule %I', rulename), format('DROP RULE %I ON %s;', rulename, live)
           FROM pg_rewrite WHERE ev_class = live
         UNION ALL
-        SELECT format('it inherits from %s', inhparent::regclass), format('ALTER TABLE %s NO INHERIT %s;', live, inhparent::regclass)
-          FROM pg_inherits WHERE inhrelid = live
+        SELECT format('%s inherits from %s', inhrelid::regclass, inhparent::regclass),
+               format('ALTER TABLE %s NO INHERIT %s;', inhrelid::regclass, inhparent::regclass)
+          FROM pg_inherits WHERE live IN (inhrelid, inhparent)
         UNION ALL
-        SELECT format('%s inherits from it', inhrelid::regclass), format('ALTER TABLE %s NO INHERIT %s;', inhrelid::regclass, live)
-          FROM pg_inherits WHERE inhparent = live
-        UNION ALL
-        SELECT format('check %I is NO INHERIT', conname), format('ALTER TABLE %s DROP CONSTRAINT %I; add it without NO INHERIT.', live, conname)
+        SELECT format('check %I is NO INHERIT', conname),
+               format('ALTER TABLE %s DROP CONSTRAINT %I; add it without NO INHERIT.', live, conname)
           FROM pg_constraint WHERE conrelid = live AND contype = 'c' AND connoinherit
         UNION ALL
-        SELECT format('its time column %I is generated', attname), format('ALTER TABLE %s ALTER COLUMN %I DROP EXPRESSION;', live, attname)
+        SELECT format('its time column %I is generated', attname),
+               format('ALTER TABLE %s ALTER COLUMN %I DROP EXPRESSION;', live, attname)
           FROM pg_attribute WHERE attrelid = live AND attname = time_column AND attgenerated <> ''
         UNION ALL
-        SELECT format('it is %s', CASE relpersistence WHEN 'u' THEN 'unlogged' ELSE 'temporary' END), format('ALTER TABLE %s SET LOGGED;', live)
-          FROM pg_class WHERE oid = live AND relpersistence <> 'p'
+        SELECT 'it is unlogged', format('ALTER TABLE %s SET LOGGED;', live)
+          FROM pg_class WHERE oid = live AND relpersistence = 'u'
         UNION ALL
         -- A rule of uniqueness that is not ours and leaves the time out: only its owner can say what becomes of it.
         SELECT format('unique index %I does not hold %I', i.relname, time_column),
-               format('Drop it, or make it anew with %I as its last column; look for ON CONFLICT on its columns in applications.', time_column)
+               format('Drop %I, or make it anew with %I as its last column; look for ON CONFLICT in applications.',
+                      i.relname, time_column)
           FROM pg_index x JOIN pg_class i ON i.oid = indexrelid
          WHERE indrelid = live AND (indisunique OR indisexclusion) AND NOT indisprimary
-           AND NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = live AND attname = time_column AND attnum = ANY (x.indkey))
+           AND NOT EXISTS (SELECT FROM pg_attribute
+                            WHERE attrelid = live AND attname = time_column AND attnum = ANY (x.indkey))
            AND NOT EXISTS (SELECT FROM pg_index s JOIN pg_class o ON o.oid = s.indexrelid
                             WHERE s.indrelid = shape AND o.relname = i.relname)
     LOOP
@@ -354,22 +364,24 @@ BEGIN
     END LOOP;
 
     EXECUTE format('SELECT count(*) AS rows, count(*) FILTER (WHERE %1$I IS NULL) AS nulls, min(%1$I), max(%1$I),
-                           count(*) FILTER (WHERE NOT isfinite(%1$I)) AS infinite FROM %2$s', time_column, live) INTO stats;
+                           count(*) FILTER (WHERE NOT isfinite(%1$I)) AS infinite
+                      FROM %2$s', time_column, live) INTO stats;
     rows_before := stats.rows;
     IF stats.nulls > 0 THEN
         obstacles := obstacles || format('%s of its rows have no %I', stats.nulls, time_column);
-        cures := cures || format('Decide on the time of these rows: UPDATE %s SET %I = ... WHERE %2$I IS NULL;', live, time_column);
+        cures := cures || format('Decide on their time: UPDATE %s SET %I = ... WHERE %2$I IS NULL;', live, time_column);
     END IF;
     IF stats.infinite > 0 THEN
         obstacles := obstacles || format('%s of its rows lie at infinity', stats.infinite);
         cures := cures || format('Give them a time or take them out: ... WHERE NOT isfinite(%I);', time_column);
     ELSIF stats.rows > 0 THEN
-        -- Every chunk costs locks (measured: 6, and one an index), all held until the end of the transaction. The server
-        -- promises room for slots of them and in practice has about twice that.
+        -- Every chunk costs locks (measured: 6, and one an index), all held until the end of the transaction. The
+        -- server promises room for slots of them and in practice has about twice that.
         locks_per_chunk := 6 + (SELECT count(*) FROM pg_index WHERE indrelid = shape);
         chunks := ceil(extract(epoch FROM stats.max - stats.min) / extract(epoch FROM chunk)) + 1;
-        IF chunks * locks_per_chunk > slots OR stats.max - stats.min > interval '5 years' OR stats.max > now() + interval '5 years' THEN
-            EXECUTE format('SELECT count(*) FROM (SELECT DISTINCT floor(extract(epoch FROM %I) / %s) FROM %s) AS bucket',
+        IF chunks * locks_per_chunk > slots OR stats.max - stats.min > interval '5 years'
+           OR stats.max > now() + interval '5 years' THEN
+            EXECUTE format('SELECT count(*) FROM (SELECT DISTINCT floor(extract(epoch FROM %I) / %s) FROM %s) AS b',
                            time_column, extract(epoch FROM chunk), live) INTO chunks;
             -- A clock that was never set writes 1970, one set wrong a far future: times with years of nothing between.
             FOR item IN EXECUTE format($$
@@ -380,27 +392,28 @@ BEGIN
                         UNION ALL SELECT now(), now(), 0) AS month
                 WINDOW w AS (ORDER BY first)$$, time_column, live)
             LOOP
-                CONTINUE WHEN item.after - item.before < interval '5 years' OR item.rows_after = 0 OR item.before IS NULL;
+                CONTINUE WHEN item.before IS NULL OR item.after - item.before < interval '5 years' OR item.rows_after = 0;
                 IF item.rows_before < item.rows_after THEN
                     obstacles := obstacles || format('%s of its rows lie at %s and before, years away from the others',
                                                      item.rows_before, item.before);
-                    cures := cures || format('Correct or take out what a wrong clock wrote: ... WHERE %I <= %L;', time_column, item.before);
+                    cures := cures || format('Correct or take out what a wrong clock wrote: ... WHERE %I <= %L;',
+                                             time_column, item.before);
                 ELSE
                     obstacles := obstacles || format('%s of its rows lie at %s and after, years away from the others',
                                                      item.rows_after, item.after);
-                    cures := cures || format('Correct or take out what a wrong clock wrote: ... WHERE %I >= %L;', time_column, item.after);
+                    cures := cures || format('Correct or take out what a wrong clock wrote: ... WHERE %I >= %L;',
+                                             time_column, item.after);
                 END IF;
             END LOOP;
         END IF;
+        setting_needed := 1 + chunks * locks_per_chunk * current_setting('max_locks_per_transaction')::bigint / slots;
         IF chunks * locks_per_chunk > 2 * slots THEN
-            obstacles := obstacles || format('its times from %s to %s make %s chunks of %s, more than this server can lock at once',
-                                             stats.min, stats.max, chunks, chunk);
-            cures := cures || format('Set max_locks_per_transaction to %s and restart the server.',
-                                     1 + chunks * locks_per_chunk * current_setting('max_locks_per_transaction')::bigint / slots);
+            obstacles := obstacles || format('its times from %s to %s make %s chunks, more than this server can lock',
+                                             stats.min, stats.max, chunks);
+            cures := cures || format('Set max_locks_per_transaction to %s and restart the server.', setting_needed);
         ELSIF chunks * locks_per_chunk > slots THEN
-            RAISE WARNING '% becomes % chunks: their locks may not fit, then nothing is changed', live, chunks
-                USING HINT = format('If so, set max_locks_per_transaction to %s and restart the server.',
-                                    1 + chunks * locks_per_chunk * current_setting('max_locks_per_transaction')::bigint / slots);
+            RAISE WARNING '% becomes % chunks: their locks may not fit, and then nothing is changed', live, chunks
+                USING HINT = format('If so, set max_locks_per_transaction to %s and restart.', setting_needed);
         END IF;
     END IF;
 
@@ -411,8 +424,10 @@ BEGIN
 
     -- Rows move five times faster into chunks that have no keys yet (5 million rows: 16 s in all instead of 82 s), so
     -- ours come off before and go back on after. Indexes of others stay.
-    FOR item IN SELECT conname FROM pg_constraint k WHERE conrelid = live AND contype IN ('p', 'u', 'f')
-                   AND (contype = 'p' OR EXISTS (SELECT FROM pg_constraint s WHERE s.conrelid = shape AND s.conname = k.conname))
+    FOR item IN SELECT conname FROM pg_constraint k
+                 WHERE conrelid = live AND contype IN ('p', 'u', 'f')
+                   AND (contype = 'p' OR EXISTS (SELECT FROM pg_constraint s
+                                                  WHERE s.conrelid = shape AND s.conname = k.conname))
     LOOP
         EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', live, item.conname);
     END LOOP;
@@ -539,7 +554,7 @@ CREATE TABLE ms5_shape.downtime_events (
 CREATE INDEX idx_downtime_events_line_id ON ms5_shape.downtime_events (line_id);
 CREATE INDEX idx_downtime_events_start_time ON ms5_shape.downtime_events (start_time);
 
--- field: PRIMARY KEY (id); the partial indexes that 009 wanted on it called now() in their predicate and never came to be.
+-- field: PRIMARY KEY (id); the partial indexes that 009 wanted on it called now() in their predicate and never stood.
 -- now: the key holds the partition column; no predicates on time, since chunks outside of a query's range are left out.
 CREATE TABLE ms5_shape.oee_calculations (
     id                       bigserial,
@@ -642,12 +657,12 @@ ON CONFLICT (product_code) DO NOTHING;
 
 INSERT INTO factory_telemetry.checklist_templates (name, equipment_codes, checklist_items)
 SELECT 'Bagger Pre-Start Checklist', '{BP01.PACK.BAG1,BP01.PACK.BAG1.BL}',
-       '[{"id": "safety_guards",   "item": "All safety guards in place",         "type": "checkbox",    "required": true},
-         {"id": "emergency_stops", "item": "Emergency stop buttons tested",      "type": "checkbox",    "required": true},
-         {"id": "air_pressure",    "item": "Air pressure between 4 and 6 bar",   "type": "measurement", "required": true, "unit": "bar"},
-         {"id": "bag_supply",      "item": "Enough bags for the job",            "type": "checkbox",    "required": true},
-         {"id": "product_supply",  "item": "Product is ready",                   "type": "checkbox",    "required": true},
-         {"id": "general_notes",   "item": "Observations",                       "type": "text",        "required": false}]'
+       '[{"id": "safety_guards",   "type": "checkbox",    "required": true,  "item": "All safety guards in place"},
+         {"id": "emergency_stops", "type": "checkbox",    "required": true,  "item": "Emergency stop buttons tested"},
+         {"id": "air_pressure",    "type": "measurement", "required": true,  "item": "Air pressure 4 to 6 bar", "unit": "bar"},
+         {"id": "bag_supply",      "type": "checkbox",    "required": true,  "item": "Enough bags for the job"},
+         {"id": "product_supply",  "type": "checkbox",    "required": true,  "item": "Product is ready"},
+         {"id": "general_notes",   "type": "text",        "required": false, "item": "Observations"}]'
  WHERE NOT EXISTS (SELECT FROM factory_telemetry.checklist_templates);
 
 -- ---------------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@
 -- same code runs on an empty database, on one with rows and on one that a broken run left behind.
 -- ---------------------------------------------------------------------------------------------------------------------
 
+SET search_path = public;                 -- where the extension lives; all other names below come with their schema
 DROP SCHEMA IF EXISTS ms5_shape CASCADE;  -- there only after a run of plain psql that broke off
 CREATE SCHEMA ms5_shape;
 CREATE SCHEMA IF NOT EXISTS factory_telemetry;
@@ -58,7 +59,7 @@ BEGIN
             ELSIF have.type <> want.type THEN
                 RAISE EXCEPTION 'column % of % is %, not %', want.name, live, have.type, want.type
                     USING ERRCODE = 'datatype_mismatch',
-                          HINT = format('Look at what it holds, then: ALTER TABLE %s ALTER COLUMN %I TYPE %s USING ...;',
+                          HINT = format('Look at what it holds; ALTER TABLE %s ALTER COLUMN %I TYPE %s USING ...;',
                                         live, want.name, want.type);
             ELSIF NOT have.generated THEN
                 IF have.fallback IS DISTINCT FROM want.fallback THEN
@@ -118,26 +119,27 @@ DECLARE
     have record;
 BEGIN
     FOR want IN
-        SELECT format('factory_telemetry.%I', relname)::regclass AS live, conname AS name, contype AS kind, c.oid AS shape,
-               replace(pg_get_constraintdef(k.oid), 'ms5_shape.', 'factory_telemetry.') AS def,
-               (SELECT to_regclass(format('factory_telemetry.%I', r.relname)) FROM pg_class r WHERE r.oid = confrelid) AS points_to
-          FROM pg_constraint k JOIN pg_class c ON c.oid = conrelid
-         WHERE relnamespace = 'ms5_shape'::regnamespace AND contype IN ('p', 'u', 'x', 'c', 'f')
-           AND (only_table IS NULL OR relname = only_table)
+        SELECT c.oid AS shape, conname AS name, contype AS kind,
+               format('factory_telemetry.%I', c.relname)::regclass AS live,
+               to_regclass(format('factory_telemetry.%I', target.relname)) AS points_to,
+               replace(pg_get_constraintdef(k.oid), 'ms5_shape.', 'factory_telemetry.') AS def
+          FROM pg_constraint k JOIN pg_class c ON c.oid = conrelid LEFT JOIN pg_class target ON target.oid = confrelid
+         WHERE c.relnamespace = 'ms5_shape'::regnamespace AND contype IN ('p', 'u', 'x', 'c', 'f')
+           AND (only_table IS NULL OR c.relname = only_table)
          ORDER BY contype = 'f', contype <> 'p', k.oid  -- foreign keys last: the keys they point to must stand
     LOOP
         CONTINUE WHEN EXISTS (SELECT FROM pg_constraint WHERE conrelid = want.live AND conname = want.name
                                  AND pg_get_constraintdef(oid) = want.def);
         -- One table alone leaves a foreign key for later whose target has no key yet.
-        CONTINUE WHEN only_table IS NOT NULL AND want.kind = 'f'
-                  AND NOT EXISTS (SELECT FROM pg_constraint WHERE conrelid = want.points_to AND contype IN ('p', 'u'));
+        CONTINUE WHEN only_table IS NOT NULL AND want.kind = 'f' AND NOT EXISTS (
+            SELECT FROM pg_constraint WHERE conrelid = want.points_to AND contype IN ('p', 'u'));
         -- In the way: the name with another definition, another primary key, or the definition under another name.
         FOR have IN
             SELECT conname AS name, pg_get_constraintdef(oid) AS def FROM pg_constraint k
              WHERE conrelid = want.live AND contype IN ('p', 'u', 'x', 'c', 'f')
                AND (conname = want.name OR contype = 'p' AND want.kind = 'p'
-                    OR pg_get_constraintdef(oid) = want.def
-                       AND NOT EXISTS (SELECT FROM pg_constraint s WHERE s.conrelid = want.shape AND s.conname = k.conname))
+                    OR pg_get_constraintdef(oid) = want.def AND NOT EXISTS (
+                        SELECT FROM pg_constraint s WHERE s.conrelid = want.shape AND s.conname = k.conname))
              ORDER BY conname <> want.name
         LOOP
             IF have.def <> want.def THEN
@@ -155,7 +157,8 @@ BEGIN
 
     FOR want IN
         SELECT oid::regclass AS shape FROM pg_class
-         WHERE relnamespace = 'ms5_shape'::regnamespace AND relkind = 'r' AND (only_table IS NULL OR relname = only_table)
+         WHERE relnamespace = 'ms5_shape'::regnamespace AND relkind = 'r'
+           AND (only_table IS NULL OR relname = only_table)
          ORDER BY oid
     LOOP
         PERFORM pg_temp.ms5_indexes(want.shape, 'factory_telemetry');
@@ -169,11 +172,13 @@ END;
 $ms5$;
 
 -- Everything else that stands in ms5_shape goes over to the schema TARGET: functions, views, materialized views.
-CREATE OR REPLACE FUNCTION pg_temp.ms5_adopt(target name) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog AS $ms5$
+CREATE OR REPLACE FUNCTION pg_temp.ms5_adopt(target name) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog AS $ms5$
 DECLARE
     want record;
     have record;
     grants text[];
+    word text;
     sql text;
 BEGIN
     -- Functions are replaced in place; one whose result or parameter names differ has to go first.
@@ -214,6 +219,7 @@ BEGIN
          WHERE c.oid = to_regclass(format('%I.%I', target, want.name))
          GROUP BY c.oid;
 
+        word := CASE want.kind WHEN 'm' THEN 'MATERIALIZED VIEW' ELSE 'VIEW' END;
         IF have.kind = want.kind AND have.def = want.def AND have.columns = want.columns THEN
             IF want.kind = 'm' THEN
                 PERFORM pg_temp.ms5_indexes(want.shape, target);
@@ -221,7 +227,7 @@ BEGIN
             IF NOT have.filled THEN
                 EXECUTE format('REFRESH MATERIALIZED VIEW %s', have.live);
             END IF;
-            EXECUTE format('DROP %s %s', CASE want.kind WHEN 'm' THEN 'MATERIALIZED VIEW' ELSE 'VIEW' END, want.shape);
+            EXECUTE format('DROP %s %s', word, want.shape);
             CONTINUE;
         ELSIF have.kind = 'v' AND want.kind = 'v' AND have.columns = want.columns THEN
             EXECUTE format('CREATE OR REPLACE VIEW %s AS %s', have.live, want.def);
@@ -230,19 +236,19 @@ BEGIN
         ELSIF have.kind IN ('v', 'm') THEN
             RAISE NOTICE 'view % had another shape and is made anew', have.live;
             BEGIN
-                EXECUTE format('DROP %s %s', CASE have.kind WHEN 'm' THEN 'MATERIALIZED VIEW' ELSE 'VIEW' END, have.live);
+                EXECUTE format('DROP %s %s', CASE have.kind WHEN 'm' THEN 'MATERIALIZED VIEW' ELSE 'VIEW' END,
+                               have.live);
             EXCEPTION WHEN dependent_objects_still_exist THEN
                 GET STACKED DIAGNOSTICS sql = PG_EXCEPTION_DETAIL;
                 RAISE EXCEPTION 'view % has other columns than it must have, and other objects depend on it', have.live
                     USING ERRCODE = 'dependent_objects_still_exist', DETAIL = sql,
-                          HINT = 'Keep the definitions of these objects, drop them, run the file again, make them again.';
+                          HINT = 'Keep their definitions, drop them, run the file again, make them again.';
             END;
         ELSIF have.kind IS NOT NULL THEN
             RAISE EXCEPTION '% is no view', have.live USING HINT = 'Rename it, then run the file again.';
         END IF;
 
-        EXECUTE format('ALTER %s %s SET SCHEMA %I',
-                       CASE want.kind WHEN 'm' THEN 'MATERIALIZED VIEW' ELSE 'VIEW' END, want.shape, target);
+        EXECUTE format('ALTER %s %s SET SCHEMA %I', word, want.shape, target);
         IF want.kind = 'm' THEN
             EXECUTE format('REFRESH MATERIALIZED VIEW %I.%I', target, want.name);
         END IF;
@@ -264,7 +270,8 @@ CREATE TABLE ms5_shape.report_templates (
     name           text         NOT NULL,
     description    text         NOT NULL,
     template_type  text         NOT NULL
-                                CHECK (template_type IN ('production', 'oee', 'downtime', 'quality', 'maintenance', 'custom')),
+                                CHECK (template_type IN ('production', 'oee', 'downtime', 'quality', 'maintenance',
+                                                         'custom')),
     parameters     jsonb        NOT NULL DEFAULT '[]',
     sections       jsonb        NOT NULL DEFAULT '[]',
     is_active      boolean      DEFAULT true,

@@ -5,7 +5,7 @@
 -- aggregates, compression. The last two exist under the licence "timescale" only: under "apache" the roll-ups are plain
 -- views with the same columns, and running this file again after the licence has changed replaces them.
 -- field: indexes were built CONCURRENTLY (not on a hypertable, not in a transaction), some with a predicate that calls
--- now() (which has to be immutable) or over columns that no table has (context.timestamp), and none of those ever stood.
+-- now() (it has to be immutable) or over columns that no table has (context.timestamp), and none of those ever stood.
 -- now: plain CREATE INDEX, and no predicates on time, since chunks outside of a query's range are left out anyway.
 
 -- ---------------------------------------------------------------------------------------------------------------------
@@ -17,6 +17,7 @@
 -- same code runs on an empty database, on one with rows and on one that a broken run left behind.
 -- ---------------------------------------------------------------------------------------------------------------------
 
+SET search_path = public;                 -- where the extension lives; all other names below come with their schema
 DROP SCHEMA IF EXISTS ms5_shape CASCADE;  -- there only after a run of plain psql that broke off
 CREATE SCHEMA ms5_shape;
 CREATE SCHEMA IF NOT EXISTS factory_telemetry;
@@ -63,7 +64,7 @@ BEGIN
             ELSIF have.type <> want.type THEN
                 RAISE EXCEPTION 'column % of % is %, not %', want.name, live, have.type, want.type
                     USING ERRCODE = 'datatype_mismatch',
-                          HINT = format('Look at what it holds, then: ALTER TABLE %s ALTER COLUMN %I TYPE %s USING ...;',
+                          HINT = format('Look at what it holds; ALTER TABLE %s ALTER COLUMN %I TYPE %s USING ...;',
                                         live, want.name, want.type);
             ELSIF NOT have.generated THEN
                 IF have.fallback IS DISTINCT FROM want.fallback THEN
@@ -123,26 +124,27 @@ DECLARE
     have record;
 BEGIN
     FOR want IN
-        SELECT format('factory_telemetry.%I', relname)::regclass AS live, conname AS name, contype AS kind, c.oid AS shape,
-               replace(pg_get_constraintdef(k.oid), 'ms5_shape.', 'factory_telemetry.') AS def,
-               (SELECT to_regclass(format('factory_telemetry.%I', r.relname)) FROM pg_class r WHERE r.oid = confrelid) AS points_to
-          FROM pg_constraint k JOIN pg_class c ON c.oid = conrelid
-         WHERE relnamespace = 'ms5_shape'::regnamespace AND contype IN ('p', 'u', 'x', 'c', 'f')
-           AND (only_table IS NULL OR relname = only_table)
+        SELECT c.oid AS shape, conname AS name, contype AS kind,
+               format('factory_telemetry.%I', c.relname)::regclass AS live,
+               to_regclass(format('factory_telemetry.%I', target.relname)) AS points_to,
+               replace(pg_get_constraintdef(k.oid), 'ms5_shape.', 'factory_telemetry.') AS def
+          FROM pg_constraint k JOIN pg_class c ON c.oid = conrelid LEFT JOIN pg_class target ON target.oid = confrelid
+         WHERE c.relnamespace = 'ms5_shape'::regnamespace AND contype IN ('p', 'u', 'x', 'c', 'f')
+           AND (only_table IS NULL OR c.relname = only_table)
          ORDER BY contype = 'f', contype <> 'p', k.oid  -- foreign keys last: the keys they point to must stand
     LOOP
         CONTINUE WHEN EXISTS (SELECT FROM pg_constraint WHERE conrelid = want.live AND conname = want.name
                                  AND pg_get_constraintdef(oid) = want.def);
         -- One table alone leaves a foreign key for later whose target has no key yet.
-        CONTINUE WHEN only_table IS NOT NULL AND want.kind = 'f'
-                  AND NOT EXISTS (SELECT FROM pg_constraint WHERE conrelid = want.points_to AND contype IN ('p', 'u'));
+        CONTINUE WHEN only_table IS NOT NULL AND want.kind = 'f' AND NOT EXISTS (
+            SELECT FROM pg_constraint WHERE conrelid = want.points_to AND contype IN ('p', 'u'));
         -- In the way: the name with another definition, another primary key, or the definition under another name.
         FOR have IN
             SELECT conname AS name, pg_get_constraintdef(oid) AS def FROM pg_constraint k
              WHERE conrelid = want.live AND contype IN ('p', 'u', 'x', 'c', 'f')
                AND (conname = want.name OR contype = 'p' AND want.kind = 'p'
-                    OR pg_get_constraintdef(oid) = want.def
-                       AND NOT EXISTS (SELECT FROM pg_constraint s WHERE s.conrelid = want.shape AND s.conname = k.conname))
+                    OR pg_get_constraintdef(oid) = want.def AND NOT EXISTS (
+                        SELECT FROM pg_constraint s WHERE s.conrelid = want.shape AND s.conname = k.conname))
              ORDER BY conname <> want.name
         LOOP
             IF have.def <> want.def THEN
@@ -160,7 +162,8 @@ BEGIN
 
     FOR want IN
         SELECT oid::regclass AS shape FROM pg_class
-         WHERE relnamespace = 'ms5_shape'::regnamespace AND relkind = 'r' AND (only_table IS NULL OR relname = only_table)
+         WHERE relnamespace = 'ms5_shape'::regnamespace AND relkind = 'r'
+           AND (only_table IS NULL OR relname = only_table)
          ORDER BY oid
     LOOP
         PERFORM pg_temp.ms5_indexes(want.shape, 'factory_telemetry');
@@ -174,11 +177,13 @@ END;
 $ms5$;
 
 -- Everything else that stands in ms5_shape goes over to the schema TARGET: functions, views, materialized views.
-CREATE OR REPLACE FUNCTION pg_temp.ms5_adopt(target name) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog AS $ms5$
+CREATE OR REPLACE FUNCTION pg_temp.ms5_adopt(target name) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog AS $ms5$
 DECLARE
     want record;
     have record;
     grants text[];
+    word text;
     sql text;
 BEGIN
     -- Functions are replaced in place; one whose result or parameter names differ has to go first.
@@ -219,6 +224,7 @@ BEGIN
          WHERE c.oid = to_regclass(format('%I.%I', target, want.name))
          GROUP BY c.oid;
 
+        word := CASE want.kind WHEN 'm' THEN 'MATERIALIZED VIEW' ELSE 'VIEW' END;
         IF have.kind = want.kind AND have.def = want.def AND have.columns = want.columns THEN
             IF want.kind = 'm' THEN
                 PERFORM pg_temp.ms5_indexes(want.shape, target);
@@ -226,7 +232,7 @@ BEGIN
             IF NOT have.filled THEN
                 EXECUTE format('REFRESH MATERIALIZED VIEW %s', have.live);
             END IF;
-            EXECUTE format('DROP %s %s', CASE want.kind WHEN 'm' THEN 'MATERIALIZED VIEW' ELSE 'VIEW' END, want.shape);
+            EXECUTE format('DROP %s %s', word, want.shape);
             CONTINUE;
         ELSIF have.kind = 'v' AND want.kind = 'v' AND have.columns = want.columns THEN
             EXECUTE format('CREATE OR REPLACE VIEW %s AS %s', have.live, want.def);
@@ -235,19 +241,19 @@ BEGIN
         ELSIF have.kind IN ('v', 'm') THEN
             RAISE NOTICE 'view % had another shape and is made anew', have.live;
             BEGIN
-                EXECUTE format('DROP %s %s', CASE have.kind WHEN 'm' THEN 'MATERIALIZED VIEW' ELSE 'VIEW' END, have.live);
+                EXECUTE format('DROP %s %s', CASE have.kind WHEN 'm' THEN 'MATERIALIZED VIEW' ELSE 'VIEW' END,
+                               have.live);
             EXCEPTION WHEN dependent_objects_still_exist THEN
                 GET STACKED DIAGNOSTICS sql = PG_EXCEPTION_DETAIL;
                 RAISE EXCEPTION 'view % has other columns than it must have, and other objects depend on it', have.live
                     USING ERRCODE = 'dependent_objects_still_exist', DETAIL = sql,
-                          HINT = 'Keep the definitions of these objects, drop them, run the file again, make them again.';
+                          HINT = 'Keep their definitions, drop them, run the file again, make them again.';
             END;
         ELSIF have.kind IS NOT NULL THEN
             RAISE EXCEPTION '% is no view', have.live USING HINT = 'Rename it, then run the file again.';
         END IF;
 
-        EXECUTE format('ALTER %s %s SET SCHEMA %I',
-                       CASE want.kind WHEN 'm' THEN 'MATERIALIZED VIEW' ELSE 'VIEW' END, want.shape, target);
+        EXECUTE format('ALTER %s %s SET SCHEMA %I', word, want.shape, target);
         IF want.kind = 'm' THEN
             EXECUTE format('REFRESH MATERIALIZED VIEW %I.%I', target, want.name);
         END IF;
@@ -429,11 +435,13 @@ BEGIN
       FROM (SELECT avg(o.oee)::real AS oee, avg(o.availability)::real AS availability,
                    avg(o.performance)::real AS performance, avg(o.quality)::real AS quality
               FROM factory_telemetry.oee_calculations o
-             WHERE o.line_id = p_line_id AND o.calculation_time > now() - make_interval(hours => p_hours)) AS calculation,
+             WHERE o.line_id = p_line_id
+               AND o.calculation_time > now() - make_interval(hours => p_hours)) AS calculation,
            (SELECT COALESCE(sum(k.total_production), 0)::integer AS total_production,
                    COALESCE(sum(k.total_downtime_minutes), 0)::integer AS total_downtime_minutes
               FROM factory_telemetry.production_kpis k
-             WHERE k.line_id = p_line_id AND k.kpi_date >= date(now() - make_interval(hours => p_hours))) AS kpi;
+             WHERE k.line_id = p_line_id
+               AND k.kpi_date >= date(now() - make_interval(hours => p_hours))) AS kpi;
 END;
 $$;
 
@@ -491,7 +499,8 @@ CREATE FUNCTION ms5_shape.update_table_statistics() RETURNS void LANGUAGE plpgsq
 DECLARE
     table_name text;
 BEGIN
-    FOR table_name IN SELECT tablename FROM pg_catalog.pg_tables WHERE schemaname = 'factory_telemetry' ORDER BY tablename
+    FOR table_name IN
+        SELECT tablename FROM pg_catalog.pg_tables WHERE schemaname = 'factory_telemetry' ORDER BY tablename
     LOOP
         EXECUTE format('ANALYZE factory_telemetry.%I', table_name);
     END LOOP;
@@ -510,7 +519,8 @@ BEGIN
         SELECT relname, n_dead_tup FROM pg_catalog.pg_stat_user_tables
          WHERE schemaname = 'factory_telemetry' AND n_dead_tup > 10000 AND n_dead_tup > n_live_tup / 5
     LOOP
-        RAISE NOTICE '% has % dead rows: VACUUM factory_telemetry.%;', untidy.relname, untidy.n_dead_tup, untidy.relname;
+        RAISE NOTICE '% has % dead rows: VACUUM factory_telemetry.%;',
+            untidy.relname, untidy.n_dead_tup, untidy.relname;
     END LOOP;
 END;
 $$;
@@ -519,8 +529,8 @@ $$;
 -- now: says what is set and what the documentation of PostgreSQL starts from; changes nothing.
 CREATE FUNCTION ms5_shape.configure_connection_pooling() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    RAISE NOTICE 'max_connections is % and shared_buffers is %: put a pooler in front rather than raise the first, and give'
-        ' the second a quarter of the memory of the machine. Both are set in postgresql.conf and need a restart.',
+    RAISE NOTICE 'max_connections is % and shared_buffers is %: put a pooler in front rather than raise the first, and'
+        ' give the second a quarter of the machine''s memory. Both are set in postgresql.conf and need a restart.',
         current_setting('max_connections'), current_setting('shared_buffers');
 END;
 $$;
@@ -595,18 +605,17 @@ SELECT time_bucket(INTERVAL '1 day', created_at) AS bucket,
  GROUP BY 1, line_id, shift_id;
 
 -- Makes the three above continuous aggregates where the licence allows it.
--- materialized_only = false: what is not materialized yet is computed on reading, so nothing is missing before the first
--- refresh, nor in the current hour. WITH NO DATA: filling them cannot run in a transaction; the policies do it.
+-- materialized_only = false: what is not materialized yet is computed on reading, so nothing is missing before the
+-- first refresh, nor in the current hour. WITH NO DATA: filling cannot run in a transaction; the policies do it.
 DO $$
 DECLARE
+    licensed boolean := current_setting('timescaledb.license', true) IS NOT DISTINCT FROM 'timescale';
     rollup record;
     live regclass;
     dependents text;
+    grants text[];
+    sql text;
 BEGIN
-    IF current_setting('timescaledb.license', true) IS DISTINCT FROM 'timescale' THEN
-        RAISE NOTICE 'licence %: oee_hourly, oee_daily and kpi_daily are plain views', current_setting('timescaledb.license', true);
-        RETURN;
-    END IF;
     FOR rollup IN
         SELECT c.oid::regclass AS shape, relname AS name, pg_get_viewdef(c.oid) AS def,
                array_agg(format('%I %s', attname, format_type(atttypid, atttypmod)) ORDER BY attnum) AS columns
@@ -615,31 +624,46 @@ BEGIN
          GROUP BY c.oid ORDER BY c.oid
     LOOP
         live := to_regclass(format('factory_telemetry.%I', rollup.name));
-        EXECUTE format('DROP VIEW %s', rollup.shape);
         IF EXISTS (SELECT FROM timescaledb_information.continuous_aggregates
                     WHERE view_schema = 'factory_telemetry' AND view_name = rollup.name) THEN
-            IF rollup.columns <> (SELECT array_agg(format('%I %s', attname, format_type(atttypid, atttypmod)) ORDER BY attnum)
+            IF rollup.columns <> (SELECT array_agg(format('%I %s', attname, format_type(atttypid, atttypmod))
+                                                   ORDER BY attnum)
                                     FROM pg_attribute WHERE attrelid = live AND attnum > 0) THEN
                 RAISE EXCEPTION 'continuous aggregate % has other columns than it must have', live
-                    USING HINT = 'It may hold history whose rows are gone, so it is not dropped here: rename it and run again.';
+                    USING HINT = 'It may hold history whose rows are gone, so it is not dropped: rename it, run again.';
             END IF;
+            EXECUTE format('DROP VIEW %s', rollup.shape);
+            CONTINUE;
+        ELSIF NOT licensed THEN
+            RAISE NOTICE '% is a plain view: continuous aggregates need the licence timescale', rollup.name;
             CONTINUE;
         END IF;
+        EXECUTE format('DROP VIEW %s', rollup.shape);
+        grants := '{}';
         IF live IS NOT NULL THEN
             RAISE NOTICE 'the plain view % becomes a continuous aggregate', live;
+            SELECT array_agg(format('GRANT %s ON %s TO %s', privilege_type, live,
+                                    CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END))
+              INTO grants
+              FROM pg_class, aclexplode(relacl) WHERE oid = live AND grantee <> relowner;
             BEGIN
                 EXECUTE format('DROP VIEW %s', live);
             EXCEPTION WHEN dependent_objects_still_exist THEN
                 GET STACKED DIAGNOSTICS dependents = PG_EXCEPTION_DETAIL;
                 RAISE EXCEPTION 'view % is to become a continuous aggregate, and other objects depend on it', live
                     USING ERRCODE = 'dependent_objects_still_exist', DETAIL = dependents,
-                          HINT = 'Keep the definitions of these objects, drop them, run the file again, make them again.';
+                          HINT = 'Keep their definitions, drop them, run the file again, make them again.';
             END;
         END IF;
-        EXECUTE format('CREATE MATERIALIZED VIEW factory_telemetry.%I WITH (timescaledb.continuous, '
-                       'timescaledb.materialized_only = false) AS %s WITH NO DATA', rollup.name, rtrim(rollup.def, '; '));
+        EXECUTE format('CREATE MATERIALIZED VIEW factory_telemetry.%I '
+                       'WITH (timescaledb.continuous, timescaledb.materialized_only = false) AS %s WITH NO DATA',
+                       rollup.name, rtrim(rollup.def, '; '));
+        FOREACH sql IN ARRAY COALESCE(grants, '{}') LOOP EXECUTE sql; END LOOP;
     END LOOP;
 
+    IF NOT licensed THEN
+        RETURN;
+    END IF;
     -- start_offset NULL: the whole history is materialized, first all of it, then what has changed. A start that moves
     -- would leave older rows out for good: below the newest materialized bucket nothing is computed on reading. For the
     -- same reason releases that materialize in batches (2.20 and later) are told to begin with the oldest.
@@ -655,7 +679,8 @@ BEGIN
                        'end_offset => %L::interval, schedule_interval => %L::interval, if_not_exists => true %s)',
                        rollup.name, rollup.end_offset, rollup.every,
                        (SELECT DISTINCT ', refresh_newest_first => false' FROM pg_proc
-                         WHERE proname = 'add_continuous_aggregate_policy' AND 'refresh_newest_first' = ANY (proargnames)));
+                         WHERE proname = 'add_continuous_aggregate_policy'
+                           AND 'refresh_newest_first' = ANY (proargnames)));
     END LOOP;
 END;
 $$;
@@ -666,26 +691,26 @@ SELECT pg_temp.ms5_adopt('factory_telemetry');
 -- Compression. No retention: nothing is deleted unless somebody asks for it.
 -- ---------------------------------------------------------------------------------------------------------------------
 
--- segment_by is what queries ask for, and holds every foreign key column: releases before 2.16 want that. order_by holds
--- the rest of the primary key. Chunks are compressed when nobody changes them any more: metrics after a week, what people
+-- segment_by is what queries ask for, and holds every foreign key column, which older releases want. order_by holds the
+-- rest of the primary key. Chunks are compressed when nobody changes them any more: metrics after a week, what people
 -- correct by hand later.
 DO $$
 DECLARE
     wanted record;
 BEGIN
     IF current_setting('timescaledb.license', true) IS DISTINCT FROM 'timescale' THEN
-        RAISE NOTICE 'licence %: no compression', current_setting('timescaledb.license', true);
+        RAISE NOTICE 'no compression: it needs the licence timescale';
         RETURN;
     END IF;
     FOR wanted IN
         SELECT *
           FROM (VALUES
-                ('metric_hist',                'metric_def_id',              'ts DESC, id DESC',               INTERVAL '7 days'),
-                ('oee_calculations',           'line_id, equipment_code',    'calculation_time DESC, id DESC', INTERVAL '30 days'),
-                ('energy_consumption',         'equipment_code',             'consumption_time DESC, id DESC', INTERVAL '30 days'),
-                ('production_kpis',            'line_id, shift_id',          'created_at DESC, id DESC',       INTERVAL '180 days'),
-                ('production_context_history', 'equipment_code, changed_by', 'changed_at DESC, id DESC',       INTERVAL '90 days')
-               ) AS v (name, segment_by, order_by, after)
+                ('metric_hist',                'metric_def_id',              'ts',               INTERVAL '7 days'),
+                ('oee_calculations',           'line_id, equipment_code',    'calculation_time', INTERVAL '30 days'),
+                ('energy_consumption',         'equipment_code',             'consumption_time', INTERVAL '30 days'),
+                ('production_kpis',            'line_id, shift_id',          'created_at',       INTERVAL '180 days'),
+                ('production_context_history', 'equipment_code, changed_by', 'changed_at',       INTERVAL '90 days')
+               ) AS v (name, segment_by, time_column, after)
     LOOP
         IF (SELECT relrowsecurity FROM pg_class WHERE oid = format('factory_telemetry.%I', wanted.name)::regclass) THEN
             RAISE WARNING '% has row security, which excludes compression: it stays uncompressed', wanted.name;
@@ -693,8 +718,9 @@ BEGIN
         END IF;
         IF NOT (SELECT compression_enabled FROM timescaledb_information.hypertables
                  WHERE hypertable_schema = 'factory_telemetry' AND hypertable_name = wanted.name) THEN
-            EXECUTE format('ALTER TABLE factory_telemetry.%I SET (timescaledb.compress, timescaledb.compress_segmentby = %L, '
-                           'timescaledb.compress_orderby = %L)', wanted.name, wanted.segment_by, wanted.order_by);
+            EXECUTE format('ALTER TABLE factory_telemetry.%I SET (timescaledb.compress, '
+                           'timescaledb.compress_segmentby = %L, timescaledb.compress_orderby = %L)',
+                           wanted.name, wanted.segment_by, wanted.time_column || ' DESC, id DESC');
         END IF;
         -- It starts the night after, so that there is a day to look at what the migration did before anything else
         -- changes. A policy that is there already is the operator's, whatever its age.

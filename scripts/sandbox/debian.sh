@@ -140,6 +140,7 @@ debian_zoneinfo() {
     if [[ -e $from/Europe/Berlin ]]; then
         rm -rf "${root:?}$from"
     else
+        rm -f "$root$from/localtime" # a link to what a machine without zones lacks too
         grep -lZ "$from" "$root"/usr/lib/postgresql/*/bin/* |
             LC_ALL=C xargs -0 sed -i "s#$from\\x00#$to$(printf '\\x00%.0s' $(seq $((${#from} - ${#to} + 1))))#g"
     fi

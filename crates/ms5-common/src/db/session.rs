@@ -1,7 +1,7 @@
 //! Sessions as the tools use them: connected by libpq's rules, notices in the log, and the database's identity.
 
 use postgres::Client;
-use postgres::error::DbError;
+use postgres::error::{DbError, Severity};
 
 use crate::config::Settings;
 use crate::db::connect::{self, Connected, Kind};
@@ -55,11 +55,12 @@ fn notice(message: DbError) {
         .flatten()
         .collect::<Vec<_>>()
         .join("; ");
-    match message.severity() {
-        "WARNING" | "ERROR" | "FATAL" => {
-            log::warn!("server: {} {}: {text}", message.severity(), message.code().code())
+    // The server translates the severity's word; the parsed one it does not.
+    match message.parsed_severity() {
+        Some(Severity::Warning | Severity::Error | Severity::Fatal | Severity::Panic) => {
+            log::warn!("server: {} {}: {text}", message.severity(), message.code().code());
         }
-        other => log::debug!("server: {other}: {text}"),
+        _ => log::debug!("server: {}: {text}", message.severity()),
     }
 }
 

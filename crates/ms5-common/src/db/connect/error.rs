@@ -7,6 +7,7 @@ use std::io;
 use postgres::error::DbError;
 
 use super::settings::{Settings, SslMode};
+use super::tls::ROOT_FILE;
 
 /// What a failure means for the caller; the contract's exit codes follow from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,8 +87,6 @@ pub enum Cause {
     CertificateUnusable,
     /// The file of trusted issuers is missing or unreadable.
     RootFile,
-    /// The revocation list is unreadable.
-    CrlFile,
     /// The client's certificate is unreadable.
     ClientCertificateFile,
     /// The client's key is missing, unreadable, encrypted, not the certificate's, or open to others.
@@ -130,7 +129,6 @@ impl Cause {
             | Self::CertificateRevoked
             | Self::CertificateUnusable
             | Self::RootFile
-            | Self::CrlFile
             | Self::ClientCertificateFile
             | Self::ClientKeyFile
             | Self::ClientCertificateRefused => Kind::Credentials,
@@ -194,7 +192,7 @@ pub struct Failure {
     /// What went wrong, where the server did not say it.
     pub message: String,
     /// What the server said.
-    pub server: Option<ServerMessage>,
+    pub server: Option<Box<ServerMessage>>,
     /// The cure, where it hangs on more than the cause.
     pub(super) cure: Option<String>,
 }
@@ -213,7 +211,7 @@ impl Failure {
     pub(super) fn from_server(error: &DbError) -> Self {
         let cause = server_cause(error.code().code());
         let mut failure = Self::new(cause, "");
-        failure.server = Some(ServerMessage::from(error));
+        failure.server = Some(Box::new(ServerMessage::from(error)));
         failure
     }
 }
@@ -293,9 +291,9 @@ impl fmt::Display for Target {
 #[derive(Clone, Debug)]
 pub struct ConnectError {
     /// What was tried.
-    pub target: Target,
+    pub target: Box<Target>,
     /// The try that decides.
-    pub failure: Failure,
+    pub failure: Box<Failure>,
     /// The other tries, in their order: other addresses, or the same with and without TLS.
     pub others: Vec<Failure>,
     /// What to hear besides, such as a password file that was passed over.
@@ -306,13 +304,13 @@ pub struct ConnectError {
 impl ConnectError {
     /// Why.
     #[must_use]
-    pub const fn cause(&self) -> Cause {
+    pub fn cause(&self) -> Cause {
         self.failure.cause
     }
 
     /// What it means for the caller.
     #[must_use]
-    pub const fn kind(&self) -> Kind {
+    pub fn kind(&self) -> Kind {
         self.failure.cause.kind()
     }
 
@@ -429,7 +427,6 @@ impl Circumstances<'_> {
                 "Put the trusted authority's certificate (PEM) into {}, or name its file in PGSSLROOTCERT.",
                 self.root_file()
             ),
-            Cause::CrlFile => "Mend the revocation list that PGSSLCRL names (PEM), or take the setting away.".to_owned(),
             Cause::ClientCertificateFile => {
                 "Name a readable certificate (PEM) in PGSSLCERT.".to_owned()
             }
@@ -450,7 +447,7 @@ impl Circumstances<'_> {
         if self.settings.roots_are_system() {
             return "the system's store".to_owned();
         }
-        let file = self.settings.sslrootcert.clone().or_else(|| self.settings.default_file("root.crt"));
+        let file = self.settings.file(self.settings.sslrootcert.as_ref(), ROOT_FILE);
         file.map_or_else(|| "~/.postgresql/root.crt".to_owned(), |file| file.display().to_string())
     }
 
@@ -509,6 +506,14 @@ impl Circumstances<'_> {
                 .unwrap_or_else(|| "OUR-ADDRESS/32".to_owned());
             format!("{kind} {} {} {from} scram-sha-256", hba(dbname), hba(user))
         };
+        // Only a hint hangs on these words, so it does no harm that servers speak other languages too.
+        let about_certificates =
+            failure.server.as_ref().is_some_and(|server| server.message.contains("certificate"));
+        if about_certificates {
+            return format!(
+                "Name a certificate in PGSSLCERT, with its key in PGSSLKEY: issued by an authority in the server's ssl_ca_file, for the common name {user} (or one that pg_ident.conf maps to it)."
+            );
+        }
         format!(
             "Check that the role exists and may log in. If pg_hba.conf keeps it out, add before the line that does, then reload: {line}"
         )

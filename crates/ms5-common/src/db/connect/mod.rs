@@ -16,7 +16,7 @@ use std::io;
 use std::net::{IpAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,7 @@ pub use self::passfile::{FoundPassword, PasswordSource, find_password};
 pub use self::settings::{BadSetting, Secret, Settings, SslMode, parse_connect_timeout};
 
 use self::error::{Circumstances, os_cause};
-use self::negotiate::{Opener, Opening, Watch, broken, is_tls, tls_failure};
+use self::negotiate::{Opener, Opening, Watch, broken, certificate_refused, is_tls, tls_failure};
 use self::tls::TlsSetup;
 
 /// Silence after which TCP asks whether the other side is still there. A statement may run for hours
@@ -89,7 +89,7 @@ impl Canceller {
         let watch = Arc::new(Watch::default());
         let mut opener = self.opener.clone();
         opener.watch = Arc::clone(&watch);
-        opener.deadline = Some(Instant::now() + self.timeout);
+        opener.deadline = Instant::now().checked_add(self.timeout);
         self.token.cancel_query(opener).map_err(|error| {
             let failure = judge(&error, &watch, self.settings.is_socket());
             let circumstances = Circumstances {
@@ -99,9 +99,9 @@ impl Canceller {
                 password_given: false,
             };
             ConnectError {
-                target: self.target.clone(),
+                target: Box::new(self.target.clone()),
                 next: circumstances.next_step(&failure),
-                failure,
+                failure: Box::new(failure),
                 others: Vec::new(),
                 warnings: Vec::new(),
             }
@@ -126,16 +126,26 @@ pub fn connect(
     settings: &Settings,
     notice: impl Fn(DbError) + Send + Sync + 'static,
 ) -> Result<Connected, ConnectError> {
+    let places = places(settings);
+    connect_to(settings, places, Arc::new(notice))
+}
+
+/// Connects to the first of the places that lets it.
+fn connect_to(
+    settings: &Settings,
+    places: Result<Vec<Place>, Failure>,
+    notice: Notices,
+) -> Result<Connected, ConnectError> {
     let found = find_password(settings);
     let mut run = Run {
         settings,
         password: found.password.as_ref(),
-        notice: Arc::new(notice),
+        notice,
         tls: None,
         failures: Vec::new(),
         warnings: found.warnings.clone(),
     };
-    match run.connect() {
+    match run.connect(places) {
         Some(session) => Ok(Connected {
             client: session.client,
             canceller: session.canceller,
@@ -186,12 +196,8 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn connect(&mut self) -> Option<Session> {
-        if let Err(failure) = check(self.settings) {
-            self.failures.push(failure);
-            return None;
-        }
-        let places = match self.places() {
+    fn connect(&mut self, places: Result<Vec<Place>, Failure>) -> Option<Session> {
+        let places = match places {
             Ok(places) => places,
             Err(failure) => {
                 self.failures.push(failure);
@@ -208,32 +214,9 @@ impl Run<'_> {
         None
     }
 
-    /// The addresses in the resolver's order, which is libpq's order.
-    fn places(&self) -> Result<Vec<Place>, Failure> {
-        let Settings { host, port, .. } = self.settings;
-        if self.settings.is_socket() {
-            // An abstract socket's name begins with a NUL for the system, with @ for people.
-            let folder = match host.strip_prefix('@') {
-                Some(name) => format!("\0{name}"),
-                None => host.clone(),
-            };
-            return Ok(vec![Place::Socket(folder.into())]);
-        }
-        let unresolved = |why: String| {
-            Failure::new(Cause::NameNotResolved, format!("the host name {host:?} cannot be resolved: {why}"))
-        };
-        let addresses = (host.as_str(), *port).to_socket_addrs().map_err(|error| {
-            let text = error.to_string();
-            let why = text.strip_prefix("failed to lookup address information: ").unwrap_or(&text);
-            unresolved(why.to_owned())
-        })?;
-        let places: Vec<Place> = addresses.map(|address| Place::Tcp(address.ip())).collect();
-        if places.is_empty() { Err(unresolved("it has no address".to_owned())) } else { Ok(places) }
-    }
-
     /// One address: at most twice, with and without TLS. The connect timeout holds for both together.
     fn try_place(&mut self, place: &Place) -> Result<Session, After> {
-        let deadline = self.settings.connect_timeout.map(|limit| Instant::now() + limit);
+        let deadline = self.settings.connect_timeout.and_then(|limit| Instant::now().checked_add(limit));
         let mode = self.settings.effective_sslmode();
         let tls_first = mode != SslMode::Disable && mode != SslMode::Allow && !self.settings.is_socket();
         match self.attempt(place, tls_first, deadline) {
@@ -278,19 +261,11 @@ impl Run<'_> {
         };
         let watch = Arc::new(Watch::default());
         let opener = Opener { opening, server_name, deadline, watch: Arc::clone(&watch), await_close: false };
+        let socket = matches!(place, Place::Socket(_));
         let outcome = match self.config(place, deadline) {
             None => Err(Failure::new(Cause::TimedOut, "no time was left of the connect timeout")),
-            Some(config) => {
-                open(config, opener.clone(), matches!(place, Place::Socket(_))).map_err(|trouble| {
-                    match trouble {
-                        Some(error) => judge(&error, &watch, matches!(place, Place::Socket(_))),
-                        None => Failure::new(
-                            Cause::TimedOut,
-                            "no answer to the log-in within the connect timeout",
-                        ),
-                    }
-                })
-            }
+            Some(config) if socket => open_socket(config, opener.clone()),
+            Some(config) => config.connect(opener.clone()).map_err(|error| judge(&error, &watch, false)),
         };
         match outcome {
             Ok(client) => {
@@ -299,15 +274,15 @@ impl Run<'_> {
                 Ok(Session { canceller: self.canceller(&client, opener, tls), client, tls, address: shown })
             }
             Err(mut failure) => {
-                failure.attempt = match (place, tls) {
-                    (Place::Socket(_), _) => shown,
-                    (Place::Tcp(_), true) if watch.seen().tls || watch.seen().tls_failed => {
-                        format!("{shown} with TLS")
-                    }
-                    (Place::Tcp(_), true) => shown,
-                    (Place::Tcp(_), false) => format!("{shown} without TLS"),
+                let seen = watch.seen();
+                let encrypted = seen.tls || seen.tls_failed;
+                drop(seen);
+                failure.attempt = match place {
+                    Place::Tcp(_) if encrypted => format!("{shown} with TLS"),
+                    Place::Tcp(_) if !tls => format!("{shown} without TLS"),
+                    _ => shown,
                 };
-                let after = after(&failure, &watch, mode, tls, matches!(place, Place::Socket(_)));
+                let after = after(&failure, &watch, mode, tls, socket);
                 self.failures.push(failure);
                 Err(after)
             }
@@ -391,13 +366,36 @@ impl Run<'_> {
             None => last,
         };
         ConnectError {
-            target: Target::of(self.settings),
+            target: Box::new(Target::of(self.settings)),
             next: circumstances.next_step(&failure),
-            failure,
+            failure: Box::new(failure),
             others: self.failures,
             warnings: self.warnings,
         }
     }
+}
+
+/// The addresses in the resolver's order, which is libpq's order.
+fn places(settings: &Settings) -> Result<Vec<Place>, Failure> {
+    check(settings)?;
+    let Settings { host, port, .. } = settings;
+    if settings.is_socket() {
+        // An abstract socket's name begins with a NUL for the system, with @ for people.
+        let folder = match host.strip_prefix('@') {
+            Some(name) => format!("\0{name}"),
+            None => host.clone(),
+        };
+        return Ok(vec![Place::Socket(folder.into())]);
+    }
+    let unresolved = |why: &str| {
+        Failure::new(Cause::NameNotResolved, format!("the host name {host:?} cannot be resolved: {why}"))
+    };
+    let addresses = (host.as_str(), *port).to_socket_addrs().map_err(|error| {
+        let text = error.to_string();
+        unresolved(text.strip_prefix("failed to lookup address information: ").unwrap_or(&text))
+    })?;
+    let places: Vec<Place> = addresses.map(|address| Place::Tcp(address.ip())).collect();
+    if places.is_empty() { Err(unresolved("it has no address")) } else { Ok(places) }
 }
 
 fn same_address(one: &Failure, other: &Failure) -> bool {
@@ -454,22 +452,27 @@ fn check(settings: &Settings) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Has the crate connect. `Err(None)` is a timeout.
-fn open(config: Config, opener: Opener, socket: bool) -> Result<Client, Option<postgres::Error>> {
-    // Over TCP the opener keeps the time. On a socket file the crate gives it no say, so a thread does the
-    // waiting; if the server answers it after all, the session is dropped.
-    let deadline = opener.deadline.filter(|_| socket);
-    let Some(deadline) = deadline else { return config.connect(opener).map_err(Some) };
+/// Connects to a socket file. There the crate gives the opener no say, so if there is a deadline, a thread
+/// does the waiting; should the server answer it later, that session is dropped.
+fn open_socket(config: Config, opener: Opener) -> Result<Client, Failure> {
+    let watch = Arc::clone(&opener.watch);
+    let judge = |error: postgres::Error| judge(&error, &watch, true);
+    let Some(deadline) = opener.deadline else {
+        return config.connect(opener).map_err(judge);
+    };
     let (send, receive) = sync_channel(1);
     let worker = thread::Builder::new().name("connect".to_owned()).spawn(move || {
         let _ = send.send(config.connect(opener));
     });
-    if worker.is_err() {
-        return Err(None);
+    if let Err(error) = worker {
+        return Err(Failure::new(
+            Cause::Network,
+            format!("no thread could be started to connect in: {error}"),
+        ));
     }
     match receive.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-        Ok(outcome) => outcome.map_err(Some),
-        Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Err(None),
+        Ok(outcome) => outcome.map_err(judge),
+        Err(_) => Err(Failure::new(Cause::TimedOut, "no answer to the log-in within the connect timeout")),
     }
 }
 
@@ -491,7 +494,13 @@ fn judge(error: &postgres::Error, watch: &Watch, socket: bool) -> Failure {
         if !seen.connected {
             return Failure::new(os_cause(os, socket), format!("the connection could not be made: {os}"));
         }
-        return broken(os, "before the session stood");
+        let failure = broken(os, "before the session stood");
+        // With TLS 1.3 the client learns after its handshake what the server thinks of its certificate, and
+        // the alert is often lost to the reset that follows it.
+        if failure.cause == Cause::ConnectionCut && seen.tls && seen.identity_shown && !seen.heard {
+            return certificate_refused();
+        }
+        return failure;
     }
     if error.is_closed() {
         return Failure::new(
@@ -499,7 +508,7 @@ fn judge(error: &postgres::Error, watch: &Watch, socket: bool) -> Failure {
             "the server closed the connection before the session stood",
         );
     }
-    let method = seen.method.as_deref().unwrap_or("a method that is not known");
+    let method = seen.method.as_deref().unwrap_or("a method that the tools cannot name here");
     match text.as_str() {
         "password missing" => {
             Failure::new(Cause::PasswordMissing, "the server wants a password and none was given")
@@ -532,5 +541,125 @@ fn after(failure: &Failure, watch: &Watch, mode: SslMode, tls_asked: bool, socke
         SslMode::Prefer if seen.tls_failed || (seen.tls && turned_down) => After::WithoutTls,
         SslMode::Allow if !tls_asked && !socket && turned_down => After::WithTls,
         _ => After::Stop,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! libpq's way through several addresses, on loopback addresses that share a port.
+
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// What a listener does with a connection once it has read something.
+    #[derive(Clone, Copy)]
+    enum Manner {
+        /// Lets everybody in.
+        Trust,
+        /// Nothing.
+        Silent,
+        /// Ends the connection.
+        Cut,
+        /// Sends an error with this SQLSTATE, before or after letting in.
+        Error(&'static str),
+        LateError(&'static str),
+        /// Nobody listens.
+        Absent,
+    }
+
+    const LET_IN: &[u8] = b"R\0\0\0\x08\0\0\0\0";
+    const READY: &[u8] = b"K\0\0\0\x0c\0\0\0\x01\0\0\0\x02Z\0\0\0\x05I";
+
+    fn error_message(sqlstate: &str) -> Vec<u8> {
+        let body = format!("SFATAL\0VFATAL\0C{sqlstate}\0Mno\0\0");
+        let mut message = vec![b'E'];
+        message.extend_from_slice(&u32::try_from(body.len() + 4).unwrap_or(0).to_be_bytes());
+        message.extend_from_slice(body.as_bytes());
+        message
+    }
+
+    fn serve(listener: TcpListener, manner: Manner, count: Arc<AtomicUsize>) {
+        thread::spawn(move || {
+            while let Ok((mut stream, _)) = listener.accept() {
+                count.fetch_add(1, Ordering::SeqCst);
+                thread::spawn(move || {
+                    let mut scrap = [0; 1024];
+                    let mut read = stream.read(&mut scrap).unwrap_or(0);
+                    // Whoever asks for TLS hears that there is none.
+                    if read == 8 {
+                        let _ = stream.write_all(b"N");
+                        read = stream.read(&mut scrap).unwrap_or(0);
+                    }
+                    let _ = match manner {
+                        Manner::Trust => stream.write_all(&[LET_IN, READY].concat()),
+                        Manner::Error(code) => stream.write_all(&error_message(code)),
+                        Manner::LateError(code) => stream.write_all(&[LET_IN, &error_message(code)].concat()),
+                        Manner::Cut | Manner::Absent => return,
+                        Manner::Silent => Ok(()),
+                    };
+                    while read > 0 {
+                        read = stream.read(&mut scrap).unwrap_or(0);
+                    }
+                });
+            }
+        });
+    }
+
+    /// Connects to 127.0.0.1, .2 and so on, one address for each manner, and tells the address that
+    /// answered or the cause, and how often each was called.
+    fn walk(mode: SslMode, manners: &[Manner]) -> (String, Vec<usize>) {
+        let mut port = 0;
+        let (mut places, mut counts) = (Vec::new(), Vec::new());
+        for (last, manner) in (1..).zip(manners) {
+            let ip = IpAddr::from([127, 0, 0, last]);
+            places.push(Place::Tcp(ip));
+            let count = Arc::new(AtomicUsize::new(0));
+            counts.push(Arc::clone(&count));
+            let Ok(listener) = TcpListener::bind((ip, port)) else {
+                continue;
+            };
+            port = listener.local_addr().map_or(0, |address| address.port());
+            if !matches!(manner, Manner::Absent) {
+                serve(listener, *manner, count);
+            }
+        }
+        let mut settings = Settings::new("several.example", port, "db", "me");
+        settings.sslmode = Some(mode);
+        settings.connect_timeout = Some(Duration::from_millis(300));
+        let outcome = match connect_to(&settings, Ok(places), Arc::new(|_| {})) {
+            Ok(session) => session.address,
+            Err(error) => format!("{:?}", error.cause()),
+        };
+        let outcome = outcome.trim_end_matches(&format!(":{port}")).to_owned();
+        (outcome, counts.iter().map(|count| count.load(Ordering::SeqCst)).collect())
+    }
+
+    #[test]
+    fn addresses_in_turn() {
+        use Manner::{Absent, Cut, Error, LateError, Silent, Trust};
+        for (mode, manners, expect, calls) in [
+            (SslMode::Disable, vec![Trust, Trust], "127.0.0.1", vec![1, 0]),
+            (SslMode::Disable, vec![Absent, Trust], "127.0.0.2", vec![0, 1]),
+            (SslMode::Prefer, vec![Absent, Absent, Trust], "127.0.0.3", vec![0, 0, 1]),
+            (SslMode::Disable, vec![Silent, Trust], "127.0.0.2", vec![1, 1]),
+            (SslMode::Prefer, vec![Silent, Trust], "127.0.0.2", vec![1, 1]),
+            (SslMode::Disable, vec![Silent, Silent], "TimedOut", vec![1, 1]),
+            // What a server says, or breaks off, is the end of it.
+            (SslMode::Disable, vec![Cut, Trust], "ConnectionCut", vec![1, 0]),
+            (SslMode::Disable, vec![Error("28P01"), Trust], "PasswordRefused", vec![1, 0]),
+            (SslMode::Prefer, vec![Error("57P03"), Trust], "ServerNotReady", vec![1, 0]),
+            // `allow` asks once more, with TLS; here there is none, so it hears the same again.
+            (SslMode::Allow, vec![Error("28000"), Trust], "Rejected", vec![2, 0]),
+            (SslMode::Allow, vec![LateError("3D000"), Trust], "DatabaseMissing", vec![1, 0]),
+            (SslMode::Allow, vec![Error("57P03")], "ServerNotReady", vec![1]),
+            // `prefer` already went on without TLS on the same connection.
+            (SslMode::Prefer, vec![Error("28000")], "Rejected", vec![1]),
+            (SslMode::Require, vec![Trust, Trust], "TlsRefused", vec![1, 0]),
+        ] {
+            assert_eq!(walk(mode, &manners), (expect.to_owned(), calls), "{mode}");
+        }
     }
 }

@@ -49,6 +49,10 @@ pub(super) struct Seen {
     pub(super) tls: bool,
     /// TLS was asked for and failed after the server had agreed.
     pub(super) tls_failed: bool,
+    /// The server asked for our certificate in the handshake and got it.
+    pub(super) identity_shown: bool,
+    /// The server said something after the handshake, or without one.
+    pub(super) heard: bool,
     /// The server let us in; errors after that are not about encryption.
     pub(super) authenticated: bool,
     /// What the server asked for, as libpq names it.
@@ -148,7 +152,10 @@ impl Opener {
         };
         match self.handshake(socket, &setup).await {
             Ok(stream) => {
-                self.watch.seen().tls = true;
+                let shown = setup.identity_shown.load(Ordering::Acquire);
+                let mut seen = self.watch.seen();
+                (seen.tls, seen.identity_shown) = (true, shown);
+                drop(seen);
                 Ok(self.watched(Inner::Tls(Box::new(stream))))
             }
             Err(error) => {
@@ -176,12 +183,22 @@ impl Opener {
     async fn handshake(&self, socket: Socket, setup: &TlsSetup) -> Result<Encrypted, io::Error> {
         let mut rustls = MakeRustlsConnect::new(setup.config.clone());
         let Ok(connect) = MakeTlsConnect::<Socket>::make_tls_connect(&mut rustls, &self.server_name);
+        setup.identity_shown.store(false, Ordering::Release);
         match self.in_time(connect.connect(socket)).await {
             None => Err(self.watch.timed_out("in the TLS handshake")),
             Some(Ok(stream)) => Ok(stream),
             Some(Err(error)) => {
                 let refusal = setup.refusal.lock().unwrap_or_else(PoisonError::into_inner).take();
-                let failure = refusal.unwrap_or_else(|| tls_failure(&error));
+                let failure = refusal.unwrap_or_else(|| {
+                    let failure = tls_failure(&error);
+                    // TLS 1.2: the alert is often lost to the reset that follows it.
+                    let shown = setup.identity_shown.load(Ordering::Acquire);
+                    if shown && failure.cause == Cause::ConnectionCut {
+                        certificate_refused()
+                    } else {
+                        failure
+                    }
+                });
                 Err(self.watch.stop(failure, error.kind()))
             }
         }
@@ -201,6 +218,7 @@ impl Opener {
             inner,
             guard: Some(Guard { watch: self.watch, limit, reader: Reader::default() }),
             await_close: self.await_close,
+            shut: false,
         }
     }
 }
@@ -210,9 +228,10 @@ impl MakeTlsConnect<Socket> for Opener {
     type TlsConnect = Self;
     type Error = io::Error;
 
-    /// Called when the socket is connected, in every mode: also where TLS will not be asked for.
+    /// Called when the socket is connected, in every mode: also on a socket file. For a cancel request it is
+    /// called before that.
     fn make_tls_connect(&mut self, _host: &str) -> Result<Self, io::Error> {
-        self.watch.seen().connected = true;
+        self.watch.seen().connected = !self.await_close;
         Ok(self.clone())
     }
 }
@@ -223,6 +242,7 @@ impl TlsConnect<Socket> for Opener {
     type Future = Pin<Box<dyn Future<Output = Result<Stream, io::Error>> + Send>>;
 
     fn connect(self, socket: Socket) -> Self::Future {
+        self.watch.seen().connected = true;
         Box::pin(self.open(socket))
     }
 }
@@ -239,6 +259,7 @@ pub(super) struct Stream {
     inner: Inner,
     guard: Option<Guard>,
     await_close: bool,
+    shut: bool,
 }
 
 /// Keeps the time and reads along until the session stands.
@@ -274,13 +295,20 @@ impl AsyncRead for Stream {
             this.guard = None;
         }
         let before = buf.filled().len();
-        let Some(guard) = &mut this.guard else { return this.poll_inner(cx, buf) };
+        let Some(guard) = &mut this.guard else {
+            return this.poll_inner(cx, buf);
+        };
         if guard.is_late(cx) {
             return Poll::Ready(Err(guard.watch.timed_out("to the log-in")));
         }
         ready!(this.poll_inner(cx, buf))?;
         let new = buf.filled().get(before..).unwrap_or_default();
+        let at_end = new.is_empty() && buf.remaining() > 0;
         if let Some(guard) = &mut this.guard {
+            if at_end {
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
+            guard.watch.seen().heard = true;
             guard.reader.read(new, &guard.watch)?;
         }
         Poll::Ready(Ok(()))
@@ -304,10 +332,18 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        match &mut this.inner {
-            Inner::Plain(socket) => ready!(Pin::new(socket).poll_shutdown(cx))?,
-            Inner::Tls(stream) => ready!(Pin::new(stream).poll_shutdown(cx))?,
+        if !this.shut {
+            let shut = match &mut this.inner {
+                Inner::Plain(socket) => ready!(Pin::new(socket).poll_shutdown(cx)),
+                Inner::Tls(stream) => ready!(Pin::new(stream).poll_shutdown(cx)),
+            };
+            this.shut = true;
+            if !this.await_close {
+                return Poll::Ready(shut);
+            }
         }
+        // A cancel request is on its way. The server answers by closing, once it has passed it on; it may
+        // have done so before our side was shut, so errors here mean success too.
         while this.await_close {
             if this.guard.as_mut().is_some_and(|guard| guard.is_late(cx)) {
                 break;
@@ -316,7 +352,6 @@ impl AsyncWrite for Stream {
             let mut scrap = ReadBuf::new(&mut scrap);
             match ready!(this.poll_inner(cx, &mut scrap)) {
                 Ok(()) if !scrap.filled().is_empty() => {}
-                // The server's end, in whatever form: it has read the request.
                 _ => break,
             }
         }
@@ -351,7 +386,9 @@ impl Reader {
                 self.finished = true;
                 return Err(watch.stop(not_postgres(kind, "the log-in"), io::ErrorKind::InvalidData));
             }
-            let Some(length) = rest.first_chunk::<4>() else { break };
+            let Some(length) = rest.first_chunk::<4>() else {
+                break;
+            };
             let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
             let longest = if kind == b'R' { LONGEST_REQUEST } else { LONGEST_ERROR };
             if !(8..=longest).contains(&length) {
@@ -362,7 +399,8 @@ impl Reader {
                 break;
             }
             let body = rest.get(4..length).unwrap_or_default();
-            if kind == b'E' || note_request(body, watch) {
+            let finished = kind == b'E' || note_request(body, watch)?;
+            if finished {
                 self.finished = true;
                 self.buffer = Vec::new();
                 return Ok(());
@@ -374,30 +412,42 @@ impl Reader {
 }
 
 /// Notes what an authentication request asks for; true once the server is satisfied.
-fn note_request(body: &[u8], watch: &Watch) -> bool {
-    let Some((code, rest)) = body.split_first_chunk::<4>() else { return false };
-    let method = match u32::from_be_bytes(*code) {
+///
+/// # Errors
+/// A method that the `postgres` crate does not have: it would not name it.
+fn note_request(body: &[u8], watch: &Watch) -> io::Result<bool> {
+    let Some((code, rest)) = body.split_first_chunk::<4>() else {
+        return Ok(false);
+    };
+    let (method, supported) = match u32::from_be_bytes(*code) {
         0 => {
             watch.seen().authenticated = true;
-            return true;
+            return Ok(true);
         }
-        2 => "Kerberos V5".to_owned(),
-        3 => "password (in clear)".to_owned(),
-        5 => "md5".to_owned(),
-        6 => "SCM credentials".to_owned(),
-        7 => "GSSAPI".to_owned(),
-        9 => "SSPI".to_owned(),
+        // The later steps of what was asked for before.
+        8 | 11 | 12 => return Ok(false),
+        2 => ("Kerberos V5".to_owned(), false),
+        3 => ("password (in clear)".to_owned(), true),
+        5 => ("md5".to_owned(), true),
+        6 => ("SCM credentials".to_owned(), false),
+        7 => ("GSSAPI".to_owned(), false),
+        9 => ("SSPI".to_owned(), false),
         10 => {
             let names = rest.split(|&b| b == 0).filter(|name| !name.is_empty());
             let names: Vec<_> = names.map(|name| String::from_utf8_lossy(name).into_owned()).collect();
-            format!("SASL ({})", names.join(", "))
+            let supported = names.iter().any(|name| name == "SCRAM-SHA-256" || name == "SCRAM-SHA-256-PLUS");
+            (format!("SASL ({})", names.join(", ")), supported)
         }
-        // The later steps of what was asked for before.
-        8 | 11 | 12 => return false,
-        other => format!("number {other}"),
+        other => (format!("method number {other}"), false),
     };
+    if !supported {
+        let message = format!("the server wants authentication by {method}, which the tools do not have");
+        return Err(
+            watch.stop(Failure::new(Cause::AuthenticationUnsupported, message), io::ErrorKind::Unsupported)
+        );
+    }
     watch.seen().method = Some(method);
-    false
+    Ok(false)
 }
 
 fn not_postgres(byte: u8, what: &str) -> Failure {
@@ -419,6 +469,14 @@ pub(super) fn broken(error: &io::Error, when: &str) -> Failure {
     } else {
         Failure::new(Cause::Network, format!("the connection failed {when}: {error}"))
     }
+}
+
+/// A connection that was cut right after the server had seen our certificate.
+pub(super) fn certificate_refused() -> Failure {
+    Failure::new(
+        Cause::ClientCertificateRefused,
+        "the server closed the connection when it had seen the client certificate",
+    )
 }
 
 /// A failed handshake, or a TLS alert later on.

@@ -38,7 +38,7 @@ pub struct FoundPassword {
 /// Finds the password: the given one, then the password file.
 #[must_use]
 pub fn find_password(settings: &Settings) -> FoundPassword {
-    let file = settings.passfile.clone().or_else(|| settings.home.as_ref().map(|h| h.join(".pgpass")));
+    let file = settings.file(settings.passfile.as_ref(), ".pgpass");
     let mut found =
         FoundPassword { password: None, source: PasswordSource::None, file, warnings: Vec::new() };
     if let Some(given) = settings.password.as_ref().filter(|p| !p.is_empty()) {
@@ -46,10 +46,14 @@ pub fn find_password(settings: &Settings) -> FoundPassword {
         found.source = PasswordSource::Settings;
         return found;
     }
-    let Some(path) = found.file.clone() else { return found };
+    let Some(path) = found.file.clone() else {
+        return found;
+    };
     // libpq passes over a file that it cannot look at without a word; so do we where there is none,
     // but one that is there and closed to us is worth a line.
-    let Ok(meta) = fs::metadata(&path) else { return found };
+    let Ok(meta) = fs::metadata(&path) else {
+        return found;
+    };
     let shown = path.display();
     if !meta.is_file() {
         found.warnings.push(format!("password file {shown} is ignored: it is not a plain file"));
@@ -78,11 +82,10 @@ fn lookup(text: &[u8], settings: &Settings) -> Option<Secret> {
     let in_default_folder = DEFAULT_SOCKET_FOLDERS.contains(&settings.host.as_str());
     let port = settings.port.to_string();
     text.split(|&b| b == b'\n').find_map(|line| {
-        // A line ends at a NUL for libpq, whose strings are C's.
-        let line = line.split(|&b| b == 0).next().unwrap_or_default();
         let kept = line.iter().rposition(|&b| b != b'\r').map_or(0, |last| last + 1);
         let line = line.get(..kept).unwrap_or_default();
-        if line.first() == Some(&b'#') {
+        // No field can hold a NUL, and no password either.
+        if line.first() == Some(&b'#') || line.contains(&0) {
             return None;
         }
         let rest = field(line, settings.host.as_bytes())
@@ -160,7 +163,8 @@ mod tests {
     #[test]
     fn escapes() {
         check(r"\:\:1:5432:db:me:pw", "::1", Some("pw"));
-        check(r"::1:5432:db:me:pw", "::1", None);
+        // libpq compares before it looks for the colon, so this fits too.
+        check(r"::1:5432:db:me:pw", "::1", Some("pw"));
         check(r"h:5432:db:me:a\:b\\c:rest", "h", Some(r"a:b\c"));
         check(r"h:5432:db:me:a\", "h", Some(r"a\"));
         check(r"\h:5432:db:me:pw", "h", Some("pw"));

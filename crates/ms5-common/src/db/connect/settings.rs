@@ -143,7 +143,7 @@ pub fn parse_connect_timeout(text: &str) -> Result<Option<Duration>, BadSetting>
 
 /// Where to connect, as whom, and how.
 ///
-/// Empty texts count as given; config turns an empty variable into `None` where libpq does.
+/// As in libpq, an empty password or file name counts as none.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// A host name, an address, a folder that holds the server's socket (begins with `/`), or the
@@ -233,9 +233,12 @@ impl Settings {
         }
     }
 
-    /// A file of `~/.postgresql`, as libpq's default for a setting.
-    pub(super) fn default_file(&self, name: &str) -> Option<PathBuf> {
-        self.home.as_ref().map(|home| home.join(".postgresql").join(name))
+    /// The file that a setting names, or libpq's default in the home folder. An empty name names none.
+    pub(super) fn file(&self, given: Option<&PathBuf>, default: &str) -> Option<PathBuf> {
+        match given.filter(|path| !path.as_os_str().is_empty()) {
+            Some(path) => Some(path.clone()),
+            None => self.home.as_ref().map(|home| home.join(default)),
+        }
     }
 }
 

@@ -6,19 +6,26 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use rustls::ClientConfig;
-use rustls::client::Resumption;
+use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, SignatureScheme};
 use webpki::{CertRevocationList, OwnedCertRevocationList};
 
 use super::error::{Cause, Failure};
 use super::settings::{Settings, SslMode};
 use super::verify::{LibpqVerifier, Parsed, Trust};
+
+/// libpq's default files, in the home folder.
+pub(super) const ROOT_FILE: &str = ".postgresql/root.crt";
+const CRL_FILE: &str = ".postgresql/root.crl";
+const CERTIFICATE_FILE: &str = ".postgresql/postgresql.crt";
+const KEY_FILE: &str = ".postgresql/postgresql.key";
 
 /// What a handshake needs, and what it leaves to be heard.
 #[derive(Clone)]
@@ -27,6 +34,8 @@ pub(super) struct TlsSetup {
     /// Why the verifier refused the last certificate.
     pub(super) refusal: Arc<Mutex<Option<Failure>>>,
     pub(super) warnings: Vec<String>,
+    /// Set when a server asks for our certificate and gets it.
+    pub(super) identity_shown: Arc<AtomicBool>,
 }
 
 /// Reads the files and builds the configuration.
@@ -45,13 +54,35 @@ pub(super) fn setup(settings: &Settings) -> Result<TlsSetup, Failure> {
         .map_err(|error| Failure::new(Cause::TlsFailed, error.to_string()))?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier));
+    let identity_shown = Arc::new(AtomicBool::new(false));
     let mut config = match identity {
-        Some(key) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key))),
+        Some(key) => {
+            let identity = Identity { key: Arc::new(key), shown: Arc::clone(&identity_shown) };
+            builder.with_client_cert_resolver(Arc::new(identity))
+        }
         None => builder.with_no_client_auth(),
     };
     // Sessions are few, and every one shall show its certificate.
     config.resumption = Resumption::disabled();
-    Ok(TlsSetup { config, refusal, warnings })
+    Ok(TlsSetup { config, refusal, warnings, identity_shown })
+}
+
+/// The client's one certificate, shown to every server that asks, and a note that it was.
+#[derive(Debug)]
+struct Identity {
+    key: Arc<CertifiedKey>,
+    shown: Arc<AtomicBool>,
+}
+
+impl ResolvesClientCert for Identity {
+    fn resolve(&self, _issuers: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.shown.store(true, Ordering::Release);
+        Some(Arc::clone(&self.key))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
 }
 
 /// The authorities to hold the server's certificate to; with none, any certificate will do.
@@ -69,17 +100,15 @@ fn trust(settings: &Settings, mode: SslMode, warnings: &mut Vec<String>) -> Resu
         }
         return Ok(Some(Trust::new("the system's store".to_owned(), found.certs)));
     }
-    let path = match (&settings.sslrootcert, settings.default_file("root.crt")) {
-        (Some(path), _) => path.clone(),
-        (None, Some(path)) => path,
-        (None, None) if mode.demands_root() => {
-            return Err(Failure::new(
-                Cause::RootFile,
-                "there is no home folder to find the root certificate file in",
-            )
-            .with_cure("Name the file of the trusted authority's certificate in PGSSLROOTCERT."));
+    let Some(path) = settings.file(settings.sslrootcert.as_ref(), ROOT_FILE) else {
+        if !mode.demands_root() {
+            return Ok(None);
         }
-        (None, None) => return Ok(None),
+        return Err(Failure::new(
+            Cause::RootFile,
+            "there is no home folder to find the root certificate file in",
+        )
+        .with_cure("Name the file of the trusted authority's certificate in PGSSLROOTCERT."));
     };
     let shown = path.display();
     if let Err(error) = fs::metadata(&path) {
@@ -103,43 +132,39 @@ fn trust(settings: &Settings, mode: SslMode, warnings: &mut Vec<String>) -> Resu
     let certificates = certificates(&text).map_err(unusable)?;
     let trust = Trust::new(shown.to_string(), certificates);
     if !trust.has_certificates() {
-        return Err(unusable("it holds no certificate in PEM form".to_owned()));
+        return Err(unusable("it holds no certificate that can be read, in PEM form".to_owned()));
     }
-    Ok(Some(trust.with_crls(revocation_lists(settings, warnings)?)))
+    Ok(Some(trust.with_crls(revocation_lists(settings, warnings))))
 }
 
-/// The revocation lists; a file that is not there is passed over, as in libpq.
-fn revocation_lists(
-    settings: &Settings,
-    warnings: &mut Vec<String>,
-) -> Result<Vec<CertRevocationList<'static>>, Failure> {
-    let Some(path) = settings.sslcrl.clone().or_else(|| settings.default_file("root.crl")) else {
-        return Ok(Vec::new());
+/// The revocation lists. A file that is missing or holds no list is passed over, as in libpq, but not in silence.
+fn revocation_lists(settings: &Settings, warnings: &mut Vec<String>) -> Vec<CertRevocationList<'static>> {
+    let Some(path) = settings.file(settings.sslcrl.as_ref(), CRL_FILE) else {
+        return Vec::new();
     };
-    let shown = path.display();
-    let text = match fs::read(&path) {
-        Ok(text) => text,
-        Err(error) => {
-            if settings.sslcrl.is_some() {
-                warnings.push(format!(
-                    "revocation list {shown} cannot be used ({error}): nothing is taken for revoked"
-                ));
-            }
-            return Ok(Vec::new());
+    let lists = match fs::read(&path) {
+        Ok(text) => read_revocation_lists(&text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && settings.sslcrl.is_none() => {
+            return Vec::new();
         }
+        Err(error) => Err(error.to_string()),
     };
-    let unusable =
-        |why: String| Failure::new(Cause::CrlFile, format!("revocation list {shown} cannot be used: {why}"));
+    lists.unwrap_or_else(|why| {
+        warnings.push(format!(
+            "revocation list {} cannot be used ({why}): no certificate is taken for revoked",
+            path.display()
+        ));
+        Vec::new()
+    })
+}
+
+fn read_revocation_lists(pem: &[u8]) -> Result<Vec<CertRevocationList<'static>>, String> {
     let mut lists = Vec::new();
-    for der in CertificateRevocationListDer::pem_slice_iter(&text) {
-        let der = der.map_err(|error| unusable(error.to_string()))?;
-        let list = OwnedCertRevocationList::from_der(&der).map_err(|error| unusable(error.to_string()))?;
-        lists.push(list.into());
+    for der in CertificateRevocationListDer::pem_slice_iter(pem) {
+        let der = der.map_err(|error| error.to_string())?;
+        lists.push(OwnedCertRevocationList::from_der(&der).map_err(|error| error.to_string())?.into());
     }
-    if lists.is_empty() {
-        return Err(unusable("it holds no list in PEM form".to_owned()));
-    }
-    Ok(lists)
+    if lists.is_empty() { Err("it holds no list in PEM form".to_owned()) } else { Ok(lists) }
 }
 
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
@@ -152,7 +177,7 @@ fn client_identity(
     provider: &CryptoProvider,
     warnings: &mut Vec<String>,
 ) -> Result<Option<CertifiedKey>, Failure> {
-    let Some(path) = settings.sslcert.clone().or_else(|| settings.default_file("postgresql.crt")) else {
+    let Some(path) = settings.file(settings.sslcert.as_ref(), CERTIFICATE_FILE) else {
         return Ok(None);
     };
     let shown = path.display();
@@ -183,8 +208,7 @@ fn client_identity(
         .ok()
         .and_then(|leaf| leaf.public_key())
         .ok_or_else(|| unusable("it is not X.509 in DER".to_owned()))?;
-    let key_path = settings.sslkey.clone().or_else(|| settings.default_file("postgresql.key"));
-    let Some(key_path) = key_path else {
+    let Some(key_path) = settings.file(settings.sslkey.as_ref(), KEY_FILE) else {
         return Err(Failure::new(Cause::ClientKeyFile, format!("client certificate {shown} has no key"))
             .with_cure("Name the certificate's key in PGSSLKEY."));
     };

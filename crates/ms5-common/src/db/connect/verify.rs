@@ -5,6 +5,7 @@
 //! which are what PostgreSQL's documentation makes ("Creating Certificates"). So the chain is checked by
 //! webpki where webpki can, by `Chain` here where it cannot, and the name by libpq's rule in `names`.
 
+use std::cell::Cell;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -24,10 +25,12 @@ use super::error::{Cause, Failure};
 const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 const CERTIFICATE_POLICIES: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.32");
 const SERVER_AUTH: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.1");
-const ANY_PURPOSE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.37.0");
 
 /// Certificates between a server's and its authority's that are followed at most.
 const MAX_DEPTH: usize = 8;
+
+/// Signatures that are checked at most: a server may send any number of certificates that fit one another.
+const MAX_SIGNATURES: usize = 100;
 
 /// A certificate, in both its forms.
 pub(super) struct Parsed {
@@ -55,37 +58,41 @@ impl Parsed {
         if name.is_empty() { "(no subject)".to_owned() } else { name }
     }
 
-    fn basic_constraints(&self) -> Option<BasicConstraints> {
-        self.cert.tbs_certificate.get::<BasicConstraints>().ok().flatten().map(|(_, found)| found)
+    /// An extension, if it is there. One that cannot be read, or is there twice, is an error.
+    fn extension<'a, T: Decode<'a> + AssociatedOid>(&'a self) -> Result<Option<T>, x509_cert::der::Error> {
+        Ok(self.cert.tbs_certificate.get::<T>()?.map(|(_, found)| found))
     }
 
+    /// Whether the certificate calls itself an authority.
     fn is_ca(&self) -> bool {
-        self.basic_constraints().is_some_and(|constraints| constraints.ca)
+        matches!(self.extension::<BasicConstraints>(), Ok(Some(BasicConstraints { ca: true, .. })))
     }
 
-    /// Whether the certificate may issue others. Only an old root may leave the constraint out.
+    /// Whether the certificate may issue others, with `below` authorities between it and the server's.
+    /// Only a root may leave the constraint out, if it is old or says so by its key usage.
     ///
-    /// Source: `X509_check_ca` in OpenSSL.
-    fn is_authority(&self, root: bool) -> bool {
-        let usage = self.key_usage();
+    /// Source: `X509_check_ca` in OpenSSL, which is laxer with those that are no roots.
+    fn may_issue(&self, root: bool, below: usize) -> bool {
+        let (Ok(constraints), Ok(usage)) =
+            (self.extension::<BasicConstraints>(), self.extension::<KeyUsage>())
+        else {
+            return false;
+        };
         let may_sign = usage.as_ref().is_none_or(KeyUsage::key_cert_sign);
-        match self.basic_constraints() {
-            Some(constraints) => constraints.ca && may_sign,
-            None => {
-                may_sign && (usage.is_some() || (root && self.cert.tbs_certificate.version == Version::V1))
+        may_sign
+            && match constraints {
+                Some(BasicConstraints { ca, path_len_constraint: limit }) => {
+                    ca && limit.is_none_or(|limit| below <= usize::from(limit))
+                }
+                None => root && (usage.is_some() || self.cert.tbs_certificate.version == Version::V1),
             }
-        }
-    }
-
-    fn key_usage(&self) -> Option<KeyUsage> {
-        self.cert.tbs_certificate.get::<KeyUsage>().ok().flatten().map(|(_, found)| found)
     }
 
     /// Whether the certificate may be used by a server: no extended key usage, or one that says so.
     fn serves(&self) -> bool {
         match self.cert.tbs_certificate.get::<ExtendedKeyUsage>() {
             Ok(None) => true,
-            Ok(Some((_, usage))) => usage.0.iter().any(|oid| *oid == SERVER_AUTH || *oid == ANY_PURPOSE),
+            Ok(Some((_, usage))) => usage.0.contains(&SERVER_AUTH),
             Err(_) => false,
         }
     }
@@ -120,7 +127,9 @@ impl Trust {
         let (mut roots, mut helpers) = (Vec::new(), Vec::new());
         for der in certificates {
             // What does not parse cannot be anybody's issuer here.
-            let Ok(parsed) = Parsed::new(der) else { continue };
+            let Ok(parsed) = Parsed::new(der) else {
+                continue;
+            };
             if parsed.is_self_issued() { roots.push(parsed) } else { helpers.push(parsed.der) }
         }
         Self { source, roots, helpers, crls: Vec::new() }
@@ -154,13 +163,13 @@ impl std::fmt::Debug for LibpqVerifier {
 
 /// A refusal: what the user reads, and what the server is told.
 struct Refusal {
-    failure: Failure,
+    failure: Box<Failure>,
     alert: CertificateError,
 }
 
 impl Refusal {
     fn new(cause: Cause, alert: CertificateError, message: String) -> Self {
-        Self { failure: Failure::new(cause, message), alert }
+        Self { failure: Box::new(Failure::new(cause, message)), alert }
     }
 }
 
@@ -180,7 +189,9 @@ impl LibpqVerifier {
         others: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), Refusal> {
-        let Some(trust) = &self.trust else { return Ok(()) };
+        let Some(trust) = &self.trust else {
+            return Ok(());
+        };
         let leaf = Parsed::new(leaf.clone().into_owned()).map_err(|error| {
             Refusal::new(
                 Cause::CertificateUnusable,
@@ -214,7 +225,7 @@ impl LibpqVerifier {
             others.iter().cloned().chain(trust.helpers.iter().cloned()).collect();
         let pinned = trust.roots.iter().any(|root| root.der == leaf.der);
         let verdict = if pinned || leaf.cert.tbs_certificate.version != Version::V3 || leaf.is_ca() {
-            Chain { algorithms: &self.algorithms, trust, now }.check(leaf, &helpers)
+            Chain { algorithms: &self.algorithms, trust, now, signatures: Cell::new(0) }.check(leaf, &helpers)
         } else {
             self.check_by_webpki(trust, leaf, &helpers, now)
         };
@@ -268,7 +279,7 @@ impl LibpqVerifier {
         let anchors: Vec<TrustAnchor<'_>> = trust
             .roots
             .iter()
-            .filter(|root| root.out_of_time(now).is_none() && root.is_authority(true))
+            .filter(|root| root.out_of_time(now).is_none() && root.may_issue(true, 0))
             .filter_map(|root| webpki::anchor_from_trusted_cert(&root.der).ok())
             .collect();
         let crls: Vec<&CertRevocationList<'_>> = trust.crls.iter().collect();
@@ -341,7 +352,7 @@ impl ServerCertVerifier for LibpqVerifier {
         match self.check(end_entity, intermediates, now) {
             Ok(()) => Ok(ServerCertVerified::assertion()),
             Err(Refusal { failure, alert }) => {
-                *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
+                *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(*failure);
                 Err(TlsError::InvalidCertificate(alert))
             }
         }
@@ -409,6 +420,7 @@ struct Chain<'a> {
     algorithms: &'a WebPkiSupportedAlgorithms,
     trust: &'a Trust,
     now: UnixTime,
+    signatures: Cell<usize>,
 }
 
 impl Chain<'_> {
@@ -449,16 +461,11 @@ impl Chain<'_> {
     }
 
     fn may_issue(&self, issuer: &Parsed, root: bool, below: usize) -> bool {
-        let depth_fits = issuer
-            .basic_constraints()
-            .and_then(|constraints| constraints.path_len_constraint)
-            .is_none_or(|limit| below <= usize::from(limit));
-        issuer.is_authority(root)
-            && depth_fits
+        issuer.may_issue(root, below)
             && issuer.out_of_time(self.now).is_none()
             && unknown_critical(issuer).is_none()
             // Constraints on names are webpki's business; a chain that has them is not accepted here.
-            && matches!(issuer.cert.tbs_certificate.get::<NameConstraints>(), Ok(None))
+            && matches!(issuer.extension::<NameConstraints>(), Ok(None))
     }
 
     fn issued(&self, issuer: &Parsed, child: &Parsed) -> bool {
@@ -467,6 +474,10 @@ impl Chain<'_> {
     }
 
     fn signed(&self, issuer: &Parsed, child: &Parsed) -> Option<bool> {
+        self.signatures.set(self.signatures.get() + 1);
+        if self.signatures.get() > MAX_SIGNATURES {
+            return None;
+        }
         let signature_algorithm = contents(&child.cert.signature_algorithm)?;
         if child.cert.tbs_certificate.signature != child.cert.signature_algorithm {
             return Some(false);
