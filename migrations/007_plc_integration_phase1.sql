@@ -122,7 +122,7 @@ BEGIN
     FOR want IN
         SELECT c.oid AS shape, conname AS name, contype AS kind,
                format('factory_telemetry.%I', c.relname)::regclass AS live,
-               to_regclass(format('factory_telemetry.%I', target.relname)) AS points_to,
+               to_regclass('factory_telemetry.' || quote_ident(target.relname)) AS points_to,
                replace(pg_get_constraintdef(k.oid), 'ms5_shape.', 'factory_telemetry.') AS def
           FROM pg_constraint k JOIN pg_class c ON c.oid = conrelid LEFT JOIN pg_class target ON target.oid = confrelid
          WHERE c.relnamespace = 'ms5_shape'::regnamespace AND contype IN ('p', 'u', 'x', 'c', 'f')

@@ -1,5 +1,7 @@
 //! The nine migrations on real servers: from every start to one schema, and no row lost on the way.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+
 use migration_tests::lab::Lab;
 use migration_tests::program::{Program, Ran, project_root};
 use migration_tests::server::{Database, Engine, Server, Wasm};

@@ -1,5 +1,7 @@
 //! migration-runner on a real server: what it applies, records, skips, refuses and says.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+
 use std::time::{Duration, Instant};
 
 use migration_tests::lab::Lab;

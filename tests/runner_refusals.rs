@@ -1,5 +1,7 @@
 //! What migration-runner refuses before it touches anything: wrong usage, wrong settings, broken files, closed gates.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+
 use migration_tests::lab::Lab;
 use migration_tests::program::Program;
 use migration_tests::server::{Engine, Server};

@@ -17,7 +17,7 @@ use ms5_common::sql::{CopyData, Statement};
 use postgres::Client;
 
 use crate::args::TOOL;
-use crate::failure;
+use crate::failure::{self, Failure};
 
 /// How long a lost COMMIT is looked into before the outcome counts as unknown.
 const LOST_COMMIT_PATIENCE: Duration = Duration::from_secs(60);
@@ -27,7 +27,7 @@ pub(crate) enum Outcome {
     /// Committed, with its ledger row.
     Applied { milliseconds: u64 },
     /// Rolled back.
-    Failed { error: Error, milliseconds: u64 },
+    Failed { failure: Failure, milliseconds: u64 },
     /// The answer to COMMIT was lost and could not be learned.
     Unknown { error: Error },
 }
@@ -69,13 +69,13 @@ impl<'a> Worker<'a> {
                 .because_all(reasons(&error))
                 .because("nothing of it was applied")
         })?;
-        let worked = self.statements(migration).and_then(|()| self.check_lock());
+        let worked = self.statements(migration).and_then(|()| Ok(self.check_lock()?));
         let outcome = match worked {
             Ok(()) => self.commit(migration, attempt, &begun, clock),
-            Err(error) => Outcome::Failed { error, milliseconds: elapsed(clock) },
+            Err(failure) => Outcome::Failed { failure, milliseconds: elapsed(clock) },
         };
-        if let Outcome::Failed { error, milliseconds } = &outcome {
-            self.record_failure(attempt, &begun, error, *milliseconds, keep);
+        if let Outcome::Failed { failure, milliseconds } = &outcome {
+            self.record_failure(attempt, &begun, &failure.error, *milliseconds, keep);
         }
         Ok(outcome)
     }
@@ -84,7 +84,7 @@ impl<'a> Worker<'a> {
         self.lock.as_mut().map_or(Ok(()), RunLock::check)
     }
 
-    fn statements(&mut self, migration: &Migration) -> Result<()> {
+    fn statements(&mut self, migration: &Migration) -> std::result::Result<(), Failure> {
         for action in &migration.actions {
             match action {
                 Action::Say(text) => log::info!("{text}"),
@@ -164,12 +164,13 @@ impl<'a> Worker<'a> {
             Ok(()) => Outcome::Applied { milliseconds },
             Err(error) if connection_lost(&error) => self.look_up(migration, begun, &error, milliseconds),
             Err(error) => Outcome::Failed {
-                error: Error::new(
+                failure: Error::new(
                     Exit::Failed,
                     format!("Migration {} failed at its COMMIT", migration.title),
                 )
                 .because_all(reasons(&error))
-                .with_sqlstate(ServerError::of(&error).map(|server| server.sqlstate)),
+                .with_sqlstate(ServerError::of(&error).map(|server| server.sqlstate))
+                .into(),
                 milliseconds,
             },
         }
@@ -200,14 +201,15 @@ impl<'a> Worker<'a> {
                 Ok(Some(true)) => return Outcome::Applied { milliseconds },
                 Ok(Some(false)) => {
                     return Outcome::Failed {
-                        error: Error::new(
+                        failure: Error::new(
                             Exit::Failed,
                             format!(
                                 "Migration {} failed: the connection was lost before its COMMIT",
                                 migration.title
                             ),
                         )
-                        .because_all(reasons(lost)),
+                        .because_all(reasons(lost))
+                        .into(),
                         milliseconds,
                     };
                 }

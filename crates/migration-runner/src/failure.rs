@@ -13,8 +13,34 @@ use ms5_common::sql::Statement;
 /// How much of a long line is shown around the place.
 const WIDTH: usize = 120;
 
-/// The error for a statement that the server refused, or at which the connection was lost.
-pub(crate) fn of_statement(migration: &Migration, statement: &Statement, error: &postgres::Error) -> Error {
+/// Why a migration failed, and where.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// What to print.
+    pub(crate) error: Error,
+    /// The place in a file, where a statement is to blame.
+    pub(crate) place: Option<Place>,
+}
+
+/// A place in a migration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The file's name without folder.
+    pub(crate) file: String,
+    /// Counted from 1.
+    pub(crate) line: u32,
+    /// Counted from 1, in characters.
+    pub(crate) column: u32,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { error, place: None }
+    }
+}
+
+/// The failure of a statement that the server refused, or at which the connection was lost.
+pub(crate) fn of_statement(migration: &Migration, statement: &Statement, error: &postgres::Error) -> Failure {
     let server = ServerError::of(error);
     let position = server.as_ref().and_then(|server| server.position);
     let place =
@@ -28,12 +54,14 @@ pub(crate) fn of_statement(migration: &Migration, statement: &Statement, error: 
     // The place belongs right below the server's message.
     let after = lines.len().min(1);
     lines.splice(after..after, excerpt);
-    Error::new(
+    let at = Place { file: shown, line: place.line, column: place.column };
+    let error = Error::new(
         Exit::Failed,
-        format!("Migration {} failed at {shown}:{}:{}", migration.title, place.line, place.column),
+        format!("Migration {} failed at {}:{}:{}", migration.title, at.file, at.line, at.column),
     )
     .because_all(lines)
-    .with_sqlstate(server.map(|server| server.sqlstate))
+    .with_sqlstate(server.map(|server| server.sqlstate));
+    Failure { error, place: Some(at) }
 }
 
 /// The line of the file with a caret below the column; nothing where the file cannot be read any more.

@@ -21,6 +21,7 @@ use sysinfo::System;
 
 use crate::apply::{Outcome, Worker, first_words};
 use crate::args::{Options, TOOL, TOOL_VERSION};
+use crate::failure::Failure;
 use crate::plan::{self, Known, Permissions, Step};
 use crate::{status, system};
 
@@ -303,8 +304,9 @@ fn apply_all(context: &Context, input: &Input, known: &[Known<'_>], mut worker: 
                 tally.applied.push(migration.title.clone());
                 ("applied", milliseconds, false)
             }
-            Outcome::Failed { error, milliseconds } => {
-                say_failure(&error);
+            Outcome::Failed { failure, milliseconds } => {
+                say_failure(&failure.error);
+                context.recorder.emit("finding", finding(migration, &failure));
                 tally.failed.push(migration.title.clone());
                 let go_on = input.options.force;
                 if go_on {
@@ -330,6 +332,22 @@ fn apply_all(context: &Context, input: &Input, known: &[Known<'_>], mut worker: 
         }
     }
     Ok(tally.conclude(context, input))
+}
+
+/// A failed migration as data.
+fn finding(migration: &Migration, failure: &Failure) -> serde_json::Value {
+    let place = failure.place.as_ref();
+    let error = &failure.error;
+    json!({
+        "id": "migration-failed",
+        "level": "error",
+        "file": place.map_or(migration.file.as_str(), |place| place.file.as_str()),
+        "line": place.map(|place| place.line),
+        "column": place.map(|place| place.column),
+        "message": error.lines().join("\n"),
+        "remedy": "mend the cause, then run it again: it goes on at this file",
+        "sqlstate": error.sqlstate(),
+    })
 }
 
 fn say_failure(error: &Error) {

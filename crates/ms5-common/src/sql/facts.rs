@@ -18,9 +18,9 @@ pub enum TransactionControl {
     Rollback,
     /// SAVEPOINT.
     Savepoint,
-    /// RELEASE [SAVEPOINT].
+    /// `RELEASE [SAVEPOINT]`.
     Release,
-    /// ROLLBACK TO [SAVEPOINT].
+    /// `ROLLBACK TO [SAVEPOINT]`.
     RollbackTo,
     /// PREPARE TRANSACTION.
     PrepareTransaction,

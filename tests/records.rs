@@ -1,0 +1,74 @@
+//! Records keep to docs/records.schema.json, the first is start, the last is verdict, and secrets are in none.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use migration_tests::lab::Lab;
+use migration_tests::program::{Program, Ran, project_root};
+use migration_tests::server::{Engine, Server};
+use serde_json::{Value, json};
+
+fn schema() -> Value {
+    serde_json::from_str(&std::fs::read_to_string(project_root().join("docs/records.schema.json")).unwrap()).unwrap()
+}
+
+/// Checks every record of a run, and answers with the types in order.
+fn check(ran: &Ran) -> Vec<String> {
+    let schema = schema();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let records = ran.records();
+    for record in &records {
+        let errors: Vec<String> = validator.iter_errors(record).map(|error| error.to_string()).collect();
+        assert!(errors.is_empty(), "{record}\n{}", errors.join("\n"));
+    }
+    let types: Vec<String> = records.iter().map(|record| record["type"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(types.first().map(String::as_str), Some("start"), "{ran}");
+    assert_eq!(types.last().map(String::as_str), Some("verdict"), "{ran}");
+    assert_eq!(types.iter().filter(|kind| *kind == "verdict").count(), 1);
+    let verdict = records.last().unwrap();
+    assert_eq!(verdict["exit"], json!(ran.code()));
+    assert_eq!(verdict["ok"], json!(ran.code() == 0));
+    types
+}
+
+#[test]
+fn every_way_to_end_keeps_to_the_schema() {
+    let server = Server::shared(Engine::Pg17);
+    let lab = Lab::new(server, &[("001_a.sql", "CREATE TABLE a (id int);"), ("002_b.sql", "SELECT nonsense;")]);
+    assert_eq!(check(&lab.run("--dry-run --json").expect(0)), ["start", "migration", "migration", "verdict"]);
+    assert_eq!(check(&lab.run("--status --json").expect(0)), ["start", "migration", "migration", "verdict"]);
+    let failed = lab.run("--json").expect(1);
+    assert_eq!(check(&failed), ["start", "migration", "finding", "migration", "verdict"]);
+    let finding = &failed.records()[2];
+    assert_eq!((&finding["file"], &finding["line"], &finding["column"]), (&json!("002_b.sql"), &json!(1), &json!(8)));
+    assert_eq!(finding["sqlstate"], "42703");
+    assert_eq!(failed.records()[4]["counts"], json!({"applied": 1, "failed": 1, "not_begun": 0, "skipped": 0}));
+    assert!(failed.stderr().contains("[ERROR] ❌ Migration 002 - B failed"), "human lines are on stderr");
+    lab.write("002_b.sql", b"SELECT 1;");
+    assert_eq!(check(&lab.run("--json").expect(0)), ["start", "migration", "verdict"]);
+    lab.write("002_b.sql", b"");
+    assert_eq!(check(&lab.run("--json").expect(3)), ["start", "verdict"]);
+    let wrong = lab.runner("--json").env("POSTGRES_PASSWORD_TEST", "Sesame-0pen").run();
+    lab.write("002_b.sql", b"SELECT 1;");
+    assert_eq!(check(&wrong.expect(3)), ["start", "verdict"]);
+    let wrong = lab.runner("--json").env("POSTGRES_PASSWORD_TEST", "Sesame-0pen").run().expect(3);
+    assert!(!wrong.to_string().contains("Sesame-0pen"));
+    assert_eq!(check(&lab.run("--json --bogus").expect(2)), ["start", "verdict"]);
+    // The code under MS5_EXIT=classic is the caller's; the record keeps the real one.
+    let classic = lab.runner("--json --bogus").env("MS5_EXIT", "classic").run().expect(1);
+    assert_eq!(classic.records().last().unwrap()["exit"], 2);
+    assert_eq!(check(&Program::tool("pre-validate").arg("--json").run().expect(70)), ["start", "verdict"]);
+}
+
+#[test]
+fn the_schema_can_fail() {
+    let schema = schema();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let good = json!({"type": "verdict", "tool": "migration-runner", "run_id": "12345678", "time": "2026-01-01T00:00:00.000Z",
+                      "ok": true, "exit": 0, "counts": {}, "seconds": 1.5, "error": null});
+    assert!(validator.is_valid(&good));
+    for (key, value) in [("ok", json!("yes")), ("type", json!("verdikt")), ("time", json!("now")), ("extra", json!(1))] {
+        let mut bad = good.clone();
+        bad[key] = value;
+        assert!(!validator.is_valid(&bad), "{key}");
+    }
+}
