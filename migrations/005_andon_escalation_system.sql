@@ -25,6 +25,7 @@ DECLARE
     have record;
     live regclass;
     sequence text;
+    nulls bigint;
 BEGIN
     FOR shape IN
         SELECT oid, relname FROM pg_class WHERE relnamespace = 'ms5_shape'::regnamespace AND relkind = 'r' ORDER BY oid
@@ -37,7 +38,9 @@ BEGIN
         FOR want IN
             SELECT attname AS name, format_type(atttypid, atttypmod) AS type, attnotnull AS required,
                    replace(pg_get_expr(adbin, adrelid), 'ms5_shape.', 'factory_telemetry.') AS fallback,
-                   pg_get_serial_sequence(attrelid::regclass::text, attname) AS sequence
+                   pg_get_serial_sequence(attrelid::regclass::text, attname) AS sequence,
+                   EXISTS (SELECT FROM pg_index
+                            WHERE indrelid = attrelid AND indisprimary AND attnum = ANY (indkey)) AS in_key
               FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
              WHERE attrelid = shape.oid AND attnum > 0 AND NOT attisdropped
              ORDER BY attnum
@@ -66,7 +69,15 @@ BEGIN
                     EXECUTE format('ALTER TABLE %s ALTER COLUMN %I %s', live, want.name,
                                    COALESCE('SET DEFAULT ' || want.fallback, 'DROP DEFAULT'));
                 END IF;
-                IF have.required <> want.required THEN
+                -- Columns of the primary key become NOT NULL with it: no lock is taken here on a table to be converted.
+                IF have.required <> want.required AND NOT want.in_key THEN
+                    EXECUTE format('SELECT count(*) FROM %s WHERE %I IS NULL', live, want.name) INTO nulls;
+                    IF nulls > 0 THEN
+                        RAISE EXCEPTION '% rows of % have no %', nulls, live, want.name
+                            USING ERRCODE = 'not_null_violation',
+                                  HINT = format('Decide what it is: UPDATE %s SET %I = ... WHERE %2$I IS NULL;',
+                                                live, want.name);
+                    END IF;
                     EXECUTE format('ALTER TABLE %s ALTER COLUMN %I %s NOT NULL', live, want.name,
                                    CASE WHEN want.required THEN 'SET' ELSE 'DROP' END);
                 END IF;

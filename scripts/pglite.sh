@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # TimescaleDB under the timescale licence without a Community server: in WebAssembly, served by node.
-# One connection at a time, one database, no TLS: for SQL of a single session only.
+# One connection at a time (others wait), one database, no TLS, no COPY FROM STDIN: for SQL of a single session only.
 set -euo pipefail
 shopt -s inherit_errexit
 

@@ -41,7 +41,8 @@ usage: sandbox.sh COMMAND [options]
   --owner-pid=PID    throwaway: fast instead of durable, and removed when process PID is gone
 
 variables: MS5_SANDBOX=local|docker|debian   where the server comes from (default: the first of these that is there)
-           MS5_SANDBOX_HOME                  folder of binaries and instances
+           MS5_SANDBOX_HOME                  folder of binaries and instances; without its debian/ newer packages are fetched
+           MS5_SANDBOX_IMAGE                 the image for Docker
            MS5_SANDBOX_USER                  user the server runs as, where root calls
 END
 }
@@ -86,6 +87,7 @@ command_down() {
     for name in "${names[@]}"; do
         lock_instance "$name"
         if load_instance "$name"; then remove_instance; fi
+        rm -rf "$(instance_folder "$name")"
         forget_instance_lock "$name"
         unlock
     done

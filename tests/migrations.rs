@@ -269,6 +269,33 @@ fn every_file_runs_by_plain_psql_too() {
 }
 
 #[test]
+fn the_helper_block_is_the_same_in_all_nine_files() {
+    let block = |name: &str| {
+        let text = std::fs::read_to_string(project_root().join("migrations").join(name)).unwrap();
+        let from = text.find("\nDROP SCHEMA IF EXISTS ms5_shape CASCADE").expect("the block's first line");
+        text[from..].to_owned()
+    };
+    let first = block("001_init_telemetry.sql");
+    // The functions of the block, each with its body, must stand in every file letter for letter.
+    let functions: Vec<&str> = first
+        .split("CREATE OR REPLACE FUNCTION pg_temp.")
+        .skip(1)
+        .filter(|function| !function.starts_with("ms5_hypertable"))
+        .filter_map(|function| function.split_inclusive("$ms5$;").next())
+        .collect();
+    assert!(functions.len() >= 3, "{} functions", functions.len());
+    for name in std::fs::read_dir(project_root().join("migrations")).unwrap() {
+        let name = name.unwrap().file_name().into_string().unwrap();
+        if name.ends_with(".sql") {
+            let text = block(&name);
+            for function in &functions {
+                assert!(text.contains(function), "{name} has another {}", function.lines().next().unwrap());
+            }
+        }
+    }
+}
+
+#[test]
 fn the_field_fixture_is_what_the_facts_say() {
     let field = start(Server::shared(Engine::Plain), Start::Field);
     let facts = |name: &str| -> Vec<String> {

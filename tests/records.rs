@@ -8,7 +8,8 @@ use migration_tests::server::{Engine, Server};
 use serde_json::{Value, json};
 
 fn schema() -> Value {
-    serde_json::from_str(&std::fs::read_to_string(project_root().join("docs/records.schema.json")).unwrap()).unwrap()
+    serde_json::from_str(&std::fs::read_to_string(project_root().join("docs/records.schema.json")).unwrap())
+        .unwrap()
 }
 
 /// Checks every record of a run, and answers with the types in order.
@@ -20,7 +21,8 @@ fn check(ran: &Ran) -> Vec<String> {
         let errors: Vec<String> = validator.iter_errors(record).map(|error| error.to_string()).collect();
         assert!(errors.is_empty(), "{record}\n{}", errors.join("\n"));
     }
-    let types: Vec<String> = records.iter().map(|record| record["type"].as_str().unwrap().to_owned()).collect();
+    let types: Vec<String> =
+        records.iter().map(|record| record["type"].as_str().unwrap().to_owned()).collect();
     assert_eq!(types.first().map(String::as_str), Some("start"), "{ran}");
     assert_eq!(types.last().map(String::as_str), Some("verdict"), "{ran}");
     assert_eq!(types.iter().filter(|kind| *kind == "verdict").count(), 1);
@@ -33,15 +35,22 @@ fn check(ran: &Ran) -> Vec<String> {
 #[test]
 fn every_way_to_end_keeps_to_the_schema() {
     let server = Server::shared(Engine::Pg17);
-    let lab = Lab::new(server, &[("001_a.sql", "CREATE TABLE a (id int);"), ("002_b.sql", "SELECT nonsense;")]);
+    let lab =
+        Lab::new(server, &[("001_a.sql", "CREATE TABLE a (id int);"), ("002_b.sql", "SELECT nonsense;")]);
     assert_eq!(check(&lab.run("--dry-run --json").expect(0)), ["start", "migration", "migration", "verdict"]);
     assert_eq!(check(&lab.run("--status --json").expect(0)), ["start", "migration", "migration", "verdict"]);
     let failed = lab.run("--json").expect(1);
     assert_eq!(check(&failed), ["start", "migration", "finding", "migration", "verdict"]);
     let finding = &failed.records()[2];
-    assert_eq!((&finding["file"], &finding["line"], &finding["column"]), (&json!("002_b.sql"), &json!(1), &json!(8)));
+    assert_eq!(
+        (&finding["file"], &finding["line"], &finding["column"]),
+        (&json!("002_b.sql"), &json!(1), &json!(8))
+    );
     assert_eq!(finding["sqlstate"], "42703");
-    assert_eq!(failed.records()[4]["counts"], json!({"applied": 1, "failed": 1, "not_begun": 0, "skipped": 0}));
+    assert_eq!(
+        failed.records()[4]["counts"],
+        json!({"applied": 1, "failed": 1, "not_begun": 0, "skipped": 0})
+    );
     assert!(failed.stderr().contains("[ERROR] ❌ Migration 002 - B failed"), "human lines are on stderr");
     lab.write("002_b.sql", b"SELECT 1;");
     assert_eq!(check(&lab.run("--json").expect(0)), ["start", "migration", "verdict"]);
@@ -66,7 +75,9 @@ fn the_schema_can_fail() {
     let good = json!({"type": "verdict", "tool": "migration-runner", "run_id": "12345678", "time": "2026-01-01T00:00:00.000Z",
                       "ok": true, "exit": 0, "counts": {}, "seconds": 1.5, "error": null});
     assert!(validator.is_valid(&good));
-    for (key, value) in [("ok", json!("yes")), ("type", json!("verdikt")), ("time", json!("now")), ("extra", json!(1))] {
+    for (key, value) in
+        [("ok", json!("yes")), ("type", json!("verdikt")), ("time", json!("now")), ("extra", json!(1))]
+    {
         let mut bad = good.clone();
         bad[key] = value;
         assert!(!validator.is_valid(&bad), "{key}");

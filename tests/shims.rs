@@ -26,7 +26,12 @@ fn each_finds_its_binary_and_hands_arguments_and_exit_code_over() {
     let elsewhere = TempDir::new("shim").unwrap();
     for (script, tool) in SHIMS {
         let path = project_root().join("scripts").join(script);
-        let _ = shim(&path).current_dir(elsewhere.path()).arg("--version").run().expect(0).shows(&[&format!("{tool} 0.")]);
+        let _ = shim(&path)
+            .current_dir(elsewhere.path())
+            .arg("--version")
+            .run()
+            .expect(0)
+            .shows(&[&format!("{tool} 0.")]);
         let _ = shim(&path).arg("--no such flag").run().expect(2).shows(&["unknown flag --no such flag"]);
         let link = elsewhere.path().join("link.sh");
         symlink(&path, &link).unwrap();
@@ -43,7 +48,8 @@ fn a_binary_beside_the_script_comes_after_ms5_bin_dir_and_none_at_all_is_said() 
     let script = scripts.join("migration-runner.sh");
     std::fs::copy(project_root().join("scripts/migration-runner.sh"), &script).unwrap();
     let bare = || Program::at(&script).env("PATH", "/usr/bin:/bin");
-    let _ = bare().run().expect(3).shows(&["cannot find the binary migration-runner", "cargo build --release"]);
+    let _ =
+        bare().run().expect(3).shows(&["cannot find the binary migration-runner", "cargo build --release"]);
     std::fs::copy(bin_dir().unwrap().join("migration-runner"), scripts.join("migration-runner")).unwrap();
     let _ = bare().arg("--version").run().expect(0).shows(&["migration-runner 0."]);
     let _ = bare().env("MS5_BIN_DIR", "/nonexistent").arg("--version").run().expect(0);

@@ -1,6 +1,8 @@
 # shellcheck shell=bash
-# What sandbox.sh and pglite.sh share: messages, the cache folder, locks, small state files, free ports,
-# detached processes and the user that servers run as.
+# What sandbox.sh and pglite.sh share: messages, the cache folder, locks, small state files, free ports, detached processes
+# and the user that servers run as.
+#
+# Functions named in a condition run without errexit: they only look. What changes something is called by itself.
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 die() { say "$*"; exit 1; }
@@ -90,12 +92,16 @@ free_port() {
         [[ -n $hex ]] || continue
         port=$((16#$hex))
         ((port % 2 == 1)) || continue
-        cat /proc/net/tcp /proc/net/tcp6 2>/dev/null | awk -v hex=":$hex" \
-            'index($2, hex) { found = 1 } END { exit found }' || continue
-        echo "$port"
-        return
+        if ! tcp_port_is_used "$hex"; then
+            echo "$port"
+            return
+        fi
     done
     die "the kernel gave no free port"
+}
+
+tcp_port_is_used() {
+    { cat /proc/net/tcp /proc/net/tcp6 2>/dev/null || true; } | awk -v port=":$1" 'index($2, port) { found = 1 } END { exit !found }'
 }
 
 # --- processes ------------------------------------------------------------------------------------------------------

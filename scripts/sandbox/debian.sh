@@ -3,7 +3,7 @@
 # own C library, without root and without touching the system. Needs common.sh.
 
 # Part of the folder's name: a change to how a folder is made must not meet one made the old way.
-DEBIAN_RECIPE=3
+DEBIAN_RECIPE=4
 
 debian_works() { have apt-get && have dpkg-deb && [[ -n $(debian_keyring) && -n $(debian_mirrors) ]]; }
 
@@ -164,7 +164,14 @@ debian_verify() {
 }
 
 debian_folder() { echo "$SANDBOX_HOME/debian/$1-$DEBIAN_RECIPE"; }
-debian_prepared() { [[ -e $(debian_folder "$1")/stamp ]]; }
+
+# Its programs name the folder they are in, so a copy somewhere else will not do.
+debian_prepared() {
+    local folder made_for=''
+    folder=$(debian_folder "$1")
+    read -r made_for 2>/dev/null <"$folder/stamp" || true
+    [[ $made_for == "$folder" ]]
+}
 
 # debian_prefix NAME SUITE PACKAGE...: make the folder that holds the packages, if it is not there.
 # A half-made folder has another name, and what was downloaded is kept until the folder is complete.
@@ -188,7 +195,8 @@ debian_prefix() {
         rm -rf "$final"
         mv "$root" "$final"
         debian_verify "$final"
-        (cd "$work/archives" && printf '%s\n' *.deb) >"$final/stamp"
+        (cd "$work/archives" && printf '%s\n' "$final" *.deb) >"$final/stamp.new"
+        mv "$final/stamp.new" "$final/stamp"
         rm -rf "$work"
     fi
     unlock

@@ -34,7 +34,7 @@ engine_sources() {
 }
 
 no_engine() {
-    local what="PostgreSQL ${1#pg}"
+    local what="PostgreSQL${1:+ ${1#pg}}"
     (($2)) || what+=" with the timescaledb extension"
     case ${MS5_SANDBOX:-} in
         local) die "this machine has no $what: install it, or unset MS5_SANDBOX" ;;

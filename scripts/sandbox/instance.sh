@@ -25,8 +25,7 @@ instance_names() {
 load_instance() {
     local folder
     folder=$(instance_folder "$1")
-    [[ -e $folder/state ]] || return 1
-    read_state "$folder/state" INSTANCE
+    read_state "$folder/state" INSTANCE 2>/dev/null || return 1 # also where it is being removed
     INSTANCE[folder]=$folder
 }
 
@@ -71,7 +70,7 @@ template_folder() {
 
 # Its roles have no password, so nobody can log in to a copy before it is given some.
 make_template() {
-    local user=$1 final=$2 work=$2.work
+    local user=$1 final=$2 work=$2.work ahead
     [[ ! -e $final/complete ]] || return 0
     lock "$final.lock"
     if [[ ! -e $final/complete ]]; then
@@ -257,24 +256,29 @@ start_server() {
     die "the server of sandbox ${INSTANCE[name]} did not start; see above and $log"
 }
 
-# A killed server leaves its pid file, its socket and a segment of shared memory, which the file names. PostgreSQL would not start as
-# long as there is a process of that number, be it another's or one that nobody reaps. It must have no child left, though:
-# they see their parent's end and go.
+# A killed server leaves its pid file, its socket and a segment of shared memory, which the file names. PostgreSQL would
+# not start as long as there is a process of that number, be it another's or one that nobody reaps. But none of its
+# children may be left.
 forget_killed_server() {
-    local file=${INSTANCE[folder]}/data/postmaster.pid segment=''
+    local file=${INSTANCE[folder]}/data/postmaster.pid children segment=''
     [[ ${INSTANCE[source]} != docker && -e $file ]] || return 0
-    while data_in_use; do pause 0.05; done
+    while mapfile -t children < <(server_processes) && ((${#children[@]})); do
+        kill -KILL "${children[@]}" 2>/dev/null || true
+        pause 0.05
+    done
     read -r _ segment < <(sed -n 7p "$file") || true
     [[ -z $segment ]] || ipcrm -m "$segment" 2>/dev/null || true
     rm -f "$file" "${INSTANCE[socket]}"/.s.PGSQL.*
 }
 
-data_in_use() {
-    local process
+# Every process of PostgreSQL that works in the data folder.
+server_processes() {
+    local process name
     for process in /proc/[0-9]*; do
-        if is_server "${process##*/}"; then return 0; fi
+        if is_server "${process##*/}" && read -r name 2>/dev/null <"$process/comm" && [[ $name == postgres ]]; then
+            echo "${process##*/}"
+        fi
     done
-    return 1
 }
 
 launch_server() {

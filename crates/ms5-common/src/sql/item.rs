@@ -21,7 +21,8 @@ pub enum Item {
         /// The place of the command.
         at: Pos,
     },
-    /// A psql command without effect here, such as `\timing` or `\pset`.
+    /// A psql command without effect here: `\timing`, `\pset` and the like, and `\set ON_ERROR_STOP off`, as a run stops
+    /// at the first failure.
     Ignored {
         /// The command's name without the backslash.
         command: String,
@@ -127,6 +128,9 @@ impl Statement {
     }
 }
 
+/// Room for most statements, so that few lines are copied twice.
+const USUAL_LENGTH: usize = 256;
+
 /// A statement that is being collected (`query_buf`).
 #[derive(Debug, Clone, Default)]
 pub(super) struct Query {
@@ -139,6 +143,9 @@ impl Query {
     /// Adds a piece of the file.
     pub(super) fn follow(&mut self, piece: &str, offset: u64, at: impl FnOnce() -> Pos) {
         if !piece.is_empty() {
+            if self.text.capacity() == 0 {
+                self.text.reserve(piece.len().max(USUAL_LENGTH));
+            }
             self.map.follow(self.text.len(), offset, at);
             self.text.push_str(piece);
         }

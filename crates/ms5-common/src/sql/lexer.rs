@@ -14,7 +14,7 @@ use super::rules::{
 
 /// The start conditions of psqlscan.l.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub(super) enum State {
     /// `INITIAL`: outside of everything.
     Initial,
     /// `xb`: bit string `B'...'`.
@@ -41,7 +41,7 @@ pub enum State {
 
 /// Why [`Scanner::scan`] stopped.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StopKind {
+pub(super) enum StopKind {
     /// `LEXRES_EOL`: the text is used up.
     End,
     /// `LEXRES_SEMI`: a semicolon that ends a statement.
@@ -57,16 +57,16 @@ pub enum StopKind {
 
 /// How a variable is referred to, and the place of its name in the scanned text.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reference {
+pub(super) struct Reference {
     /// The form of the reference.
-    pub kind: ReferenceKind,
+    pub(super) kind: ReferenceKind,
     /// Where the bare name stands.
-    pub name: Range<usize>,
+    pub(super) name: Range<usize>,
 }
 
 /// The four forms of a variable reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReferenceKind {
+pub(super) enum ReferenceKind {
     /// `:name`: the value as it is.
     Plain,
     /// `:'name'`: the value as a string literal.
@@ -79,27 +79,27 @@ pub enum ReferenceKind {
 
 /// Where and why [`Scanner::scan`] stopped.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stop {
+pub(super) struct Stop {
     /// The end of the text that belongs to the statement as it stands.
-    pub at: usize,
+    pub(super) at: usize,
     /// Where to go on.
-    pub next: usize,
+    pub(super) next: usize,
     /// The reason.
-    pub kind: StopKind,
+    pub(super) kind: StopKind,
 }
 
 /// What is open where the text ended, and the text offset (see [`Scanner::scan`]) where that began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Open {
+pub(super) struct Open {
     /// What is open.
-    pub kind: OpenKind,
+    pub(super) kind: OpenKind,
     /// The text offset of its first character.
-    pub at: usize,
+    pub(super) at: usize,
 }
 
 /// What can be left open at the end of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OpenKind {
+pub(super) enum OpenKind {
     /// A string in single quotes of any kind.
     String,
     /// A quoted identifier.
@@ -116,7 +116,7 @@ pub enum OpenKind {
 
 /// The part of the state that `\if` saves and `\else`, `\elif`, `\endif` restore (`PsqlScanStateSave`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Nesting {
+pub(super) struct Nesting {
     paren_depth: u32,
     paren_at: usize,
     begin_depth: u32,
@@ -128,9 +128,15 @@ pub struct Nesting {
     create_routine: bool,
 }
 
+/// How far a part of the scanner came.
+enum Scanned {
+    UpTo(usize),
+    Stop(Stop),
+}
+
 /// The state of psql's scanner between lines (`PsqlScanStateData`).
 #[derive(Debug, Clone)]
-pub struct Scanner {
+pub(super) struct Scanner {
     std_strings: bool,
     state: State,
     state_before_str_stop: State,
@@ -143,7 +149,7 @@ pub struct Scanner {
 
 impl Scanner {
     /// A scanner at the start of a statement.
-    pub fn new(standard_conforming_strings: bool) -> Self {
+    pub(super) fn new(standard_conforming_strings: bool) -> Self {
         Self {
             std_strings: standard_conforming_strings,
             state: State::Initial,
@@ -156,55 +162,52 @@ impl Scanner {
     }
 
     /// Says how `'...'` is to be read from here on. psql asks once a line (`psql_scan_setup`).
-    pub fn set_standard_conforming_strings(&mut self, on: bool) {
+    pub(super) fn set_standard_conforming_strings(&mut self, on: bool) {
         self.std_strings = on;
     }
 
     /// Forgets the statement so far (`psql_scan_reset`).
-    pub fn reset(&mut self) {
+    pub(super) fn reset(&mut self) {
         self.reselect();
         self.nesting = Nesting::default();
     }
 
     /// Returns to `INITIAL` after a psql command (`psql_scan_reselect_sql_lexer`).
-    pub fn reselect(&mut self) {
+    pub(super) fn reselect(&mut self) {
         self.state = State::Initial;
     }
 
     /// Is the scanner inside a quote or comment (`psql_scan_in_quote`)?
-    pub fn in_quote(&self) -> bool {
+    pub(super) fn in_quote(&self) -> bool {
         !matches!(self.state, State::Initial | State::QuoteStop)
     }
 
     /// The nesting to be saved by `\if` (`psql_scan_get_lex_state`).
-    pub fn nesting(&self) -> Nesting {
+    pub(super) fn nesting(&self) -> Nesting {
         self.nesting
     }
 
     /// Restores what [`Scanner::nesting`] gave (`psql_scan_set_lex_state`).
-    pub fn set_nesting(&mut self, nesting: Nesting) {
+    pub(super) fn set_nesting(&mut self, nesting: Nesting) {
         self.nesting = nesting;
     }
 
     /// How many `COPY ... FROM STDIN` the finished statement holds (`psql_scan_count_copy_from_stdin`).
-    pub fn count_copy_from_stdin(&mut self) -> u32 {
-        if self.nesting.init_idents_count > 0 {
-            self.count_if_copy();
-            self.nesting.init_idents_count = 0;
-        }
+    pub(super) fn count_copy_from_stdin(&mut self) -> u32 {
+        self.end_statement();
         self.nesting.copy_stdin_count
     }
 
     /// Ends a statement of a skipped `\if` branch that began with this nesting: it counts for nothing, and only
     /// the number of its `COPY ... FROM STDIN` is told.
-    pub fn skip_statement(&mut self, began_with: &Nesting) -> u32 {
+    pub(super) fn skip_statement(&mut self, began_with: &Nesting) -> u32 {
         let skipped = self.nesting.copy_stdin_count.saturating_sub(began_with.copy_stdin_count);
         self.nesting.copy_stdin_count = began_with.copy_stdin_count;
         skipped
     }
 
     /// What is still open, the innermost thing first asked.
-    pub fn open(&self) -> Option<Open> {
+    pub(super) fn open(&self) -> Option<Open> {
         let kind = match self.state {
             State::Initial | State::QuoteStop => {
                 let Nesting { paren_depth, paren_at, begin_depth, begin_at, .. } = self.nesting;
@@ -228,7 +231,7 @@ impl Scanner {
 
     /// The end of the whitespace and `--` comments at `from`, which psql drops before a statement's first
     /// token; `from` itself inside quotes.
-    pub fn skip_blank(&self, text: &str, from: usize) -> usize {
+    pub(super) fn skip_blank(&self, text: &str, from: usize) -> usize {
         match self.state {
             State::Initial => blank_end(text.as_bytes(), from),
             _ => from,
@@ -239,137 +242,152 @@ impl Scanner {
     ///
     /// `text_at` is the offset that `text[from]` will have in the statement's text; positions kept for
     /// [`Scanner::open`] count from there.
-    pub fn scan(&mut self, text: &str, from: usize, text_at: usize) -> Stop {
+    pub(super) fn scan(&mut self, text: &str, from: usize, text_at: usize) -> Stop {
         let bytes = text.as_bytes();
         let mut at = from;
         while at < bytes.len() {
-            match self.state {
+            at = match self.state {
                 State::Initial => match self.initial(bytes, at, from, text_at) {
-                    Ok(next) => at = next,
-                    Err(stop) => return stop,
+                    Scanned::UpTo(end) => end,
+                    Scanned::Stop(stop) => return stop,
                 },
-                State::QuoteStop => {
-                    if let Some(next) = quote_continues(bytes, at) {
+                State::QuoteStop => match quote_continues(bytes, at) {
+                    Some(next) => {
                         self.state = self.state_before_str_stop;
-                        at = next;
-                    } else {
-                        self.state = State::Initial;
+                        next
                     }
-                }
-                State::BitString | State::HexString => at = self.quoted(bytes, at, false, false),
-                State::Quote | State::UnicodeQuote => at = self.quoted(bytes, at, true, false),
-                State::EscapeQuote => at = self.quoted(bytes, at, true, true),
-                State::Identifier | State::UnicodeIdentifier => at = self.quoted_identifier(bytes, at),
-                State::DollarQuote => at = self.dollar_quoted(bytes, at),
-                State::Comment => at = self.comment(bytes, at),
-            }
+                    None => {
+                        self.state = State::Initial;
+                        at
+                    }
+                },
+                State::BitString | State::HexString => self.quoted(bytes, at, false, false),
+                State::Quote | State::UnicodeQuote => self.quoted(bytes, at, true, false),
+                State::EscapeQuote => self.quoted(bytes, at, true, true),
+                State::Identifier | State::UnicodeIdentifier => self.quoted_identifier(bytes, at),
+                State::DollarQuote => self.dollar_quoted(bytes, at),
+                State::Comment => self.comment(bytes, at),
+            };
         }
         Stop { at, next: at, kind: StopKind::End }
     }
 
-    /// One token in `INITIAL`: its end, or a reason to stop.
-    fn initial(&mut self, text: &[u8], at: usize, from: usize, text_at: usize) -> Result<usize, Stop> {
-        let Some(&byte) = text.get(at) else { return Ok(at) };
-        let next = text.get(at + 1).copied();
-        let here = text_at + (at - from);
-        let stop = |next, kind| Err(Stop { at, next, kind });
-        Ok(match byte {
-            _ if is_space(byte) => run_end(text, at + 1, is_space),
-            _ if is_ident_start(byte) => match (byte, next) {
-                (b'b' | b'B', Some(b'\'')) => self.open_quote(State::BitString, here, at + 2),
-                (b'x' | b'X', Some(b'\'')) => self.open_quote(State::HexString, here, at + 2),
-                (b'e' | b'E', Some(b'\'')) => self.open_quote(State::EscapeQuote, here, at + 2),
-                (b'n' | b'N', Some(b'\'')) => at + 1, // xnstart: the quote is read next
-                (b'u' | b'U', Some(b'&')) => match text.get(at + 2) {
-                    Some(b'\'') => self.open_quote(State::UnicodeQuote, here, at + 3),
-                    Some(b'"') => self.open_quote(State::UnicodeIdentifier, here, at + 3),
-                    _ => at + 1, // xufailed, which psql does not track as an identifier
-                },
-                _ => {
-                    let end = run_end(text, at + 1, is_ident_cont);
-                    if let Some(word) = text.get(at..end) {
-                        self.track_identifier(word, here);
+    /// Tokens in `INITIAL`, up to a reason to stop, the end of the text or the start of another state.
+    fn initial(&mut self, text: &[u8], mut at: usize, from: usize, text_at: usize) -> Scanned {
+        let stop = |at, next, kind| Scanned::Stop(Stop { at, next, kind });
+        while let Some(&byte) = text.get(at) {
+            let next = text.get(at + 1).copied();
+            at = match byte {
+                b' ' | b'\t'..=b'\r' => run_end(text, at + 1, is_space),
+                b'a'..=b'z' | b'A'..=b'Z' | b'_' | 0x80.. => {
+                    match (byte, next) {
+                        (b'b' | b'B', Some(b'\'')) => {
+                            return self.open_quote(State::BitString, text_at + at - from, at + 2);
+                        }
+                        (b'x' | b'X', Some(b'\'')) => {
+                            return self.open_quote(State::HexString, text_at + at - from, at + 2);
+                        }
+                        (b'e' | b'E', Some(b'\'')) => {
+                            return self.open_quote(State::EscapeQuote, text_at + at - from, at + 2);
+                        }
+                        // xnstart: the quote is read next
+                        (b'n' | b'N', Some(b'\'')) => at + 1,
+                        (b'u' | b'U', Some(b'&')) => match text.get(at + 2) {
+                            Some(b'\'') => {
+                                return self.open_quote(State::UnicodeQuote, text_at + at - from, at + 3);
+                            }
+                            Some(b'"') => {
+                                return self.open_quote(
+                                    State::UnicodeIdentifier,
+                                    text_at + at - from,
+                                    at + 3,
+                                );
+                            }
+                            // xufailed, which psql does not track as an identifier
+                            _ => at + 1,
+                        },
+                        _ => {
+                            let end = run_end(text, at + 1, is_ident_cont);
+                            if self.nesting.paren_depth == 0
+                                && let Some(word) = text.get(at..end)
+                            {
+                                self.track_identifier(word, text_at + at - from);
+                            }
+                            end
+                        }
                     }
-                    end
                 }
-            },
-            b'0'..=b'9' => number_end(text, at),
-            b'.' => match next {
-                Some(b'0'..=b'9') => number_end(text, at),
-                Some(b'.') => at + 2,
-                _ => at + 1,
-            },
-            b'\'' => {
-                let state = if self.std_strings { State::Quote } else { State::EscapeQuote };
-                self.open_quote(state, here, at + 1)
-            }
-            b'"' => self.open_quote(State::Identifier, here, at + 1),
-            b'$' => {
-                if let Some(end) = dollar_delimiter_end(text, at) {
-                    self.dolqstart.clear();
-                    self.dolqstart.extend_from_slice(text.get(at..end).unwrap_or_default());
-                    self.open_quote(State::DollarQuote, here, end)
-                } else if next.is_some_and(|byte| byte.is_ascii_digit()) {
-                    // param and param_junk
-                    let end = run_end(text, at + 1, |byte| byte.is_ascii_digit());
-                    match text.get(end) {
-                        Some(&byte) if is_ident_start(byte) => run_end(text, end, is_ident_cont),
-                        _ => end,
+                b'0'..=b'9' => number_end(text, at),
+                b'.' => match next {
+                    Some(b'0'..=b'9') => number_end(text, at),
+                    Some(b'.') => at + 2,
+                    _ => at + 1,
+                },
+                b'\'' => {
+                    let state = if self.std_strings { State::Quote } else { State::EscapeQuote };
+                    return self.open_quote(state, text_at + at - from, at + 1);
+                }
+                b'"' => return self.open_quote(State::Identifier, text_at + at - from, at + 1),
+                b'$' => {
+                    if let Some(end) = dollar_delimiter_end(text, at) {
+                        self.dolqstart.clear();
+                        self.dolqstart.extend_from_slice(text.get(at..end).unwrap_or_default());
+                        return self.open_quote(State::DollarQuote, text_at + at - from, end);
                     }
-                } else {
+                    parameter_end(text, at)
+                }
+                b'-' if next == Some(b'-') => line_comment_end(text, at + 2),
+                b'/' if next == Some(b'*') => {
+                    self.xcdepth = 0;
+                    return self.open_quote(State::Comment, text_at + at - from, at + 2);
+                }
+                b'(' => {
+                    if self.nesting.paren_depth == 0 {
+                        self.nesting.paren_at = text_at + at - from;
+                    }
+                    self.nesting.paren_depth = self.nesting.paren_depth.saturating_add(1);
                     at + 1
                 }
-            }
-            b'-' if next == Some(b'-') => line_comment_end(text, at + 2),
-            b'/' if next == Some(b'*') => {
-                self.xcdepth = 0;
-                self.open_quote(State::Comment, here, at + 2)
-            }
-            b'(' => {
-                if self.nesting.paren_depth == 0 {
-                    self.nesting.paren_at = here;
+                b')' => {
+                    self.nesting.paren_depth = self.nesting.paren_depth.saturating_sub(1);
+                    at + 1
                 }
-                self.nesting.paren_depth = self.nesting.paren_depth.saturating_add(1);
-                at + 1
-            }
-            b')' => {
-                self.nesting.paren_depth = self.nesting.paren_depth.saturating_sub(1);
-                at + 1
-            }
-            b';' => {
-                if self.at_outer_level() {
-                    self.end_statement();
-                    return stop(at + 1, StopKind::Semicolon);
-                }
-                at + 1
-            }
-            b'\\' => {
-                let separates = self.at_outer_level();
-                return match next {
-                    Some(b';') => {
-                        if separates {
-                            self.end_statement();
-                        }
-                        stop(at + 2, StopKind::Escaped(';', separates))
+                b';' => {
+                    if self.at_outer_level() {
+                        self.end_statement();
+                        return stop(at, at + 1, StopKind::Semicolon);
                     }
-                    Some(b':') => stop(at + 2, StopKind::Escaped(':', false)),
-                    _ => stop(at + 1, StopKind::Backslash),
-                };
-            }
-            b':' => match variable_reference(text, at) {
-                Some((reference, next)) => return stop(next, StopKind::Variable(reference)),
-                None if matches!(next, Some(b':' | b'=')) => at + 2, // typecast, colon_equals
-                None => at + 1,
-            },
-            // Operators one character at a time: `operator` is cut before "/*" and "--" anyway.
-            _ => at + 1,
-        })
+                    at + 1
+                }
+                b'\\' => {
+                    return match next {
+                        Some(b';') => {
+                            let separates = self.at_outer_level();
+                            if separates {
+                                self.end_statement();
+                            }
+                            stop(at, at + 2, StopKind::Escaped(';', separates))
+                        }
+                        Some(b':') => stop(at, at + 2, StopKind::Escaped(':', false)),
+                        _ => stop(at, at + 1, StopKind::Backslash),
+                    };
+                }
+                b':' => match variable_reference(text, at) {
+                    Some((reference, next)) => return stop(at, next, StopKind::Variable(reference)),
+                    None if matches!(next, Some(b':' | b'=')) => at + 2, // typecast, colon_equals
+                    None => at + 1,
+                },
+                // Operators one character at a time: `operator` is cut before "/*" and "--" anyway.
+                _ => at + 1,
+            };
+        }
+        Scanned::UpTo(at)
     }
 
-    fn open_quote(&mut self, state: State, here: usize, next: usize) -> usize {
+    fn open_quote(&mut self, state: State, here: usize, next: usize) -> Scanned {
         self.state = state;
         self.opened_at = here;
-        next
+        Scanned::UpTo(next)
     }
 
     /// Up to and with the closing quote of `'...'`, or the end of the text.
@@ -447,24 +465,21 @@ impl Scanner {
         self.nesting.paren_depth == 0 && self.nesting.begin_depth == 0
     }
 
+    /// Counts the statement that ends here if it is a COPY FROM STDIN.
+    ///
+    /// psql 18.6 and its like count even where no word was seen since the last semicolon, and so take a second `;`
+    /// behind a COPY for another COPY and swallow what follows. That loses statements; it is not copied here.
     fn end_statement(&mut self) {
-        self.count_if_copy();
+        if self.nesting.init_idents_count > 0 && is_copy_from_stdin(&self.nesting.init_idents) {
+            self.nesting.copy_stdin_count = self.nesting.copy_stdin_count.saturating_add(1);
+        }
         self.nesting.init_idents_count = 0;
     }
 
-    fn count_if_copy(&mut self) {
-        if is_copy_from_stdin(&self.nesting.init_idents) {
-            self.nesting.copy_stdin_count = self.nesting.copy_stdin_count.saturating_add(1);
-        }
-    }
-
-    /// `psqlscan_track_identifier`: notes the statement's first words, and counts BEGIN, CASE and END in what
+    /// `psqlscan_track_identifier`, outside of parentheses: notes the statement's first words, and counts BEGIN, CASE and END in what
     /// begins with CREATE [OR REPLACE] FUNCTION or PROCEDURE, so that semicolons in there don't end it.
     fn track_identifier(&mut self, word: &[u8], here: usize) {
         let nesting = &mut self.nesting;
-        if nesting.paren_depth != 0 {
-            return;
-        }
         if nesting.init_idents_count == 0 {
             nesting.init_idents = [0; 8];
             nesting.create_routine = false;
@@ -495,18 +510,17 @@ impl Scanner {
 
 /// `psqlscan_record_initial_keyword`: one letter for each keyword of interest, 0 for all other words.
 fn initial_keyword(word: &[u8]) -> u8 {
-    const KEYWORDS: [(&[u8], u8); 9] = [
-        (b"create", b'c'),
-        (b"function", b'f'),
-        (b"procedure", b'p'),
-        (b"or", b'o'),
-        (b"replace", b'r'),
-        (b"copy", b'C'),
-        (b"from", b'F'),
-        (b"stdin", b'S'),
-        (b"stdout", b'S'), // the server's grammar takes either for the other
-    ];
-    KEYWORDS.iter().find(|(keyword, _)| word.eq_ignore_ascii_case(keyword)).map_or(0, |&(_, letter)| letter)
+    let keywords: &[(&[u8], u8)] = match word.len() {
+        2 => &[(b"or", b'o')],
+        4 => &[(b"copy", b'C'), (b"from", b'F')],
+        5 => &[(b"stdin", b'S')],
+        6 => &[(b"create", b'c'), (b"stdout", b'S')], // the server's grammar takes STDOUT for STDIN
+        7 => &[(b"replace", b'r')],
+        8 => &[(b"function", b'f')],
+        9 => &[(b"procedure", b'p')],
+        _ => &[],
+    };
+    keywords.iter().find(|(keyword, _)| word.eq_ignore_ascii_case(keyword)).map_or(0, |&(_, letter)| letter)
 }
 
 /// `psqlscan_is_create_routine`.
@@ -521,6 +535,15 @@ fn is_copy_from_stdin(idents: &[u8; 8]) -> bool {
     match rest.iter().position(|&letter| letter == b'F') {
         Some(from) => rest.get(from + 1) == Some(&b'S'),
         None => false,
+    }
+}
+
+/// `param` and `param_junk`, or a lone dollar sign.
+fn parameter_end(text: &[u8], at: usize) -> usize {
+    let end = run_end(text, at + 1, |byte| byte.is_ascii_digit());
+    match text.get(end) {
+        Some(&byte) if end > at + 1 && is_ident_start(byte) => run_end(text, end, is_ident_cont),
+        _ => end,
     }
 }
 
@@ -668,6 +691,7 @@ mod tests {
             ("copy t from program 'stdin'", 0),
             ("select copy from stdin", 0),
             ("copy a from stdin \\; select 1 \\; copy b from stdin", 2),
+            ("copy a from stdin \\; \\; (values (1)) \\;", 1),
             ("/* c */ copy copy from stdin -- c", 1),
         ] {
             let (_, mut scanner) = run(true, &[text]);

@@ -43,7 +43,7 @@ struct Anchor {
 /// Maps a statement's text to the file: one anchor for each point where text and file part company (dropped
 /// empty lines, variables, `\;`, psql commands in the middle of a statement), so usually a single one.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct SourceMap {
+pub(super) struct SourceMap {
     anchors: Vec<Anchor>,
 }
 
@@ -85,7 +85,7 @@ impl SourceMap {
     }
 
     /// The place in the file of the byte `offset` of `text`, which must be the text this map was made for.
-    pub fn pos_at(&self, text: &str, offset: usize) -> Pos {
+    pub(super) fn pos_at(&self, text: &str, offset: usize) -> Pos {
         let index = self.anchors.partition_point(|anchor| anchor.text <= offset);
         let Some(anchor) = index.checked_sub(1).and_then(|index| self.anchors.get(index)) else {
             return Pos::START;
@@ -100,6 +100,9 @@ impl SourceMap {
 
 /// The place behind `text`, which begins at `from`.
 pub(super) fn advance(from: Pos, text: &str) -> Pos {
+    if text.is_empty() {
+        return from;
+    }
     let newlines = text.bytes().filter(|&byte| byte == b'\n').count();
     let (column, tail) = match text.rfind('\n') {
         Some(newline) => (1, text.get(newline + 1..).unwrap_or_default()),

@@ -3,9 +3,40 @@
 //! Sources: `src/backend/parser/scan.l` and `src/fe_utils/psqlscan.l` of PostgreSQL 18; the names in
 //! the comments are those of the flex definitions there.
 
+const SPACE: u8 = 1;
+const IDENT_START: u8 = 2;
+const DIGIT: u8 = 4;
+const DOLLAR: u8 = 8;
+const OPERATOR: u8 = 16;
+
+/// The classes of each byte: one look-up is cheaper than a chain of comparisons.
+const CLASSES: [u8; 256] = {
+    let mut classes = [0; 256];
+    let mut byte = 0_u8;
+    loop {
+        classes[byte as usize] = match byte {
+            b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c => SPACE,
+            b'a'..=b'z' | b'A'..=b'Z' | b'_' | 0x80.. => IDENT_START,
+            b'0'..=b'9' => DIGIT,
+            b'$' => DOLLAR,
+            b'~' | b'!' | b'@' | b'#' | b'^' | b'&' | b'|' | b'`' | b'?' | b'+' | b'-' | b'*' | b'/'
+            | b'%' | b'<' | b'>' | b'=' => OPERATOR,
+            _ => 0,
+        };
+        if byte == u8::MAX {
+            break classes;
+        }
+        byte += 1;
+    }
+};
+
+const fn is(byte: u8, classes: u8) -> bool {
+    CLASSES[byte as usize] & classes != 0
+}
+
 /// `space`: blank, tab, newline, carriage return, form feed, vertical tab (the last since PostgreSQL 16).
 pub(super) const fn is_space(byte: u8) -> bool {
-    matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c)
+    is(byte, SPACE)
 }
 
 /// `newline`: either `\n` or `\r`.
@@ -15,47 +46,36 @@ pub(super) const fn is_newline(byte: u8) -> bool {
 
 /// `ident_start`, also `dolq_start`: a letter, an underscore, any byte above 127.
 pub(super) const fn is_ident_start(byte: u8) -> bool {
-    byte.is_ascii_alphabetic() || byte == b'_' || byte >= 0x80
+    is(byte, IDENT_START)
 }
 
 /// `ident_cont`: `ident_start`, a digit, a dollar sign.
 pub(super) const fn is_ident_cont(byte: u8) -> bool {
-    is_ident_start(byte) || byte.is_ascii_digit() || byte == b'$'
+    is(byte, IDENT_START | DIGIT | DOLLAR)
 }
 
 /// `variable_char`, also `dolq_cont`: `ident_start` or a digit.
 pub(super) const fn is_variable_char(byte: u8) -> bool {
-    is_ident_start(byte) || byte.is_ascii_digit()
+    is(byte, IDENT_START | DIGIT)
 }
 
 /// `op_chars`: what an operator may be made of.
 pub(super) const fn is_operator_char(byte: u8) -> bool {
-    matches!(
-        byte,
-        b'~' | b'!'
-            | b'@'
-            | b'#'
-            | b'^'
-            | b'&'
-            | b'|'
-            | b'`'
-            | b'?'
-            | b'+'
-            | b'-'
-            | b'*'
-            | b'/'
-            | b'%'
-            | b'<'
-            | b'>'
-            | b'='
-    )
+    is(byte, OPERATOR)
+}
+
+/// The index of the first `needle`.
+pub(super) fn find(text: &[u8], needle: u8) -> Option<usize> {
+    // A whole chunk is compared without a branch, which compiles to vector instructions.
+    let has_needle = |chunk: &[u8; 32]| chunk.iter().fold(false, |found, &byte| found | (byte == needle));
+    let (chunks, _) = text.as_chunks();
+    let skipped = 32 * chunks.iter().position(has_needle).unwrap_or(chunks.len());
+    text.get(skipped..)?.iter().position(|&byte| byte == needle).map(|at| skipped + at)
 }
 
 /// The index of the first `needle` at or after `from`, or the end of `text`.
 pub(super) fn find_from(text: &[u8], from: usize, needle: u8) -> usize {
-    text.get(from..)
-        .and_then(|rest| rest.iter().position(|&byte| byte == needle))
-        .map_or(text.len(), |at| from + at)
+    text.get(from..).and_then(|rest| find(rest, needle)).map_or(text.len(), |at| from + at)
 }
 
 /// The end of the run of bytes from `from` on that satisfy `accept`.
@@ -100,41 +120,56 @@ pub(super) fn dollar_delimiter_end(text: &[u8], at: usize) -> Option<usize> {
 ///
 /// The longest match of all number rules, `integer_junk`, `numeric_junk`, `real_junk`, `numericfail`
 /// and `realfail` included. It matters to quotes: in `1e'x'` the `e` belongs to the number, so the
-/// string is not an escape string, and in `1$a$` no dollar quote begins after `1a`, as in `1a$a$`.
+/// string is not an escape string, and in `1$a$` a dollar quote begins, but not in `1a$a$`.
 pub(super) fn number_end(text: &[u8], at: usize) -> usize {
-    let is_digit = |i: usize| text.get(i).is_some_and(u8::is_ascii_digit);
-    let starts_identifier = |i: usize| text.get(i).is_some_and(|&byte| is_ident_start(byte));
-    // decinteger: digits with single underscores between them
-    let digits_end = |mut i: usize| loop {
-        i = run_end(text, i, |byte| byte.is_ascii_digit());
-        if text.get(i) == Some(&b'_') && is_digit(i + 1) {
-            i += 1;
-        } else {
-            return i;
-        }
-    };
-    let integer = if is_digit(at) { digits_end(at) } else { at };
-    let mut mantissa = integer;
-    if text.get(integer) == Some(&b'.') {
-        if integer > at && text.get(integer + 1) == Some(&b'.') {
-            return integer; // numericfail: "1..10" is 1, "..", 10
-        }
-        mantissa = if is_digit(integer + 1) { digits_end(integer + 1) } else { integer + 1 };
+    // Most numbers are nothing but digits, and perhaps a dot and more digits.
+    let mut end = run_end(text, at, |byte| is(byte, DIGIT));
+    if text.get(end) == Some(&b'.') && text.get(end + 1) != Some(&b'.') {
+        end = run_end(text, end + 1, |byte| is(byte, DIGIT));
     }
-    if !starts_identifier(mantissa) {
-        return mantissa;
+    if !text.get(end).is_some_and(|&byte| is_ident_start(byte) || byte == b'.') {
+        return end;
     }
-    let junk = run_end(text, mantissa, is_ident_cont);
-    let exponent = matches!(text.get(mantissa), Some(b'e' | b'E'));
-    if exponent && matches!(text.get(mantissa + 1), Some(b'+' | b'-')) {
-        let digits = mantissa + 2;
-        if !is_digit(digits) {
-            return junk.max(digits); // realfail
+    let integer = if text.get(at) == Some(&b'.') { at } else { digits_end(text, at) };
+    if text.get(integer) != Some(&b'.') {
+        return exponent_end(text, integer).max(junk_end(text, at));
+    }
+    if integer > at && text.get(integer + 1) == Some(&b'.') {
+        return integer; // numericfail: "1..10" is 1, "..", 10
+    }
+    let fraction = digits_end(text, integer + 1);
+    exponent_end(text, fraction).max(junk_end(text, integer + 1))
+}
+
+/// `decinteger`: digits with single underscores between them, here perhaps none.
+fn digits_end(text: &[u8], mut at: usize) -> usize {
+    loop {
+        let end = run_end(text, at, |byte| is(byte, DIGIT));
+        if end == at || text.get(end) != Some(&b'_') || !text.get(end + 1).is_some_and(u8::is_ascii_digit) {
+            return end;
         }
-        let end = digits_end(digits);
-        return if starts_identifier(end) { run_end(text, end, is_ident_cont) } else { end };
+        at = end + 1;
     }
-    junk
+}
+
+/// Digits and the identifier that begins at once behind them, if one does: the `_junk` rules. An underscore may
+/// begin it as well as stand between digits, so `1_0$a` is all junk.
+fn junk_end(text: &[u8], at: usize) -> usize {
+    let digits = run_end(text, at, |byte| is(byte, DIGIT));
+    match text.get(digits) {
+        Some(&byte) if is_ident_start(byte) => run_end(text, digits, is_ident_cont),
+        _ => digits,
+    }
+}
+
+/// An exponent with a sign, as far as it goes (`real`, `realfail`, `real_junk`); without a sign it is like junk.
+fn exponent_end(text: &[u8], at: usize) -> usize {
+    let signed = matches!(text.get(at), Some(b'e' | b'E')) && matches!(text.get(at + 1), Some(b'+' | b'-'));
+    match text.get(at + 2) {
+        Some(b'0'..=b'9') if signed => digits_end(text, at + 2).max(junk_end(text, at + 2)),
+        _ if signed => at + 2,
+        _ => at,
+    }
 }
 
 /// The end of the operator that begins at `at`, which must not begin a comment.
@@ -193,6 +228,10 @@ mod tests {
             ("1", "1"),
             ("1_000 ", "1_000"),
             ("1__0", "1__0"),
+            ("1_0$a$", "1_0$a$"),
+            ("1_0.5_0e+5_0$a$", "1_0.5_0e+5_0$a$"),
+            ("1.5_0$a$", "1.5_0$a$"),
+            ("1e5+1", "1e5"),
             ("1..10", "1"),
             ("1.", "1."),
             ("1.5.3", "1.5"),
@@ -210,6 +249,20 @@ mod tests {
             ("5-3", "5"),
         ] {
             assert_eq!(number(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn bytes_are_found_in_and_behind_whole_chunks() {
+        for length in 0..100 {
+            let mut text = vec![b'a'; length];
+            assert_eq!(find(&text, b'b'), None);
+            for at in 0..length {
+                text[at] = b'b';
+                assert_eq!(find(&text, b'b'), Some(at));
+                assert_eq!(find_from(&text, at + 1, b'b'), length);
+                text[at] = b'a';
+            }
         }
     }
 

@@ -96,6 +96,11 @@ impl<I: IncludeReader> Iterator for Script<I> {
 ///
 /// What is UTF-8 before an error is pushed, so that the error's place is known.
 fn read_lines(reader: &mut impl BufRead, mut push: impl FnMut(&str)) -> io::Result<bool> {
+    while let Err(error) = reader.fill_buf() {
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
     let available = reader.fill_buf()?;
     if available.is_empty() {
         return Ok(false);

@@ -2,6 +2,7 @@
 
 use super::item::CopyData;
 use super::position::{Pos, advance};
+use super::rules::find;
 
 /// Holds what was pushed and not yet used: usually less than one line.
 #[derive(Debug, Clone, Default)]
@@ -52,7 +53,7 @@ impl Source {
         self.searched -= self.cursor;
         self.cursor = 0;
         if self.nul.is_none() {
-            self.nul = text.find('\0').map(|at| self.offset(self.buffer.len() + at));
+            self.nul = find(text.as_bytes(), 0).map(|at| self.offset(self.buffer.len() + at));
         }
         self.buffer.push_str(text);
     }
@@ -115,6 +116,11 @@ impl Source {
         }
     }
 
+    /// Does the file begin so? Known until the first line is taken.
+    pub(super) fn begins_with(&self, magic: &str) -> bool {
+        self.lines == 0 && self.buffer.starts_with(magic)
+    }
+
     /// The place behind all that was pushed.
     pub(super) fn end_pos(&self) -> Pos {
         let at = Pos { offset: self.offset(self.cursor), line: self.lines.saturating_add(1), column: 1 };
@@ -123,7 +129,7 @@ impl Source {
 
     fn newline(&mut self) -> Option<usize> {
         let from = self.searched.max(self.cursor);
-        let found = self.buffer.get(from..).and_then(|rest| rest.find('\n')).map(|at| from + at);
+        let found = self.buffer.as_bytes().get(from..).and_then(|rest| find(rest, b'\n')).map(|at| from + at);
         if found.is_none() {
             self.searched = self.buffer.len();
         }

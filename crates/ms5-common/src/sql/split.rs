@@ -18,7 +18,7 @@ use super::slash::{Arguments, Expansion, Input, resolve};
 use super::source::{CopyEnd, Next, Source};
 use super::string_setting::StringSetting;
 use super::tokens::is_blank;
-use super::variables::Variables;
+use super::variables::{Variables, parse_bool};
 
 /// How a file is to be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,6 +150,13 @@ impl Frame {
         }
     }
 
+    /// The next lines are the data of so many COPY ... FROM STDIN.
+    fn expect_copy_data(&mut self, statement: Option<Box<Statement>>, copies: u32) {
+        if copies > 0 {
+            self.phase = Phase::CopyData { statement, remaining: copies, current: self.source.copy_data() };
+        }
+    }
+
     fn saved(&self) -> Saved {
         Saved { text: self.query.text.len(), nesting: self.scanner.nesting() }
     }
@@ -210,6 +217,7 @@ impl Splitter {
             Some((path, at)) => {
                 self.error(Problem::new(ErrorKind::Include, format!("cannot include {path}: {reason}")), at)
             }
+            None if self.begins_as_dump() => self.error(custom_dump(), Pos::START),
             None => {
                 let at = self.frames.last().map_or(Pos::START, |frame| frame.source.end_pos());
                 self.error(Problem::new(ErrorKind::Read, reason), at)
@@ -399,7 +407,13 @@ impl Splitter {
             Command::Elif(value) => frame.conditionals.elif(value, now).map(|saved| frame.restore(saved)),
             Command::Else => frame.conditionals.otherwise(now).map(|saved| frame.restore(saved)),
             Command::EndIf => frame.conditionals.end().map(|saved| frame.restore(saved)),
-            Command::Set { name, value } => self.variables.set(&name, &value),
+            Command::Set { name, value } => {
+                if name == "ON_ERROR_STOP" && parse_bool(&value) == Some(false) {
+                    let command = format!("set {name} {value}");
+                    self.items.push_back(Item::Ignored { command, file, at });
+                }
+                self.variables.set(&name, &value)
+            }
             Command::Unset { name } => self.variables.unset(&name),
             Command::Echo { stream, text } => {
                 self.items.push_back(Item::Echo { stream, text, file, at });
@@ -451,62 +465,56 @@ impl Splitter {
     fn end_statement(&mut self, end_offset: u64, terminated: bool) -> Result<(), SqlError> {
         let standard_conforming_strings = self.strings.get();
         let Some(frame) = self.frames.last_mut() else { return Ok(()) };
-        let (statement, copies) = if let Some(saved) = frame.conditionals.skipping_from() {
+        if let Some(saved) = frame.conditionals.skipping_from() {
             frame.query.truncate(saved.text);
-            (None, frame.scanner.skip_statement(&saved.nesting))
-        } else {
-            let copies = frame.scanner.count_copy_from_stdin();
-            let query = std::mem::take(&mut frame.query);
-            frame.scanner.reset();
-            frame.added_newline = None;
-            if is_blank(&query.text, standard_conforming_strings) {
-                return Ok(());
-            }
-            let statement = Statement {
-                start: query.pos_at(0),
-                text: query.text,
-                file: frame.file,
-                end_offset,
-                terminated,
-                standard_conforming_strings,
-                copy_data: Vec::new(),
-                joints: query.joints,
-                map: query.map,
-            };
-            (Some(statement), copies)
-        };
-        if copies == 0 {
-            if let Some(statement) = statement {
-                self.send(statement);
-            }
+            let copies = frame.scanner.skip_statement(&saved.nesting);
+            frame.expect_copy_data(None, copies);
             return Ok(());
         }
-        if let Some(statement) = &statement {
-            let problem = if !terminated {
-                Problem::new(
-                    ErrorKind::CopyData,
-                    "the file ends where the data of COPY ... FROM STDIN is expected",
-                )
-                .hint("end the statement with a semicolon; the data follows in the next line, up to \\.")
-            } else if statement.facts().any(|facts| facts.is_binary_copy()) {
-                Problem::new(ErrorKind::CopyData, "binary data for COPY cannot stand in a SQL file")
-            } else {
-                let current = frame.source.copy_data();
-                let statement = Some(Box::new(statement.clone()));
-                frame.phase = Phase::CopyData { statement, remaining: copies, current };
-                return Ok(());
-            };
-            let at = statement.head();
-            return Err(self.error(problem, at));
+        let copies = frame.scanner.count_copy_from_stdin();
+        let query = std::mem::take(&mut frame.query);
+        frame.scanner.reset();
+        frame.added_newline = None;
+        if is_blank(&query.text, standard_conforming_strings) {
+            return Ok(());
         }
-        let current = frame.source.copy_data();
-        frame.phase = Phase::CopyData { statement: None, remaining: copies, current };
-        Ok(())
+        let statement = Statement {
+            start: query.pos_at(0),
+            text: query.text,
+            file: frame.file,
+            end_offset,
+            terminated,
+            standard_conforming_strings,
+            copy_data: Vec::new(),
+            joints: query.joints,
+            map: query.map,
+        };
+        if copies == 0 {
+            self.send(statement);
+            return Ok(());
+        }
+        let problem = if !terminated {
+            Problem::new(
+                ErrorKind::CopyData,
+                "the file ends where the data of COPY ... FROM STDIN is expected",
+            )
+            .hint("end the statement with a semicolon; the data follows in the next line, up to \\.")
+        } else if statement.facts().any(|facts| facts.is_binary_copy()) {
+            Problem::new(ErrorKind::CopyData, "binary data for COPY cannot stand in a SQL file")
+                .hint("use the text or the CSV format")
+        } else {
+            frame.expect_copy_data(Some(Box::new(statement)), copies);
+            return Ok(());
+        };
+        let at = statement.head();
+        Err(self.error(problem, at))
     }
 
     fn send(&mut self, statement: Statement) {
-        for (_, text) in statement.parts() {
-            self.strings.observe(text);
+        if statement.joints.is_empty() {
+            self.strings.observe(&statement.text);
+        } else {
+            statement.parts().for_each(|(_, text)| self.strings.observe(text));
         }
         self.variables.note_success();
         self.items.push_back(Item::Statement(statement));
@@ -584,7 +592,14 @@ impl Splitter {
     }
 
     fn nul(&mut self, at: Pos) -> SqlError {
+        if self.begins_as_dump() {
+            return self.error(custom_dump(), Pos::START);
+        }
         self.error(Problem::new(ErrorKind::NotSql, "a NUL byte"), at)
+    }
+
+    fn begins_as_dump(&self) -> bool {
+        self.frames.last().is_some_and(|frame| frame.source.begins_with(DUMP_MAGIC))
     }
 
     /// Gives a problem its place, and stops.
@@ -594,5 +609,331 @@ impl Splitter {
         self.frames.clear();
         self.pending = None;
         SqlError { kind: problem.kind, file, path, at, message: problem.message, hint: problem.hint }
+    }
+}
+
+/// What files of `pg_dump --format=custom` begin with.
+const DUMP_MAGIC: &str = "PGDMP";
+
+fn custom_dump() -> Problem {
+    Problem::new(ErrorKind::NotSql, "the file is a custom-format dump of pg_dump, not SQL")
+        .hint("turn it into SQL with pg_restore -f")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::io::{self, Cursor};
+
+    use super::super::script::Script;
+    use super::*;
+
+    fn split_with(options: Options, text: &str) -> Result<Vec<Item>, SqlError> {
+        let mut splitter = Splitter::new(options);
+        splitter.push(text);
+        splitter.end_input();
+        let mut items = Vec::new();
+        loop {
+            match splitter.step()? {
+                Step::Item(item) => items.push(item),
+                Step::Done => return Ok(items),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    fn split(text: &str) -> Result<Vec<Item>, SqlError> {
+        split_with(Options::default(), text)
+    }
+
+    fn statements(text: &str) -> Vec<Statement> {
+        let items = split(text).unwrap();
+        items
+            .into_iter()
+            .filter_map(|item| if let Item::Statement(found) = item { Some(found) } else { None })
+            .collect()
+    }
+
+    fn texts(text: &str) -> Vec<String> {
+        statements(text).into_iter().map(|statement| statement.text).collect()
+    }
+
+    fn error(text: &str) -> (ErrorKind, String) {
+        let error = split(text).unwrap_err();
+        (error.kind, format!("{}: {}", error.at, error.message))
+    }
+
+    #[test]
+    fn statements_have_places() {
+        let found = statements("\u{feff}-- one\n/* c */ select 1; sélect 2 ;\r\n\n  select\n\n'x\n\n'");
+        let places: Vec<_> = found
+            .iter()
+            .map(|it| {
+                (it.start.to_string(), it.head().to_string(), it.start.offset, it.end_offset, it.terminated)
+            })
+            .collect();
+        assert_eq!(
+            places,
+            [
+                ("2:1".to_owned(), "2:9".to_owned(), 10, 27, true),
+                ("2:19".to_owned(), "2:19".to_owned(), 28, 39, true),
+                ("4:3".to_owned(), "4:3".to_owned(), 44, 57, false),
+            ]
+        );
+        assert_eq!(found[1].text, "sélect 2 ");
+        assert_eq!(found[2].text, "select\n'x\n\n'");
+        // The server counts characters, from 1.
+        assert_eq!(found[1].pos_of_server_position(8).to_string(), "2:26");
+        assert_eq!(found[2].pos_of_server_position(8).to_string(), "6:1");
+        assert_eq!(found[2].pos_of_server_position(12).to_string(), "8:1");
+        assert_eq!(found[2].pos_of_server_position(99).to_string(), "8:2");
+    }
+
+    #[test]
+    fn variables_and_commands_leave_places_right() {
+        let found = statements("\\set v 'a\\nlong\\nvalue'\nselect :v + 1, :'v',\n\\echo x\n2 \\; select 3;");
+        assert_eq!(found[0].text, "select a\nlong\nvalue + 1, 'a\nlong\nvalue',\n2 ; select 3");
+        let place = |needle| found[0].pos_at(found[0].text.find(needle).unwrap()).to_string();
+        assert_eq!(place("select a"), "2:1");
+        assert_eq!(place("value + 1"), "2:8");
+        assert_eq!(place("+ 1"), "2:11");
+        assert_eq!(place("'a"), "2:16");
+        assert_eq!(place("2 ;"), "4:1");
+        assert_eq!(place("select 3"), "4:6");
+        assert_eq!(
+            found[0].parts().map(|(offset, text)| (offset, text.trim())).collect::<Vec<_>>(),
+            [(0, &found[0].text[..found[0].text.len() - 11]), (found[0].text.len() - 9, "select 3")]
+        );
+    }
+
+    #[test]
+    fn copy_data_is_a_range_of_the_file() {
+        let text = "select 1; copy t from stdin; copy u from stdin \\; copy v from stdin; select 2\na\n'\n\\.\n\\.\nb\r\n\\.\r\n;select 3;";
+        let found = statements(text);
+        assert_eq!(found.len(), 5);
+        let data = |index: usize| -> Vec<(&str, u64, u32)> {
+            let range = |data: &CopyData| {
+                let start = usize::try_from(data.offset).unwrap();
+                (&text[start..start + usize::try_from(data.length).unwrap()], data.lines, data.first_line)
+            };
+            found[index].copy_data.iter().map(range).collect()
+        };
+        assert_eq!(data(0), []);
+        assert_eq!(data(1), [("a\n'\n", 2, 2)]);
+        assert_eq!(data(2), [("", 0, 5), ("b\r\n", 1, 6)]);
+        assert_eq!(found[3].text, "select 2\n");
+        assert_eq!(found[4].start.to_string(), "8:2");
+        // In a skipped branch too: psql would read these lines as SQL.
+        assert_eq!(texts("\\if 0\ncopy t from stdin;\n'\n\\.\n\\endif\nselect 1;"), ["select 1"]);
+        // What psql loses: a semicolon behind a COPY, and what follows it.
+        assert_eq!(texts("copy t from stdin;\na\n\\.\n;\n(select 1);\nselect 2;").len(), 3);
+        // The marker may be the end of the file.
+        assert_eq!(statements("copy t from stdin;\na\n\\.")[0].copy_data[0].lines, 1);
+    }
+
+    #[test]
+    fn what_is_left_open_is_named_where_it_began() {
+        for (text, expected) in [
+            ("select 1;\nselect 'a\n\n;", "2:8: a string in quotes is not closed before the end of the file"),
+            ("select e'\\'\n", "1:8: a string in quotes is not closed before the end of the file"),
+            ("é \"a;", "1:3: a quoted identifier is not closed before the end of the file"),
+            ("select $é$;$e$", "1:8: a dollar-quoted string is not closed before the end of the file"),
+            ("\n/* /* */", "2:1: a /* comment is not closed before the end of the file"),
+            ("select ((1)\n;", "1:8: a parenthesis is not closed before the end of the file"),
+            ("select (\n\\q", "1:8: a parenthesis is not closed before \\q"),
+            (
+                "create function f()\nbegin atomic select 1;",
+                "2:1: the BEGIN of a function body is not closed before the end of the file",
+            ),
+        ] {
+            assert_eq!(error(text), (ErrorKind::Unterminated, expected.to_owned()), "{text}");
+        }
+        assert_eq!(texts("select 1"), ["select 1"]);
+    }
+
+    #[test]
+    fn refusals() {
+        for (text, kind, start) in [
+            ("copy t from stdin;\na\n", ErrorKind::CopyData, "1:1: the data of this COPY"),
+            ("\n/* */ copy t from stdin", ErrorKind::CopyData, "2:7: the file ends where"),
+            ("copy t from stdin (format binary);\n", ErrorKind::CopyData, "1:1: binary data"),
+            ("\\if 0\ncopy t from stdin;\na\n", ErrorKind::CopyData, "3:1: the data of this COPY"),
+            ("select 1;\nab\0c", ErrorKind::NotSql, "2:3: a NUL byte"),
+            ("copy t from stdin;\nab\0c\n\\.\n", ErrorKind::NotSql, "2:3: a NUL byte"),
+            ("PGDMP\u{1}\0\n", ErrorKind::NotSql, "1:1: the file is a custom-format dump"),
+            ("select 1;\n \\gexec", ErrorKind::UnsupportedCommand, "2:2: \\gexec is not supported"),
+            ("select 1 \\foo", ErrorKind::UnknownCommand, "1:10: invalid command \\foo"),
+            ("\\if 0\n\\foo\n\\endif", ErrorKind::UnknownCommand, "2:1: invalid command \\foo"),
+            ("\\endif", ErrorKind::Conditional, "1:1: \\endif: no matching \\if"),
+            ("select 1;\n\\if 1\n\\if 1\n\\endif\n", ErrorKind::Conditional, "2:1: this \\if has no \\endif"),
+            ("\\if maybe\n\\endif", ErrorKind::Arguments, "1:1: unrecognized value"),
+            ("select :DBNAME;", ErrorKind::Variable, "1:8: the value of psql's variable DBNAME"),
+            ("\\set AUTOCOMMIT off", ErrorKind::Variable, "1:1: \\set AUTOCOMMIT off is not supported"),
+            ("\\i ~/x.sql", ErrorKind::Include, "1:1: \\i ~/x.sql is not supported"),
+            (
+                "\\restrict a\n\\echo\n\\unrestrict a",
+                ErrorKind::Restricted,
+                "2:1: \\echo: backslash commands are",
+            ),
+            ("\\restrict a\n\\unrestrict b", ErrorKind::Restricted, "2:1: \\unrestrict: wrong key"),
+            ("\\unrestrict a", ErrorKind::Restricted, "1:1: \\unrestrict: not currently"),
+        ] {
+            let (found, message) = error(text);
+            assert_eq!(found, kind, "{text}");
+            assert!(message.starts_with(start), "{text}: {message}");
+        }
+        assert!(split("\\restrict a\n\\if 1\n").is_err());
+        assert!(split("\\if 0\n\\gexec\n\\! x\n\\endif").is_ok());
+    }
+
+    #[test]
+    fn items_come_in_order() {
+        let items =
+            split("\u{feff}\\echo a\nselect 1; \\warn -n b\n\\timing on\n\\set ON_ERROR_STOP off\nselect 2;")
+                .unwrap();
+        let kinds: Vec<_> = items
+            .iter()
+            .map(|item| match item {
+                Item::Statement(statement) => statement.text.clone(),
+                Item::Echo { stream, text, at, .. } => format!("{stream:?} {text:?} {at}"),
+                Item::Ignored { command, at, .. } => format!("\\{command} {at}"),
+                Item::ByteOrderMark { .. } => "mark".to_owned(),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(
+            kinds,
+            [
+                "mark",
+                "Out \"a\\n\" 1:1",
+                "select 1",
+                "Err \"b\" 2:11",
+                "\\timing 3:1",
+                "\\set ON_ERROR_STOP off 4:1",
+                "select 2"
+            ]
+        );
+    }
+
+    #[test]
+    fn empty_statements_are_left_out() {
+        for text in ["", ";;\n;", "-- c", "/* c */;", "/* c */", "\\;;", ";/**/\\;--\n;"] {
+            assert_eq!(texts(text), [""; 0], "{text}");
+        }
+    }
+
+    #[test]
+    fn strings_follow_the_setting() {
+        let text = "set standard_conforming_strings = off; select '\\';\nselect '\\';';";
+        // psql asks for the setting once a line.
+        let found = statements(text);
+        assert_eq!(
+            found.iter().map(|it| it.text.as_str()).collect::<Vec<_>>()[1..],
+            ["select '\\'", "select '\\';'"]
+        );
+        assert!(found[0].standard_conforming_strings);
+        assert!(!found[1].standard_conforming_strings);
+        let options = Options { standard_conforming_strings: false, ..Options::default() };
+        assert_eq!(split_with(options, "select '\\';';").unwrap().len(), 1);
+    }
+
+    #[test]
+    fn given_variables_are_known() {
+        let variables = vec![("DBNAME".to_owned(), "factory".to_owned())];
+        let options = Options { variables, ..Options::default() };
+        let items = split_with(options, "select :'DBNAME';\n\\if :{?DBNAME}\nselect 2;\n\\endif").unwrap();
+        assert_eq!(items.len(), 2);
+    }
+
+    fn script(files: &[(&str, &str)]) -> Result<Vec<Item>, SqlError> {
+        let files: HashMap<String, String> =
+            files.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect();
+        let open = move |path: &str| {
+            let text =
+                files.get(path).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such file"))?;
+            Ok(Cursor::new(text.clone().into_bytes()))
+        };
+        Script::open(open, Options { path: "m/main.sql".to_owned(), ..Options::default() })?.collect()
+    }
+
+    #[test]
+    fn included_files_come_in_place() {
+        let items = script(&[
+            ("m/main.sql", "select 1\n\\ir sub/a.sql\n, 2;\n\\i b.sql \\\\ select :v;"),
+            ("m/sub/a.sql", "\\set v 3\nselect 'a';\n\\ir ../../b.sql\n\\q\nnot read"),
+            ("b.sql", "select 'b'"),
+        ])
+        .unwrap();
+        let seen: Vec<_> = items
+            .iter()
+            .map(|item| match item {
+                Item::Statement(statement) => format!("{} {}", statement.file.0, statement.text),
+                Item::IncludeStart { file, path, from, at } => {
+                    format!("{} is {path} from {} {at}", file.0, from.0)
+                }
+                Item::IncludeEnd { file } => format!("{} ends", file.0),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                "1 is m/sub/a.sql from 0 2:1",
+                "1 select 'a'",
+                "2 is b.sql from 1 3:1",
+                "2 select 'b'",
+                "2 ends",
+                "1 ends",
+                "0 select 1\n, 2",
+                "3 is b.sql from 0 4:1",
+                "3 select 'b'",
+                "3 ends",
+                "0 select 3",
+            ]
+        );
+    }
+
+    #[test]
+    fn includes_that_cannot_be() {
+        let message = |files: &[(&str, &str)]| script(files).unwrap_err().to_string();
+        assert_eq!(message(&[]), "m/main.sql:1:1: no such file");
+        assert_eq!(
+            message(&[("m/main.sql", "select 1;\n  \\ir x.sql")]),
+            "m/main.sql:2:3: cannot include m/x.sql: no such file"
+        );
+        assert_eq!(
+            message(&[("m/main.sql", "\\ir x.sql"), ("m/x.sql", "\n\\i ./m/../m/main.sql")]),
+            "m/x.sql:2:1: m/main.sql includes itself"
+        );
+        assert_eq!(
+            message(&[("m/main.sql", "\\ir x.sql"), ("m/x.sql", "\\if 1")]),
+            "m/x.sql:1:1: this \\if has no \\endif"
+        );
+        let mut files: Vec<_> =
+            (0..40).map(|n| (format!("m/{n}.sql"), format!("\\ir {}.sql", n + 1))).collect();
+        files.push(("m/main.sql".to_owned(), "\\ir 0.sql".to_owned()));
+        let files: Vec<_> = files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
+        assert_eq!(message(&files), "m/31.sql:1:1: m/32.sql: files are included more than 32 deep");
+    }
+
+    #[test]
+    fn a_dump_in_custom_format_is_named() {
+        let open = |_: &str| Ok(Cursor::new(b"PGDMP\x01\x0e\0\xff"));
+        let items: Vec<_> = Script::open(open, Options::default()).unwrap().collect();
+        assert_eq!(
+            items[0].as_ref().unwrap_err().message,
+            "the file is a custom-format dump of pg_dump, not SQL"
+        );
+    }
+
+    #[test]
+    fn a_file_that_is_not_utf8_is_named_with_the_place() {
+        for capacity in [1, 7, 1024] {
+            let open =
+                |_: &str| Ok(io::BufReader::with_capacity(capacity, Cursor::new(b"select 1;\nab\xffc;\n")));
+            let items: Vec<_> = Script::open(open, Options::default()).unwrap().collect();
+            let last = items.last().unwrap().as_ref().unwrap_err();
+            assert_eq!(last.to_string(), "<input>:2:3: not UTF-8: byte 0xFF", "{capacity}");
+        }
     }
 }

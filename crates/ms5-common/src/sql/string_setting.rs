@@ -1,6 +1,7 @@
 //! Follows standard_conforming_strings through a file, where psql would ask the server.
 
 use super::facts::{Facts, Scope, SessionControl, Setting, TransactionControl};
+use super::tokens::{TokenKind, tokens};
 
 /// The value of standard_conforming_strings, as the server's session would have it.
 ///
@@ -37,12 +38,22 @@ impl StringSetting {
     /// Takes note of a statement that is sent.
     pub(super) fn observe(&mut self, text: &str) {
         const LONGEST_SELECT: usize = 4096;
-        let concerns = super::tokens::tokens(text, self.get()).next().is_some_and(|first| {
-            ["set", "reset", "discard", "begin", "start", "commit", "end", "rollback", "abort"]
-                .iter()
-                .any(|word| first.is_word(word))
-                || first.is_word("select") && text.len() <= LONGEST_SELECT
-        });
+        // Most statements of a long file are INSERTs: they need no more than a look.
+        if text.starts_with(['i', 'I', 'u', 'U']) {
+            return;
+        }
+        let Some(first) = tokens(text, self.get()).next().filter(|first| first.kind == TokenKind::Word)
+        else {
+            return;
+        };
+        let concerns = match first.text.len() {
+            3 => first.is_word("set") || first.is_word("end"),
+            5 => ["reset", "begin", "start", "abort"].iter().any(|word| first.is_word(word)),
+            6 => first.is_word("commit") || first.is_word("select") && text.len() <= LONGEST_SELECT,
+            7 => first.is_word("discard"),
+            8 => first.is_word("rollback"),
+            _ => false,
+        };
         if !concerns {
             return;
         }

@@ -200,9 +200,10 @@ impl<'a> Tokens<'a> {
     }
 }
 
-/// Is there any token in `text`, or only whitespace and comments (and semicolons, if so said)?
+/// Is there no token in `text`, only whitespace, comments and semicolons?
 pub(super) fn is_blank(text: &str, std_strings: bool) -> bool {
-    tokens(text, std_strings).all(|token| token.is_symbol(";"))
+    let begins_with_token = text.bytes().next().is_some_and(is_ident_start);
+    !begins_with_token && tokens(text, std_strings).all(|token| token.is_symbol(";"))
 }
 
 fn comment_end(text: &[u8], at: usize) -> Option<usize> {

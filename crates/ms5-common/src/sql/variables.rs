@@ -72,6 +72,8 @@ const KNOWN_TO_PSQL_ONLY: [&str; 20] = [
 #[derive(Debug, Clone)]
 pub(super) struct Variables {
     values: BTreeMap<String, String>,
+    /// A statement was sent.
+    succeeded: bool,
 }
 
 impl Variables {
@@ -80,7 +82,7 @@ impl Variables {
         let mut values: BTreeMap<_, _> =
             DEFAULTS.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
         values.extend(given.iter().cloned());
-        Self { values }
+        Self { values, succeeded: false }
     }
 
     /// The value, or None where psql has none.
@@ -127,7 +129,8 @@ impl Variables {
 
     /// What psql knows after a statement that succeeded; the next one is not sent after a failure.
     pub(super) fn note_success(&mut self) {
-        if !self.values.contains_key("ERROR") {
+        if !self.succeeded {
+            self.succeeded = true;
             self.values.insert("ERROR".to_owned(), "false".to_owned());
             self.values.insert("SQLSTATE".to_owned(), "00000".to_owned());
         }
