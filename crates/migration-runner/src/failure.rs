@@ -17,7 +17,7 @@ const WIDTH: usize = 120;
 #[derive(Debug)]
 pub(crate) struct Failure {
     /// What to print.
-    pub(crate) error: Error,
+    pub(crate) error: Box<Error>,
     /// The place in a file, where a statement is to blame.
     pub(crate) place: Option<Place>,
 }
@@ -35,7 +35,7 @@ pub(crate) struct Place {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self { error, place: None }
+        Self { error: Box::new(error), place: None }
     }
 }
 
@@ -61,7 +61,7 @@ pub(crate) fn of_statement(migration: &Migration, statement: &Statement, error: 
     )
     .because_all(lines)
     .with_sqlstate(server.map(|server| server.sqlstate));
-    Failure { error, place: Some(at) }
+    Failure { error: Box::new(error), place: Some(at) }
 }
 
 /// The line of the file with a caret below the column; nothing where the file cannot be read any more.
