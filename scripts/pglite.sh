@@ -22,6 +22,7 @@ usage: pglite.sh COMMAND [options]
                                        it ends with process PID
   down  [--name=N | --all]             stop it; its data was in memory only
   env   [--name=N]                     exports for a shell: eval "$(scripts/pglite.sh env)"
+  prepare                              only fetch what it needs
   help
 
 Needs node 18 or newer with npm, or else apt on Debian 12 or newer.
@@ -82,6 +83,11 @@ install_packages() {
     unlock
 }
 
+prepare() {
+    find_node
+    install_packages "$1"
+}
+
 # --- instances ----------------------------------------------------------------------------------------------------------
 # pglite/NAME: state (pid and its start), port (once it accepts connections), server.log
 
@@ -104,8 +110,7 @@ start_instance() {
     local name=$1 owner=$2 owner_start=$3 folder packages deadline
     folder=$(instance_folder "$name")
     packages=$(packages_folder)
-    find_node
-    install_packages "$packages"
+    prepare "$packages"
     rm -rf "$folder"
     mkdir -p "$folder"
     detach "$packages" "$folder/server.log" "${NODE[@]}" "$packages/server.mjs" "$folder" ${owner:+"$owner" "$owner_start"}
@@ -123,6 +128,11 @@ start_instance() {
 }
 
 # --- commands -----------------------------------------------------------------------------------------------------------
+
+command_prepare() {
+    parse "" "$@"
+    prepare "$(packages_folder)"
+}
 
 command_up() {
     parse "--name --owner-pid" "$@"
@@ -163,7 +173,7 @@ main() {
     local command=${1:-}
     (($# == 0)) || shift
     case $command in
-        up | down | env)
+        up | down | env | prepare)
             SANDBOX_HOME=$(cache_home)
             "command_$command" "$@"
             ;;

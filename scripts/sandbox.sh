@@ -63,6 +63,7 @@ command_up() {
         check_same_wish
         server_pid >/dev/null || start_server 0
     else
+        if load_instance "$NAME"; then remove_instance; fi # one that was never completed
         find_engine "$ENGINE_WANTED" "$PLAIN"
         create_instance "$NAME" "$PLAIN" "$OWNER" "$owner_start" "${SETTINGS[@]}"
         start_server 1

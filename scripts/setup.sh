@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# What the demo and the tests need: the tools' binaries, and private servers in a cache folder. Safe to run again.
+# What the demo and the tests need. Safe to run again.
+#   setup.sh                 the tools' binaries, for use: target/release
+#   setup.sh ENGINE...       private servers in a cache folder, for the tests: pg17, pg17-plain, pg18, pglite
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 
@@ -11,8 +13,11 @@ if ! command -v cc >/dev/null; then
     echo 'a C compiler is missing: install one (on Debian: apt-get install gcc libc6-dev), then run this again' >&2
     exit 3
 fi
-echo '== building the tools'
-cargo build --release --workspace --bins --locked
+if (($# == 0)); then
+    echo '== building the tools'
+    cargo build --release --workspace --bins --locked
+    exit
+fi
 echo '== preparing private servers (once; kept in a cache folder)'
 for engine in "$@"; do
     case $engine in

@@ -1278,3 +1278,48 @@ fn texts_of_settings() {
         assert_eq!(theirs.0 != Outcome::Failed, ours.is_ok(), "PGSSLMODE={text:?}: {theirs:?}, {ours:?}");
     }
 }
+
+#[test]
+fn the_runner_connects_by_the_same_rules() {
+    let (ca, other) = (Authority::new("plant root"), Authority::new("other root"));
+    // The certificate carries the name and not the address, so 127.0.0.1 is a wrong name.
+    let server = Server::start(&Options {
+        tls: ca.server(&["localhost"]).for_server(),
+        hba: lines(&["hostssl all all all scram-sha-256"]),
+        sql: roles(&["ms5_user_test"]),
+        ..Options::default()
+    });
+    let home = migration_tests::program::TempDir::new("tls").unwrap();
+    std::fs::create_dir(home.path().join("migrations")).unwrap();
+    std::fs::write(home.path().join("migrations/001_a.sql"), "SELECT 1;").unwrap();
+    let file = |name: &str, text: &str| {
+        let path = home.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let (right, wrong) = (file("right.crt", &ca.pem), file("wrong.crt", &other.pem));
+    let run = |host: &str, mode: &str, root: &std::path::Path| {
+        migration_tests::program::Program::tool("migration-runner")
+            .args(["--environment=test", "--status"])
+            .env("MS5_HOME", home.path())
+            .env("DB_HOST", host)
+            .env("DB_PORT", server.port.to_string())
+            .env("DB_NAME", "postgres")
+            .env("POSTGRES_PASSWORD_TEST", PASSWORD)
+            .env("PGSSLMODE", mode)
+            .env("PGSSLROOTCERT", root)
+            .run()
+    };
+    let _ = run("localhost", "verify-full", &right).expect(0).shows(&["001 - A: pending"]);
+    let _ = run("127.0.0.1", "verify-ca", &right).expect(0);
+    let untrusted = run("localhost", "verify-full", &wrong).expect(3).shows(&[
+        "certificate",
+        "Next: ",
+        "nothing was touched",
+    ]);
+    let wrong_name = run("127.0.0.1", "verify-full", &right).expect(3).shows(&["127.0.0.1", "Next: "]);
+    let plain = run("localhost", "disable", &right).expect(3).shows(&["28000", "pg_hba"]);
+    for ran in [untrusted, wrong_name, plain] {
+        assert!(!ran.to_string().contains(PASSWORD), "{ran}");
+    }
+}

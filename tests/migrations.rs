@@ -269,6 +269,47 @@ fn every_file_runs_by_plain_psql_too() {
 }
 
 #[test]
+fn expected_json_is_what_the_migrations_make() {
+    let text = std::fs::read_to_string(project_root().join("migrations/expected.json")).unwrap();
+    let expected: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let empty = start(Server::shared(Engine::Pg17), Start::Empty);
+    let _ = migrate(&empty, "").expect(0);
+    let inventory = Inventory::take(&mut empty.client()).unwrap();
+    let mut columns = 0;
+    for kind in ["tables", "views", "materialized_views", "continuous_aggregates"] {
+        for (relation, of) in expected[kind].as_object().unwrap() {
+            let of = of.get("columns").unwrap_or(of).as_object().unwrap();
+            for (column, want) in of {
+                let have = inventory
+                    .definition(&format!("column {relation}.{column}"))
+                    .unwrap_or_else(|| panic!("{relation}.{column} is not there"));
+                let required = have.contains(", not null");
+                let shown = format!(
+                    "{}{}",
+                    have.split(", position ").next().unwrap(),
+                    if required { " not null" } else { "" }
+                );
+                assert_eq!(shown, want.as_str().unwrap(), "{relation}.{column}");
+                columns += 1;
+            }
+        }
+    }
+    assert!(columns > 700, "{columns} columns");
+    for hypertable in expected["hypertables"].as_array().unwrap() {
+        let (table, time) =
+            (hypertable["table"].as_str().unwrap(), hypertable["time_column"].as_str().unwrap());
+        let dimension =
+            inventory.definition(&format!("dimension {table}.{time}")).unwrap_or_else(|| panic!("{table}"));
+        let interval = hypertable["chunk_interval"].as_str().unwrap();
+        assert!(dimension.contains(&format!("interval {interval},")), "{table}: {dimension}");
+    }
+    for query in expected["queries"].as_array().unwrap() {
+        let sql = query["sql"].as_str().unwrap();
+        empty.client().batch_execute(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+}
+
+#[test]
 fn the_helper_block_is_the_same_in_all_nine_files() {
     let block = |name: &str| {
         let text = std::fs::read_to_string(project_root().join("migrations").join(name)).unwrap();

@@ -416,6 +416,19 @@ fn a_server_that_does_not_preload_timescaledb_says_so() {
 }
 
 #[test]
+fn a_database_left_in_a_restore_is_refused() {
+    let lab = lab(&[A]);
+    let mut superuser = lab.database.superuser().unwrap();
+    superuser.batch_execute("CREATE EXTENSION timescaledb; SELECT timescaledb_pre_restore()").unwrap();
+    for flags in ["", "--dry-run"] {
+        let _ = lab.run(flags).expect(1).shows(&["in the middle of a restore", "timescaledb_post_restore()"]);
+    }
+    assert_eq!(lab.ask("SELECT to_regclass('migration_log') IS NULL"), "true");
+    superuser.batch_execute("SELECT timescaledb_post_restore()").unwrap();
+    let _ = lab.run("").expect(0);
+}
+
+#[test]
 fn output_that_cannot_be_written_changes_nothing_for_the_database() {
     use std::process::Stdio;
     let lab = lab(&[A, B]);

@@ -212,6 +212,14 @@ fn permissions(options: &Options) -> Permissions {
 
 /// Says which TimescaleDB there is, and stops where the server has none.
 fn say_extension(extension: &Extension, settings: &Settings, dry_run: bool) -> Result<()> {
+    if extension.restoring {
+        return Err(Error::new(Exit::Failed, "this database was left in the middle of a restore")
+            .because("timescaledb.restoring is on: compressed rows are hidden and inserts are swallowed")
+            .because("nothing was touched")
+            .hint(
+                "finish the restore, or end that state as a superuser: SELECT timescaledb_post_restore();",
+            ));
+    }
     match (&extension.installed, &extension.available) {
         (Some(version), _) => {
             success!("TimescaleDB extension verified (version: {version})");

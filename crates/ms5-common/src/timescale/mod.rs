@@ -15,6 +15,8 @@ pub struct Extension {
     pub available: Option<String>,
     /// `timescaledb.license`: `timescale` or `apache`; None until the library is loaded.
     pub license: Option<String>,
+    /// `timescaledb.restoring` is on: compressed rows are hidden and inserts are swallowed.
+    pub restoring: bool,
 }
 
 impl Extension {
@@ -33,10 +35,11 @@ pub fn extension(client: &mut Client) -> std::result::Result<Extension, postgres
     let row = client.query_one(
         "SELECT (SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'timescaledb'),
                 (SELECT default_version::text FROM pg_catalog.pg_available_extensions WHERE name = 'timescaledb'),
-                current_setting('timescaledb.license', true)",
+                current_setting('timescaledb.license', true),
+                coalesce(current_setting('timescaledb.restoring', true), 'off') = 'on'",
         &[],
     )?;
-    Ok(Extension { installed: row.get(0), available: row.get(1), license: row.get(2) })
+    Ok(Extension { installed: row.get(0), available: row.get(1), license: row.get(2), restoring: row.get(3) })
 }
 
 /// Creates the extension, in a transaction of its own, on a session that has done nothing else.
