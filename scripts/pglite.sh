@@ -71,6 +71,9 @@ install_packages() {
         rm -rf "$final" "$work/packages"
         mkdir -p "$work/packages"
         cp "$SCRIPTS"/pglite/* "$work/packages"
+        # node brings authorities of its own; a machine behind a proxy has the proxy's among the system's.
+        local system=/etc/ssl/certs/ca-certificates.crt
+        [[ -n ${NODE_EXTRA_CA_CERTS:-} || ! -r $system ]] || export NODE_EXTRA_CA_CERTS=$system
         "${NPM[@]}" ci --prefix "$work/packages" --cache "$work/cache" --legacy-peer-deps --ignore-scripts --no-audit --no-fund \
             --no-update-notifier >"$work/npm.log" 2>&1 || {
             sed 's/^/  /' "$work/npm.log" >&2
