@@ -167,7 +167,9 @@ fn force_executes_again_and_a_failed_repetition_does_not_undo_the_success() {
 
 #[test]
 fn a_dry_run_and_a_status_write_nothing_not_even_the_ledger() {
-    let lab = lab(&[A, B]);
+    // A server of its own: transaction ids are counted for all databases together.
+    let server = Server::start(Engine::Pg17, &["autovacuum=off"]).unwrap();
+    let lab = Lab::new(&server, &[A, B]);
     let everything = "SELECT count(*) FROM pg_class WHERE relnamespace <> 'pg_toast'::regnamespace";
     let before = lab.ask(everything);
     let xid = lab.ask("SELECT pg_snapshot_xmax(pg_current_snapshot())");
@@ -342,6 +344,26 @@ fn a_session_that_is_ended_in_the_middle_is_a_failure_of_its_file_and_never_exit
 }
 
 #[test]
+fn a_session_that_is_ended_during_commit_is_looked_up() {
+    let lab = lab(&[(
+        "001_end.sql",
+        "CREATE TABLE e (id int);
+         CREATE FUNCTION leave() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             PERFORM pg_terminate_backend(pg_backend_pid()); PERFORM pg_sleep(5); RETURN NULL; END $$;
+         CREATE CONSTRAINT TRIGGER leave AFTER INSERT ON e DEFERRABLE INITIALLY DEFERRED
+             FOR EACH ROW EXECUTE FUNCTION leave();
+         INSERT INTO e VALUES (1);",
+    )]);
+    let _ = lab.run("").expect(1).shows(&[
+        "The connection was lost during the COMMIT of 001 - End",
+        "the connection was lost before its COMMIT",
+        "Nothing of 001 - End is in the database",
+    ]);
+    assert_eq!(lab.ask("SELECT to_regclass('e') IS NULL"), "true");
+    assert_eq!(lab.ask("SELECT outcome FROM migration_attempts"), "failed");
+}
+
+#[test]
 fn a_killed_run_leaves_a_trace_and_the_next_goes_on() {
     let lab = lab(&[A, ("002_slow.sql", "CREATE TABLE s (id int);\nSELECT pg_sleep(600);\n")]);
     let mut child = lab.runner("").into_command().stdout(std::process::Stdio::null()).spawn().unwrap();
@@ -388,7 +410,7 @@ fn a_lock_that_is_lost_stops_the_run() {
     let lab = lab(&[
         (
             "001_a.sql",
-            "CREATE TABLE l (id int);\nSELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND pid <> pg_backend_pid();\nSELECT pg_sleep(0.3);\n",
+            "CREATE TABLE l (id int);\nSELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND pid <> pg_backend_pid() AND database = (SELECT oid FROM pg_database WHERE datname = current_database());\nSELECT pg_sleep(0.3);\n",
         ),
         ("002_b.sql", "CREATE TABLE m (id int);"),
     ]);
