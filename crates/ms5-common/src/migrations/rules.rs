@@ -113,7 +113,7 @@ fn absorb(actions: &mut Vec<Action>) {
 
 /// BEGIN, COMMIT, END, START TRANSACTION, with WORK or TRANSACTION at most.
 fn is_plain(facts: &Facts<'_>) -> bool {
-    facts.tokens().iter().skip(1).all(|token| token.is_word("work") || token.is_word("transaction"))
+    facts.tokens().skip(1).all(|token| token.is_word("work") || token.is_word("transaction"))
 }
 
 fn check_statement(statement: &Statement) -> Result<(), Box<Refusal>> {
@@ -128,7 +128,7 @@ fn check_statement(statement: &Statement) -> Result<(), Box<Refusal>> {
         );
     }
     for ((offset, _), facts) in statement.parts().zip(statement.facts()) {
-        let Some(first) = facts.tokens().first() else { continue };
+        let Some(first) = facts.tokens().next() else { continue };
         let at = statement.pos_at(offset + first.range.start);
         let known = first.is_symbol("(") || COMMANDS.iter().any(|command| first.is_word(command));
         if !known {

@@ -103,51 +103,56 @@ impl Setting {
     }
 }
 
-/// A part of a message: what stands between two `\;`, usually all of it.
+/// The facts on one statement: a message, or one part of it where `\;` joins several.
+///
+/// Only its first tokens are kept, so a statement of many megabytes costs no more than a short one, unless something is
+/// asked that needs them all.
 #[derive(Debug, Clone)]
 pub struct Facts<'a> {
-    tokens: Vec<Token<'a>>,
+    text: &'a str,
     std_strings: bool,
+    head: Vec<Token<'a>>,
 }
+
+/// As many tokens as any keyword that is looked at can have before it.
+const HEAD: usize = 8;
 
 impl<'a> Facts<'a> {
     /// The facts on one statement, read under this setting of standard_conforming_strings.
     pub fn of(text: &'a str, standard_conforming_strings: bool) -> Self {
-        Self {
-            tokens: tokens(text, standard_conforming_strings).collect(),
-            std_strings: standard_conforming_strings,
-        }
+        let head = tokens(text, standard_conforming_strings).take(HEAD).collect();
+        Self { text, std_strings: standard_conforming_strings, head }
     }
 
     /// The statement's tokens.
-    pub fn tokens(&self) -> &[Token<'a>] {
-        &self.tokens
+    pub fn tokens(&self) -> Tokens<'a> {
+        tokens(self.text, self.std_strings)
     }
 
     /// Up to `most` words that the statement begins with, in lower case: keywords and names without quotes,
     /// ended by anything else.
     pub fn first_words(&self, most: usize) -> Vec<Cow<'a, str>> {
-        self.tokens
-            .iter()
+        self.tokens()
             .take(most)
             .take_while(|token| token.kind == TokenKind::Word)
-            .filter_map(Token::name)
+            .filter_map(|token| token.name())
             .collect()
     }
 
     /// Does the statement begin with these words, given in lower case?
     pub fn begins_with(&self, words: &[&str]) -> bool {
-        words.iter().enumerate().all(|(index, word)| self.is_word(index, word))
+        let mut tokens = self.tokens();
+        words.iter().all(|word| tokens.next().is_some_and(|token| token.is_word(word)))
     }
 
     fn is_word(&self, index: usize, word: &str) -> bool {
-        self.tokens.get(index).is_some_and(|token| token.is_word(word))
+        self.head.get(index).is_some_and(|token| token.is_word(word))
     }
 
     /// The transaction control that the statement is.
     pub fn transaction_control(&self) -> Option<TransactionControl> {
         use TransactionControl as Control;
-        let first = self.tokens.first().filter(|token| token.kind == TokenKind::Word)?.name()?;
+        let first = self.head.first().filter(|token| token.kind == TokenKind::Word)?.name()?;
         let is = |index, word| self.is_word(index, word);
         match first.as_ref() {
             "begin" => Some(Control::Begin),
@@ -171,7 +176,7 @@ impl<'a> Facts<'a> {
     /// The session control that the statement is.
     pub fn session_control(&self) -> Option<SessionControl> {
         use SessionControl as Control;
-        let first = self.tokens.first().filter(|token| token.kind == TokenKind::Word)?.name()?;
+        let first = self.head.first().filter(|token| token.kind == TokenKind::Word)?.name()?;
         let is = |index, word| self.is_word(index, word);
         let name = self.behind_scope();
         match first.as_ref() {
@@ -207,14 +212,18 @@ impl<'a> Facts<'a> {
         if self.transaction_control().is_some() || self.session_control().is_some() {
             return None;
         }
-        if self.is_word(0, "reset") {
-            return Some(Setting { scope: Scope::Session, name: self.parameter(1)?.0, value: None });
-        }
-        if !self.is_word(0, "set") {
+        let reset = self.is_word(0, "reset");
+        if !reset && !self.is_word(0, "set") {
             return None;
+        }
+        let tokens: Vec<_> = self.tokens().collect();
+        if reset {
+            return Some(Setting { scope: Scope::Session, name: parameter(&tokens, 1)?.0, value: None });
         }
         let at = self.behind_scope();
         let scope = if self.is_word(1, "local") { Scope::Local } else { Scope::Session };
+        let is_assignment =
+            |index: usize| tokens.get(index).is_some_and(|token| token.is_symbol("=") || token.is_word("to"));
         // The forms with words of their own.
         for (words, name) in [
             (&["time", "zone"][..], "timezone"),
@@ -224,97 +233,54 @@ impl<'a> Facts<'a> {
             let matches = words.iter().enumerate().all(|(index, word)| self.is_word(at + index, word));
             // but "set schema = ..." sets a parameter of that name
             let value = at + words.len();
-            if matches && !self.is_assignment(value) {
-                return Some(Setting { scope, name: name.to_owned(), value: self.value(value) });
+            if matches && !is_assignment(value) {
+                return Some(Setting {
+                    scope,
+                    name: name.to_owned(),
+                    value: setting_value(tokens.get(value..)?),
+                });
             }
         }
-        let (name, behind) = self.parameter(at)?;
-        self.is_assignment(behind).then(|| Setting { scope, name, value: self.value(behind + 1) })
-    }
-
-    fn is_assignment(&self, index: usize) -> bool {
-        self.tokens.get(index).is_some_and(|token| token.is_symbol("=") || token.is_word("to"))
-    }
-
-    /// A parameter's name, which may have dots, and the index of the token behind it.
-    fn parameter(&self, mut index: usize) -> Option<(String, usize)> {
-        let mut name = self.tokens.get(index)?.name()?.to_ascii_lowercase();
-        while self.tokens.get(index + 1).is_some_and(|token| token.is_symbol(".")) {
-            index += 2;
-            name.push('.');
-            name.push_str(&self.tokens.get(index)?.name()?);
-        }
-        Some((name, index + 1))
-    }
-
-    fn value(&self, from: usize) -> Option<String> {
-        let tokens = self.tokens.get(from..).unwrap_or_default();
-        if let [only] = tokens
-            && (only.is_word("default") || only.is_word("local"))
-        {
-            return None;
-        }
-        let mut value = String::new();
-        for token in tokens.iter().take_while(|token| !token.is_symbol(";")) {
-            if token.is_symbol(",") {
-                value.push_str(", ");
-            } else if let Some(text) = token.string_value().or_else(|| token.name()) {
-                value.push_str(&text);
-            } else {
-                value.push_str(token.text);
-            }
-        }
-        Some(value)
+        let (name, behind) = parameter(&tokens, at)?;
+        let value = tokens.get(behind + 1..).unwrap_or_default();
+        is_assignment(behind).then(|| Setting { scope, name, value: setting_value(value) })
     }
 
     /// Calls `set_config('name', 'value', is_local)` with constants, which change settings as SET does.
     pub fn set_config_calls(&self) -> Vec<Setting> {
-        let is_call = |window: &[Token<'_>]| {
-            matches!(window, [name, paren, parameter, comma, value, comma2, local, ..]
-                if name.name().as_deref() == Some("set_config")
-                    && paren.is_symbol("(")
-                    && parameter.string_value().is_some()
-                    && comma.is_symbol(",")
-                    && value.string_value().is_some()
-                    && comma2.is_symbol(",")
-                    && (local.is_word("true") || local.is_word("false")))
-        };
-        self.tokens
-            .windows(7)
-            .filter(|window| is_call(window))
-            .filter_map(|window| {
-                let [_, _, name, _, value, _, local] = window else { return None };
-                Some(Setting {
-                    scope: if local.is_word("true") { Scope::Local } else { Scope::Session },
-                    name: name.string_value()?.to_ascii_lowercase(),
-                    value: value.string_value().map(Cow::into_owned),
-                })
+        let tokens: Vec<_> = self.tokens().collect();
+        let call = |window: &[Token<'_>]| {
+            let [function, open, name, comma, value, another_comma, local] = window else { return None };
+            let is_call = function.name().as_deref() == Some("set_config")
+                && open.is_symbol("(")
+                && comma.is_symbol(",")
+                && another_comma.is_symbol(",")
+                && (local.is_word("true") || local.is_word("false"));
+            is_call.then_some(Setting {
+                scope: if local.is_word("true") { Scope::Local } else { Scope::Session },
+                name: name.string_value()?.to_ascii_lowercase(),
+                value: Some(value.string_value()?.into_owned()),
             })
-            .collect()
+        };
+        tokens.windows(7).filter_map(call).collect()
     }
 
     /// Is it COPY ... FROM STDIN, which waits for data?
     pub fn is_copy_from_stdin(&self) -> bool {
+        if !self.is_word(0, "copy") {
+            return false;
+        }
         let mut depth = 0_u32;
-        let words: Vec<&Token<'_>> = self
-            .tokens
-            .iter()
-            .filter(|token| {
-                if token.is_symbol("(") {
-                    depth = depth.saturating_add(1);
-                } else if token.is_symbol(")") {
-                    depth = depth.saturating_sub(1);
-                }
-                depth == 0 && token.kind == TokenKind::Word
-            })
-            .collect();
-        let [copy, rest @ ..] = words.as_slice() else { return false };
-        copy.is_word("copy")
-            && rest
-                .iter()
-                .position(|word| word.is_word("from"))
-                .and_then(|from| rest.get(from + 1))
-                .is_some_and(|word| word.is_word("stdin") || word.is_word("stdout"))
+        let mut words = self.tokens().filter(|token| {
+            if token.is_symbol("(") {
+                depth = depth.saturating_add(1);
+            } else if token.is_symbol(")") {
+                depth = depth.saturating_sub(1);
+            }
+            depth == 0 && token.kind == TokenKind::Word
+        });
+        words.any(|word| word.is_word("from"))
+            && words.next().is_some_and(|word| word.is_word("stdin") || word.is_word("stdout"))
     }
 
     /// Does a COPY statement ask for the binary format, whose data no text file can hold?
@@ -322,56 +288,77 @@ impl<'a> Facts<'a> {
         if !self.is_word(0, "copy") {
             return false;
         }
-        // COPY BINARY t, COPY t FROM STDIN [WITH] BINARY; a table may have that name as well.
-        let old = self.is_word(1, "binary")
-            && self.tokens.get(2).is_some_and(|token| {
-                token.name().is_some() && !token.is_word("from") && !token.is_word("to")
-            });
-        let behind_stdin = self
-            .tokens
-            .iter()
-            .position(|token| token.is_word("stdin") || token.is_word("stdout"))
-            .map_or(self.tokens.len(), |index| index + 1);
-        let options = self.tokens.get(behind_stdin..).unwrap_or_default();
-        old || options.first().is_some_and(|token| token.is_word("binary"))
-            || options.windows(2).any(|pair| {
-                let [key, value] = pair else { return false };
-                let names_binary = |token: &Token<'_>| {
-                    token
-                        .name()
-                        .or_else(|| token.string_value())
-                        .is_some_and(|name| name.eq_ignore_ascii_case("binary"))
-                };
-                (key.is_word("with") && value.is_word("binary"))
-                    || (key.name().as_deref() == Some("format") && names_binary(value))
-            })
+        // COPY BINARY t ...; a table may have that name as well.
+        if self.is_word(1, "binary") && !self.is_word(2, "from") && !self.is_word(2, "to") {
+            return self.head.get(2).is_some_and(|token| token.name().is_some());
+        }
+        // COPY t FROM STDIN [WITH] BINARY, COPY t FROM STDIN (FORMAT BINARY)
+        let is_binary = |token: &Token<'_>| {
+            token
+                .name()
+                .or_else(|| token.string_value())
+                .is_some_and(|name| name.eq_ignore_ascii_case("binary"))
+        };
+        let options = self.tokens().skip_while(|token| !token.is_word("stdin") && !token.is_word("stdout"));
+        options.clone().zip(options.skip(1)).any(|(key, value)| {
+            let before = ["stdin", "stdout", "with"].iter().any(|word| key.is_word(word));
+            before && value.is_word("binary") || key.name().as_deref() == Some("format") && is_binary(&value)
+        })
     }
 
     /// Where advisory locks are given up: calls of pg_advisory_unlock, pg_advisory_unlock_shared and
     /// pg_advisory_unlock_all, in the statement or in the body of a DO statement, as ranges of its text.
     pub fn advisory_unlocks(&self) -> Vec<Range<usize>> {
-        let mut calls: Vec<_> = unlock_calls(&self.tokens).map(|token| token.range.clone()).collect();
+        let mut calls: Vec<_> = unlock_calls(self.tokens()).collect();
         if self.is_word(0, "do") {
-            for token in &self.tokens {
-                let Some(body) = token.string_value() else { continue };
-                let body: Vec<_> = Tokens::collect(tokens(&body, self.std_strings));
-                if unlock_calls(&body).next().is_some() {
-                    calls.push(token.range.clone());
-                }
-            }
+            calls.extend(self.tokens().filter_map(|token| {
+                let body = token.string_value()?;
+                unlock_calls(tokens(&body, self.std_strings)).next().is_some().then_some(token.range)
+            }));
         }
         calls
     }
 }
 
-fn unlock_calls<'t, 'a>(tokens: &'t [Token<'a>]) -> impl Iterator<Item = &'t Token<'a>> {
-    tokens.windows(2).filter_map(|pair| {
-        let [name, paren] = pair else { return None };
-        let is_unlock = matches!(
-            name.name().as_deref(),
-            Some("pg_advisory_unlock" | "pg_advisory_unlock_shared" | "pg_advisory_unlock_all")
-        );
-        (is_unlock && paren.is_symbol("(")).then_some(name)
+/// A parameter's name, which may have dots, and the index of the token behind it.
+fn parameter(tokens: &[Token<'_>], mut index: usize) -> Option<(String, usize)> {
+    let mut name = tokens.get(index)?.name()?.to_ascii_lowercase();
+    while tokens.get(index + 1).is_some_and(|token| token.is_symbol(".")) {
+        index += 2;
+        name.push('.');
+        name.push_str(&tokens.get(index)?.name()?);
+    }
+    Some((name, index + 1))
+}
+
+fn setting_value(tokens: &[Token<'_>]) -> Option<String> {
+    if let [only] = tokens
+        && (only.is_word("default") || only.is_word("local"))
+    {
+        return None;
+    }
+    let mut value = String::new();
+    for token in tokens.iter().take_while(|token| !token.is_symbol(";")) {
+        if token.is_symbol(",") {
+            value.push_str(", ");
+        } else if let Some(text) = token.string_value().or_else(|| token.name()) {
+            value.push_str(&text);
+        } else {
+            value.push_str(token.text);
+        }
+    }
+    Some(value)
+}
+
+fn unlock_calls<'a>(tokens: Tokens<'a>) -> impl Iterator<Item = Range<usize>> + 'a {
+    const NAMES: [&str; 3] = ["pg_advisory_unlock", "pg_advisory_unlock_shared", "pg_advisory_unlock_all"];
+    let mut function = None;
+    tokens.filter_map(move |token| {
+        let call = function.take().filter(|_| token.is_symbol("("));
+        if token.name().is_some_and(|name| NAMES.contains(&name.as_ref())) {
+            function = Some(token.range);
+        }
+        call
     })
 }
 

@@ -1,9 +1,9 @@
 //! The scanner that finds where statements end, as psql's does.
 //!
-//! A port of `src/fe_utils/psqlscan.l` (PostgreSQL 18.6; since the fixes of August 2026 the same rules are in
-//! every supported branch). psql feeds it one line at a time, without the newline; what a line leaves open
-//! (a quote, a comment, parentheses, a `BEGIN ATOMIC` body) lives in [`Scanner`] between lines. The
-//! scanner copies no text: it reports where it stopped and why, and the caller takes the text up to there.
+//! A port of `src/fe_utils/psqlscan.l` as it is in PostgreSQL 18.6, 17.11 and 15.20; before these, psql took COPY data
+//! when the server asked for it and looked at words in parentheses too. psql feeds it one line at a time, without the
+//! newline; what a line leaves open (a quote, a comment, parentheses, a `BEGIN ATOMIC` body) lives in [`Scanner`] between
+//! lines. The scanner copies no text: it reports where it stopped and why, and the caller takes the text up to there.
 
 use std::ops::Range;
 

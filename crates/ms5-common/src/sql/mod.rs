@@ -10,8 +10,8 @@
 //!
 //! # Where it differs from psql
 //!
-//! The model is psql 18.6, whose scanner the supported branches share since August 2026. Equal are the text of each
-//! message and the data of each COPY. Different on purpose:
+//! The model is psql 18.6, whose scanner 17.11 and 15.20 share. Equal are the text of each message and the data of each
+//! COPY. Different on purpose:
 //!
 //! - Messages without any token (`;`, comments) are left out: the server answers them with nothing.
 //! - An error ends the reading where psql reports and goes on: unknown commands, wrong arguments, `\if` with a word that
