@@ -4,7 +4,7 @@
 
 use migration_tests::lab::Lab;
 use migration_tests::program::{Program, Ran, project_root};
-use migration_tests::server::{Database, Engine, Server, Wasm};
+use migration_tests::server::{Database, Engine, Server, Wasm, not_run};
 use ms5_common::catalog::Inventory;
 use postgres::Client;
 
@@ -451,9 +451,7 @@ fn under_the_timescale_licence_in_webassembly() {
 #[test]
 fn under_the_timescale_licence_on_a_full_community_server() {
     let Some(server) = Server::community() else {
-        println!(
-            "NOT RUN: under_the_timescale_licence_on_a_full_community_server (MS5_COMMUNITY_URL is not set)"
-        );
+        not_run("under_the_timescale_licence_on_a_full_community_server");
         return;
     };
     let empty = start(&server, Start::Empty);
