@@ -16,7 +16,8 @@ export PGHOST=$DB_HOST PGPORT=$DB_PORT PGUSER=$DB_USER PGPASSWORD=$POSTGRES_PASS
 psql=("$MS5_SANDBOX_BIN/psql" -X -q -v ON_ERROR_STOP=1)
 
 fresh_database() {
-    "${psql[@]}" -d postgres -c 'DROP DATABASE IF EXISTS bench' -c 'CREATE DATABASE bench TEMPLATE field' 2>/dev/null
+    "${psql[@]}" -d postgres -c 'SET client_min_messages = warning' -c 'DROP DATABASE IF EXISTS bench WITH (FORCE)' \
+        -c 'CREATE DATABASE bench TEMPLATE field'
 }
 by_psql() {
     local file
