@@ -4,7 +4,7 @@
 
 use migration_tests::lab::Lab;
 use migration_tests::program::{Program, Ran, project_root};
-use migration_tests::server::{Database, Engine, Server, Wasm, not_run};
+use migration_tests::server::{Engine, Server, Wasm, not_run};
 use ms5_common::catalog::Inventory;
 use postgres::Client;
 
@@ -466,5 +466,4 @@ fn under_the_timescale_licence_on_a_full_community_server() {
     equal("empty and field on Community", &wanted, &Inventory::take(&mut client).unwrap());
     let _ = migrate(&field, "--force").expect(0);
     equal("again by force on Community", &wanted, &Inventory::take(&mut client).unwrap());
-    let _: &Database<'_> = &field.database;
 }

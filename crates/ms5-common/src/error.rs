@@ -54,13 +54,6 @@ impl Error {
         self
     }
 
-    /// The same error under another exit code: the place that knows the state of the database decides.
-    #[must_use]
-    pub fn with_exit(mut self, exit: Exit) -> Self {
-        self.exit = exit;
-        self
-    }
-
     /// How the tool should end.
     #[must_use]
     pub fn exit(&self) -> Exit {
