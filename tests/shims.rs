@@ -4,6 +4,7 @@
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process::Command;
 
 use migration_tests::lab::Lab;
 use migration_tests::program::{Program, TempDir, bin_dir, project_root};
@@ -16,6 +17,13 @@ const SHIMS: [(&str, &str); 5] = [
     ("backup-rollback-manager.sh", "backup-manager"),
     ("test-migration-scripts.sh", "migration-tests"),
 ];
+
+/// Copies a program by a process of its own: were it written by this one, a test that starts a process at that moment
+/// would hand it the open file, and the program could not be executed (ETXTBSY) until that process is gone.
+fn copy(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-p").args([from, to]).status().unwrap();
+    assert!(copied.success(), "cp {} {}", from.display(), to.display());
+}
 
 fn shim(path: &Path) -> Program {
     Program::at(path).env("PATH", "/usr/bin:/bin").env("MS5_BIN_DIR", bin_dir().unwrap())
@@ -46,11 +54,11 @@ fn a_binary_beside_the_script_comes_after_ms5_bin_dir_and_none_at_all_is_said() 
     let scripts = folder.path().join("scripts");
     std::fs::create_dir(&scripts).unwrap();
     let script = scripts.join("migration-runner.sh");
-    std::fs::copy(project_root().join("scripts/migration-runner.sh"), &script).unwrap();
+    copy(&project_root().join("scripts/migration-runner.sh"), &script);
     let bare = || Program::at(&script).env("PATH", "/usr/bin:/bin");
     let _ =
         bare().run().expect(3).shows(&["cannot find the binary migration-runner", "cargo build --release"]);
-    std::fs::copy(bin_dir().unwrap().join("migration-runner"), scripts.join("migration-runner")).unwrap();
+    copy(&bin_dir().unwrap().join("migration-runner"), &scripts.join("migration-runner"));
     let _ = bare().arg("--version").run().expect(0).shows(&["migration-runner 0."]);
     let _ = bare().env("MS5_BIN_DIR", "/nonexistent").arg("--version").run().expect(0);
 }
@@ -61,7 +69,7 @@ fn ms5_home_is_the_folder_above_scripts_unless_it_is_set() {
     let scripts = lab.home().join("scripts");
     std::fs::create_dir(&scripts).unwrap();
     let script = scripts.join("migration-runner.sh");
-    std::fs::copy(project_root().join("scripts/migration-runner.sh"), &script).unwrap();
+    copy(&project_root().join("scripts/migration-runner.sh"), &script);
     let run = || shim(&script).envs(&lab.database.variables()).current_dir(Path::new("/"));
     let _ = run().run().expect(0).shows(&["Migration 001 - A completed"]);
     assert!(lab.log().contains("All migrations completed"), "the log lies under the folder above scripts/");
