@@ -1,11 +1,14 @@
 //! The command line of migration-runner.
 
+use std::num::NonZero;
+use std::thread;
 use std::time::Duration;
 
 use ms5_common::cli::{
     ENVIRONMENT, Flag, HELP, JSON, LOG_DIR, MIGRATIONS_DIR, Parsed, Spec, VERBOSE, VERSION,
 };
-use ms5_common::error::Result;
+use ms5_common::error::{Error, Result};
+use ms5_common::exit::Exit;
 
 /// The tool's name, as it stands in records and in pg_stat_activity.
 pub(crate) const TOOL: &str = "migration-runner";
@@ -16,15 +19,33 @@ const DRY_RUN: &str = "--dry-run";
 const FORCE: &str = "--force";
 const STATUS: &str = "--status";
 const OUT_OF_ORDER: &str = "--allow-out-of-order";
+const EXIT_CODE: &str = "--exit-code";
+const PLAN: &str = "--plan";
+const TARGET: &str = "--target";
+const REPAIR: &str = "--repair";
+const ADOPT: &str = "--adopt";
+const VARS: &str = "--vars";
+const VARS_FILE: &str = "--vars-file";
+const PARALLEL: &str = "--parallel";
+const JOBS: &str = "--jobs";
+const LOCK_TIMEOUT: &str = "--lock-timeout";
+const LOCK_RETRIES: &str = "--lock-retries";
+const STATEMENT_TIMEOUT: &str = "--statement-timeout";
+const MAINTENANCE_WORK_MEM: &str = "--maintenance-work-mem";
 const GATE: &str = "--gate";
 const GATE_MAX_AGE: &str = "--gate-max-age";
 const LOCK_WAIT: &str = "--lock-wait";
 const SINGLE_SESSION: &str = "--unsafe-single-session";
 
+/// How long a statement waits for a lock where neither the flag nor PGOPTIONS says, in seconds.
+pub(crate) const LOCK_TIMEOUT_DEFAULT: f64 = 5.0;
+/// How often a file is tried again that did not get a lock.
+const LOCK_RETRIES_DEFAULT: u32 = 10;
+
 /// Everything that is accepted.
 pub(crate) const SPEC: Spec = Spec {
     tool: TOOL,
-    about: "Applies the migrations of a folder in order, each in one transaction with its ledger row.",
+    about: "Applies the migrations of a folder in order, each in one transaction with its ledger row where that is possible.",
     usage: "[FLAGS]",
     flags: &[
         ENVIRONMENT.default("production"),
@@ -35,7 +56,22 @@ pub(crate) const SPEC: Spec = Spec {
             STATUS,
             "Show what is applied, pending, changed, unverified or failed, and change nothing",
         ),
+        Flag::switch(EXIT_CODE, "With --status: exit 1 unless every file is applied"),
+        Flag::switch(
+            PLAN,
+            "Show each statement that would run: in or out of a transaction, its strongest lock, what it rewrites",
+        ),
+        Flag::value(TARGET, "NNN", "Stop after the migration with this number"),
+        Flag::switch(REPAIR, "Accept files that changed since they were applied, after showing what changed"),
+        Flag::switch(
+            ADOPT,
+            "Record files that another tool applied, after applying them to a scratch database and comparing catalogs",
+        ),
+        Flag::values(VARS, "NAME=VALUE", "Set a psql variable for the files; may be given again"),
+        Flag::value(VARS_FILE, "FILE", "Read psql variables from a file, NAME=VALUE a line (for secrets)"),
         Flag::switch(OUT_OF_ORDER, "Accept a missing number, and apply a number below one that is applied"),
+        Flag::switch(PARALLEL, "Run files side by side that declare themselves independent of each other"),
+        Flag::value(JOBS, "N", "With --parallel: the most sessions at once").default("number of cores"),
         MIGRATIONS_DIR,
         LOG_DIR,
         JSON,
@@ -46,6 +82,17 @@ pub(crate) const SPEC: Spec = Spec {
         ),
         Flag::value(GATE_MAX_AGE, "HOURS", "How old those records may be").default("24"),
         Flag::value(LOCK_WAIT, "SECONDS", "How long to wait while another run holds the lock").default("10"),
+        Flag::value(
+            LOCK_TIMEOUT,
+            "SECONDS",
+            "How long a statement waits for a lock before its file is rolled back and tried again; 0: as long as it takes",
+        )
+        .default("5"),
+        Flag::value(LOCK_RETRIES, "N", "How often a file is tried again that did not get a lock").default("10"),
+        Flag::value(STATEMENT_TIMEOUT, "SECONDS", "How long a statement may take; 0: as long as it takes")
+            .default("0"),
+        Flag::value(MAINTENANCE_WORK_MEM, "SIZE", "Memory for building indexes, such as 1GB")
+            .default("the server's"),
         Flag::switch(
             SINGLE_SESSION,
             "For tests on a server with one session only: run without the lock, with a warning",
@@ -64,21 +111,58 @@ Variables (they name the database; PGHOST, PGPORT, PGUSER, PGDATABASE and PGSERV
 
 Exit codes:
   0 done or nothing to do; 1 a migration failed and is rolled back; 2 wrong usage; 3 wrong configuration or
-  input; 4 cannot connect, or another run holds the lock; 5 partly applied (--force went past a failure, or a
-  COMMIT's outcome could not be learned); 70 a bug; 129, 130, 143 stopped by a signal",
+  input; 4 cannot connect, or another run holds the lock; 5 partly applied (--force went past a failure, a file
+  that runs statement by statement stopped midway, or a COMMIT's outcome could not be learned); 70 a bug;
+  129, 130, 143 stopped by a signal",
 };
 
+/// What a run is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Apply what is to be applied.
+    Apply,
+    /// `--dry-run`.
+    DryRun,
+    /// `--status`.
+    Status,
+    /// `--plan`.
+    Plan,
+    /// `--repair`.
+    Repair,
+    /// `--adopt`.
+    Adopt,
+}
+
+impl Mode {
+    /// Whether the database stays as it is, the ledger included.
+    pub(crate) const fn only_looks(self) -> bool {
+        matches!(self, Self::DryRun | Self::Status | Self::Plan)
+    }
+}
+
 /// The command line, understood.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 #[allow(clippy::struct_excessive_bools)]
 pub(crate) struct Options {
-    pub(crate) dry_run: bool,
+    pub(crate) mode: Mode,
     pub(crate) force: bool,
-    pub(crate) status: bool,
+    pub(crate) exit_code: bool,
     pub(crate) out_of_order: bool,
+    pub(crate) target: Option<u64>,
+    /// NAME=VALUE as given.
+    pub(crate) vars: Vec<String>,
+    pub(crate) vars_file: Option<String>,
+    /// The most files at once.
+    pub(crate) jobs: usize,
     pub(crate) gate: Option<String>,
     pub(crate) gate_max_age: Duration,
     pub(crate) lock_wait: Duration,
+    /// Seconds; None where it was not given.
+    pub(crate) lock_timeout: Option<f64>,
+    pub(crate) lock_retries: u32,
+    /// Seconds; None where it was not given.
+    pub(crate) statement_timeout: Option<f64>,
+    pub(crate) maintenance_work_mem: Option<String>,
     pub(crate) single_session: bool,
 }
 
@@ -86,19 +170,83 @@ impl Options {
     /// Understands a command line that is well formed.
     ///
     /// # Errors
-    /// Wrong usage: a number that is none.
+    /// Wrong usage: a number that is none, flags that exclude each other.
     pub(crate) fn of(arguments: &Parsed) -> Result<Self> {
         let hours = arguments.number(GATE_MAX_AGE)?.unwrap_or(24);
         let seconds = arguments.number(LOCK_WAIT)?.unwrap_or(10);
+        let mode = mode(arguments)?;
+        if arguments.has(EXIT_CODE) && mode != Mode::Status {
+            return Err(usage("--exit-code goes with --status only"));
+        }
         Ok(Self {
-            dry_run: arguments.has(DRY_RUN),
+            mode,
             force: arguments.has(FORCE),
-            status: arguments.has(STATUS),
+            exit_code: arguments.has(EXIT_CODE),
             out_of_order: arguments.has(OUT_OF_ORDER),
+            target: arguments.number(TARGET)?,
+            vars: arguments.values(VARS).to_vec(),
+            vars_file: arguments.value(VARS_FILE).map(str::to_owned),
+            jobs: jobs(arguments)?,
             gate: arguments.value(GATE).map(str::to_owned),
             gate_max_age: Duration::from_secs(hours.saturating_mul(3600)),
             lock_wait: Duration::from_secs(seconds),
+            lock_timeout: arguments.seconds(LOCK_TIMEOUT)?,
+            lock_retries: arguments
+                .number(LOCK_RETRIES)?
+                .map_or(LOCK_RETRIES_DEFAULT, |number| u32::try_from(number).unwrap_or(u32::MAX)),
+            statement_timeout: arguments.seconds(STATEMENT_TIMEOUT)?,
+            maintenance_work_mem: memory(arguments)?,
             single_session: arguments.has(SINGLE_SESSION),
         })
     }
+}
+
+fn usage(message: impl Into<String>) -> Error {
+    Error::new(Exit::Usage, message).hint("migration-runner --help lists the flags")
+}
+
+fn mode(arguments: &Parsed) -> Result<Mode> {
+    let modes = [
+        (DRY_RUN, Mode::DryRun),
+        (STATUS, Mode::Status),
+        (PLAN, Mode::Plan),
+        (REPAIR, Mode::Repair),
+        (ADOPT, Mode::Adopt),
+    ];
+    let given: Vec<_> = modes.iter().filter(|(flag, _)| arguments.has(flag)).collect();
+    match given.as_slice() {
+        [] => Ok(Mode::Apply),
+        [(_, mode)] => Ok(*mode),
+        [(one, _), (other, _), ..] => Err(usage(format!("{one} and {other} exclude each other"))),
+    }
+}
+
+fn jobs(arguments: &Parsed) -> Result<usize> {
+    let number = arguments.number(JOBS)?;
+    if !arguments.has(PARALLEL) {
+        return match number {
+            None => Ok(1),
+            Some(_) => Err(usage("--jobs goes with --parallel only")),
+        };
+    }
+    match number {
+        Some(0) => Err(usage("--jobs=0 would run nothing")),
+        Some(number) => Ok(usize::try_from(number).unwrap_or(usize::MAX)),
+        None => Ok(thread::available_parallelism().map_or(1, NonZero::get)),
+    }
+}
+
+/// A size as the server writes it; the server itself decides whether it is too small or too large.
+fn memory(arguments: &Parsed) -> Result<Option<String>> {
+    let Some(text) = arguments.value(MAINTENANCE_WORK_MEM) else { return Ok(None) };
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    if number.is_empty() || !["", "B", "kB", "MB", "GB", "TB"].contains(&unit) {
+        return Err(Error::new(
+            Exit::Usage,
+            format!("{MAINTENANCE_WORK_MEM} takes a size with its unit, not {text:?}"),
+        )
+        .hint(format!("give it as {MAINTENANCE_WORK_MEM}=1GB (B, kB, MB, GB, TB)")));
+    }
+    Ok(Some(text.to_owned()))
 }

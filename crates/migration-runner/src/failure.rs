@@ -1,5 +1,6 @@
 //! What an operator reads of a statement that failed: where, the line with a caret, and all the server said.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -33,6 +34,21 @@ pub(crate) struct Place {
     pub(crate) column: u32,
 }
 
+impl fmt::Display for Place {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}:{}:{}", self.file, self.line, self.column)
+    }
+}
+
+impl Failure {
+    /// Adds what was seen of the sessions that held the lock.
+    pub(crate) fn explain(&mut self, blockers: Vec<String>) {
+        for blocker in blockers {
+            self.error.add_reason(format!("the lock is held by {blocker}"));
+        }
+    }
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self { error: Box::new(error), place: None }
@@ -55,12 +71,9 @@ pub(crate) fn of_statement(migration: &Migration, statement: &Statement, error: 
     let after = lines.len().min(1);
     lines.splice(after..after, excerpt);
     let at = Place { file: shown, line: place.line, column: place.column };
-    let error = Error::new(
-        Exit::Failed,
-        format!("Migration {} failed at {}:{}:{}", migration.title, at.file, at.line, at.column),
-    )
-    .because_all(lines)
-    .with_sqlstate(server.map(|server| server.sqlstate));
+    let error = Error::new(Exit::Failed, format!("Migration {} failed at {at}", migration.title))
+        .because_all(lines)
+        .with_sqlstate(server.map(|server| server.sqlstate));
     Failure { error: Box::new(error), place: Some(at) }
 }
 

@@ -1,12 +1,27 @@
-//! Applies the migrations of a folder in order, each in one transaction with its ledger row.
+//! Applies the migrations of a folder in order, each in one transaction with its ledger row where that is possible.
 
+mod adopt;
 mod apply;
 mod args;
+mod execute;
+mod explain;
 mod failure;
+mod kept;
+mod look;
 mod plan;
+mod prepare;
+mod repair;
+mod retry;
 mod run;
+mod schedule;
+mod sessions;
 mod status;
+mod summary;
 mod system;
+mod touched;
+mod variables;
+mod watch;
+mod words;
 
 use std::process::ExitCode;
 

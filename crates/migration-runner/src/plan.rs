@@ -3,6 +3,7 @@
 use ms5_common::db::ledger::Entry;
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
+use ms5_common::migrations::Migration;
 
 /// What the plan needs to know of a file.
 #[derive(Debug, Clone, Copy)]
@@ -14,6 +15,27 @@ pub(crate) struct Known<'a> {
     pub(crate) checksum: &'a str,
     /// The file says that it may run again.
     pub(crate) idempotent: bool,
+    /// The numbers that it may run beside.
+    pub(crate) independent_of: &'a [u64],
+}
+
+impl<'a> Known<'a> {
+    /// What is known of a migration.
+    pub(crate) fn of(migration: &'a Migration) -> Self {
+        Self {
+            number: migration.number,
+            name: &migration.title,
+            file: &migration.file,
+            checksum: &migration.checksum,
+            idempotent: migration.idempotent,
+            independent_of: &migration.independent_of,
+        }
+    }
+
+    /// Whether the two may run side by side, as either of them says.
+    pub(crate) fn is_independent_of(&self, other: &Self) -> bool {
+        self.independent_of.contains(&other.number) || other.independent_of.contains(&self.number)
+    }
 }
 
 /// How a file stands in the ledger.
@@ -85,14 +107,17 @@ pub(crate) fn standings(files: &[Known<'_>], entries: &[Entry], unfinished: &[St
             }
         })
         .collect();
-    let highest = files
-        .iter()
-        .zip(&standings)
-        .filter(|(_, standing)| matches!(standing, Standing::Applied | Standing::Changed))
-        .map(|(known, _)| known.number)
-        .max();
-    for (known, standing) in files.iter().zip(&mut standings) {
-        if *standing == Standing::Pending && highest.is_some_and(|highest| known.number < highest) {
+    // One that a later file may run beside can be late without being out of order.
+    let late = |known: &Known<'_>| {
+        files.iter().zip(&standings).any(|(later, standing)| {
+            matches!(standing, Standing::Applied | Standing::Changed)
+                && later.number > known.number
+                && !later.is_independent_of(known)
+        })
+    };
+    let late: Vec<bool> = files.iter().map(late).collect();
+    for (late, standing) in late.into_iter().zip(&mut standings) {
+        if late && *standing == Standing::Pending {
             *standing = Standing::OutOfOrder;
         }
     }
@@ -104,6 +129,8 @@ pub(crate) fn standings(files: &[Known<'_>], entries: &[Entry], unfinished: &[St
 pub(crate) enum Step {
     /// Nothing: it is applied.
     Skip,
+    /// Nothing: its number is above `--target`.
+    Beyond,
     /// It runs; `again` says that the ledger already tells of a success.
     Apply {
         /// Why it runs though the ledger tells of a success.
@@ -120,6 +147,8 @@ pub(crate) struct Permissions {
     pub(crate) force: bool,
     /// `--allow-out-of-order`.
     pub(crate) out_of_order: bool,
+    /// `--target`: no file with a higher number.
+    pub(crate) target: Option<u64>,
 }
 
 /// The plan of a run, or every reason why there can be none.
@@ -143,6 +172,10 @@ pub(crate) fn steps(
     };
     let mut steps = Vec::with_capacity(files.len());
     for (known, standing) in files.iter().zip(standings) {
+        if may.target.is_some_and(|target| known.number > target) {
+            steps.push(Step::Beyond);
+            continue;
+        }
         let step = match standing {
             Standing::Applied if may.force => Step::Apply { again: Some("--force"), keep: true },
             Standing::Applied => Step::Skip,
@@ -162,7 +195,7 @@ pub(crate) fn steps(
                         "{} has changed since it was applied: checksum {was} then, {} now",
                         known.file, known.checksum
                     ),
-                    "restore the file as it was applied, and put the change into a new migration",
+                    "restore the file as it was applied and put the change into a new migration, or accept it with --repair",
                 );
                 Step::Skip
             }
@@ -173,7 +206,8 @@ pub(crate) fn steps(
                          that it may run twice",
                         known.file
                     ),
-                    "if it may run again, add the line `-- ms5: idempotent` to the file's first comment, or use --force",
+                    "if it may run again, add the line `-- ms5: idempotent` to the file's first comment, or use --force; if it was \
+                     applied, --adopt proves and records that",
                 );
                 Step::Skip
             }
@@ -222,6 +256,7 @@ mod tests {
                 file: FILES[i],
                 checksum: "good",
                 idempotent,
+                independent_of: &[],
             })
             .collect()
     }
@@ -270,7 +305,7 @@ mod tests {
 
     #[test]
     fn force_runs_again_but_never_accepts_a_changed_file() {
-        let forced = Permissions { force: true, out_of_order: true };
+        let forced = Permissions { force: true, out_of_order: true, ..Permissions::default() };
         let entries = [entry(0, true, true, "other")];
         let stand = standings(&files(true), &entries, &[]);
         assert!(
@@ -282,6 +317,19 @@ mod tests {
             steps(&files(true), &stand, &entries, forced).unwrap()[0],
             Step::Apply { again: Some("--force"), keep: true }
         );
+    }
+
+    #[test]
+    fn nothing_beyond_the_target_and_nothing_late_that_is_independent() {
+        let target = Permissions { target: Some(2), ..Permissions::default() };
+        let stand = standings(&files(true), &[], &[]);
+        let plan = steps(&files(true), &stand, &[], target).unwrap();
+        assert_eq!(plan[2..], [Step::Beyond, Step::Beyond]);
+        assert!(plan[..2].iter().all(|step| matches!(step, Step::Apply { .. })));
+        let mut files = files(true);
+        files[3].independent_of = &[3];
+        let stand = standings(&files, &[entry(3, true, true, "good")], &[]);
+        assert_eq!(stand, [Standing::OutOfOrder, Standing::OutOfOrder, Standing::Pending, Standing::Applied]);
     }
 
     #[test]

@@ -46,6 +46,12 @@ impl Flag {
         Self { name, takes: Takes::Value(meta), help, default: None }
     }
 
+    /// A flag that may be given more than once, with a value each time.
+    #[must_use]
+    pub const fn values(name: &'static str, meta: &'static str, help: &'static str) -> Self {
+        Self { name, takes: Takes::Values(meta), help, default: None }
+    }
+
     /// The same flag with its default shown.
     #[must_use]
     pub const fn default(mut self, default: &'static str) -> Self {
@@ -126,6 +132,22 @@ impl Parsed {
                 text.parse().map_err(|_| {
                     Error::new(Exit::Usage, format!("{flag} takes a whole number, not {text:?}"))
                         .hint(format!("give it as {flag}=10"))
+                })
+            })
+            .transpose()
+    }
+
+    /// A value that must be a number of seconds, with a fraction if need be.
+    ///
+    /// # Errors
+    /// Wrong usage, naming the flag, when it is anything else.
+    pub fn seconds(&self, flag: &str) -> Result<Option<f64>> {
+        self.value(flag)
+            .map(|text| {
+                let plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+                text.parse().ok().filter(|_| plain).ok_or_else(|| {
+                    Error::new(Exit::Usage, format!("{flag} takes a number of seconds, not {text:?}"))
+                        .hint(format!("give it as {flag}=2 or {flag}=0.5"))
                 })
             })
             .transpose()

@@ -41,6 +41,12 @@ impl Variables {
         self.get("NO_COLOR").is_none() && self.get("TERM").is_some_and(|term| term != "dumb")
     }
 
+    /// Whether a terminal can redraw a line in place.
+    #[must_use]
+    pub fn terminal_can_redraw(&self) -> bool {
+        self.get("TERM").is_some_and(|term| term != "dumb")
+    }
+
     /// Whether `MS5_EXIT=classic` asks for the old scripts' exit codes.
     #[must_use]
     pub fn classic_exit(&self) -> bool {

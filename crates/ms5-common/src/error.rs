@@ -40,6 +40,11 @@ impl Error {
         self
     }
 
+    /// Adds why it failed to an error that is in other hands already.
+    pub fn add_reason(&mut self, reason: impl fmt::Display) {
+        self.reasons.push(reason.to_string());
+    }
+
     /// Adds a next step.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {

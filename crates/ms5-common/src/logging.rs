@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use log::{Level, LevelFilter};
 
-use crate::clock;
+use crate::{clock, progress};
 
 /// The target that turns an INFO line into a SUCCESS line; use it through [`success!`](crate::success).
 pub const SUCCESS: &str = "ms5_success";
@@ -153,10 +153,10 @@ impl Write for Tee {
         let text = String::from_utf8_lossy(lines);
         if let Some(stream) = sinks.stream {
             let shown = if sinks.colour { text.lines().map(coloured).collect() } else { text.to_string() };
-            let written = match stream {
+            let written = progress::suspend(|| match stream {
                 Stream::Stdout => write_all(io::stdout().lock(), &shown),
                 Stream::Stderr => write_all(io::stderr().lock(), &shown),
-            };
+            });
             if written.is_err() {
                 sinks.stream = None;
             }

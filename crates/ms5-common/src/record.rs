@@ -56,6 +56,7 @@ struct State {
     out: Option<Box<dyn Write + Send>>,
     environment: Option<String>,
     started: bool,
+    ended: bool,
     counts: Map<String, Value>,
 }
 
@@ -72,7 +73,13 @@ impl Recorder {
             version,
             run_id: new_run_id(),
             begun: Instant::now(),
-            state: Mutex::new(State { out, environment: None, started: false, counts: Map::new() }),
+            state: Mutex::new(State {
+                out,
+                environment: None,
+                started: false,
+                ended: false,
+                counts: Map::new(),
+            }),
         }
     }
 
@@ -118,9 +125,15 @@ impl Recorder {
         self.state().counts.insert(what.to_owned(), json!(number));
     }
 
-    /// The last record.
+    /// The last record. A second one is dropped: a signal may come while the first is written.
     pub fn verdict(&self, exit: Exit, error: Option<&str>) {
-        let counts = self.state().counts.clone();
+        let counts = {
+            let mut state = self.state();
+            if std::mem::replace(&mut state.ended, true) {
+                return;
+            }
+            state.counts.clone()
+        };
         let milliseconds = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.emit(
             "verdict",

@@ -5,23 +5,28 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use crate::cli::{self, Parsed, Spec};
 use crate::clock;
 use crate::config::Variables;
 use crate::error::{Error, Result};
 use crate::exit::Exit;
+use crate::interrupt;
 use crate::logging::{self, Stream};
+use crate::progress;
 use crate::record::Recorder;
 
 /// What a tool is given to work with.
 pub struct Context {
     /// The command line.
     pub arguments: Parsed,
+    /// The words that it was made of, for the text of a failure.
+    pub words: Vec<String>,
     /// The environment's variables, read once.
     pub variables: Variables,
     /// Where records go.
-    pub recorder: Recorder,
+    pub recorder: Arc<Recorder>,
 }
 
 /// Runs a tool: everything between `main`'s first line and the exit code.
@@ -41,6 +46,7 @@ pub fn run(
     let json = given("--json");
     let stream = if json { Stream::Stderr } else { Stream::Stdout };
     logging::init(module, stream, given("--verbose"), variables.colour_allowed());
+    progress::init(variables.terminal_can_redraw());
 
     // Help and version are answered whatever else stands on the line, and without touching anything.
     if given("--help") || given("-h") {
@@ -50,12 +56,20 @@ pub fn run(
         return shown(&format!("{} {version}\n", spec.tool));
     }
 
-    let recorder = Recorder::new(spec.tool, version, json);
+    let recorder = Arc::new(Recorder::new(spec.tool, version, json));
     let classic = variables.classic_exit();
+    let code = move |exit: Exit| if classic { exit.classic() } else { exit.code() };
+    let last_word = Arc::clone(&recorder);
+    if let Err(error) =
+        interrupt::listen(move |exit| last_word.verdict(exit, Some("stopped by a signal")), code)
+    {
+        log::warn!("cannot listen to signals: {error}; one of them ends the tool at once");
+    }
+    let texts = words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let exit = match cli::parse(spec, words) {
         Err(error) => ended(&recorder, Err(error)),
         Ok(arguments) => {
-            let context = Context { arguments, variables, recorder };
+            let context = Context { arguments, words: texts, variables, recorder };
             let outcome = catch_unwind(AssertUnwindSafe(|| body(&context))).unwrap_or_else(|panic| {
                 Err(Error::new(Exit::Bug, format!("a bug in {}: {}", spec.tool, panic_text(panic.as_ref())))
                     .hint("please report it with the command line and the log file"))
@@ -63,7 +77,7 @@ pub fn run(
             ended(&context.recorder, outcome)
         }
     };
-    ExitCode::from(if classic { exit.classic() } else { exit.code() })
+    ExitCode::from(code(exit))
 }
 
 fn ended(recorder: &Recorder, outcome: Result<Exit>) -> Exit {

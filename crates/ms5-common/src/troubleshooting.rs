@@ -44,3 +44,12 @@ pub fn show_ledger(settings: &Settings) -> String {
         connection.dbname
     )
 }
+
+/// How to restore the backup that the flow takes before a migration.
+#[must_use]
+pub fn go_back(settings: &Settings) -> String {
+    format!(
+        "scripts/backup-rollback-manager.sh restore pre_migration --environment={}",
+        settings.environment.defaults().name
+    )
+}

@@ -14,7 +14,11 @@ macro_rules! ours {
 /// The ledger is bookkeeping, not schema.
 macro_rules! not_the_ledger {
     ($class:literal) => {
-        concat!("NOT (n.nspname = 'public' AND ", $class, ".relname ~ '^migration_(log|attempts)(_|$)')")
+        concat!(
+            "NOT (n.nspname = 'public' AND ",
+            $class,
+            ".relname ~ '^migration_(log|attempts|steps|texts|paused_jobs)(_|$)')"
+        )
     };
 }
 

@@ -30,6 +30,7 @@ pub enum Mode {
 /// The lock, held for as long as this value lives: the session ends with it.
 pub struct RunLock {
     session: Client,
+    pid: i32,
 }
 
 impl RunLock {
@@ -73,7 +74,7 @@ impl RunLock {
             }
             thread::sleep(POLL);
         };
-        let mut lock = Self { session };
+        let mut lock = Self { session, pid };
         // A transaction pooler gives the lock to one backend and the next statement to another.
         if lock.held_by().map_err(|error| failed(&error))? != Some(pid) {
             return Err(Error::new(Exit::Config, "the advisory lock does not stay with this session")
@@ -83,6 +84,12 @@ impl RunLock {
                 ));
         }
         Ok(lock)
+    }
+
+    /// The server process that holds the lock.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.pid
     }
 
     /// Checks that the lock is still held.
@@ -113,6 +120,18 @@ impl RunLock {
         )?;
         Ok(row.map(|row| row.get(0)))
     }
+}
+
+/// A statement that fails with 22012 (division by zero) where the exclusive lock is not held by the server process `pid`:
+/// put in front of a COMMIT, it keeps a run that has lost its lock from writing, without a round trip of its own.
+#[must_use]
+pub fn guard(pid: i32) -> String {
+    format!(
+        "SELECT 1 / (SELECT count(*) FROM pg_catalog.pg_locks
+                     WHERE locktype = 'advisory' AND granted AND mode = 'ExclusiveLock' AND pid = {pid} AND objsubid = 1
+                       AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+                       AND (classid::bigint << 32) | objid::bigint = {KEY}) AS the_lock_is_held"
+    )
 }
 
 /// Who holds the lock, in words.

@@ -15,14 +15,40 @@ use crate::troubleshooting;
 /// between two messages, and RESET ALL must come back to this.
 const OPTIONS: &str = "-c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0";
 
+/// Server settings that a tool starts its sessions with, so that RESET ALL comes back to them at no cost.
+#[derive(Debug, Clone, Default)]
+pub struct Tuning {
+    defaults: String,
+    demands: String,
+}
+
+impl Tuning {
+    /// Adds a setting that the operator's PGOPTIONS may override.
+    pub fn prefer(&mut self, name: &str, value: &str) {
+        add(&mut self.defaults, name, value);
+    }
+
+    /// Adds a setting that the operator has asked for by a flag; it wins over PGOPTIONS.
+    pub fn demand(&mut self, name: &str, value: &str) {
+        add(&mut self.demands, name, value);
+    }
+}
+
+fn add(options: &mut String, name: &str, value: &str) {
+    // The server splits the text at blanks and takes backslashes as escapes.
+    let value = value.replace('\\', "\\\\").replace(' ', "\\ ");
+    options.push_str(&format!(" -c {name}={value}"));
+}
+
 /// Opens a session for `purpose` (shown in pg_stat_activity as `tool purpose`).
 ///
 /// # Errors
 /// [`Exit::Unreachable`] or [`Exit::Config`], with the spec's troubleshooting commands filled in.
-pub fn open(settings: &Settings, tool: &str, purpose: &str) -> Result<Connected> {
+pub fn open(settings: &Settings, tool: &str, purpose: &str, tuning: &Tuning) -> Result<Connected> {
     let mut connection = settings.connection.clone();
     let given = connection.options.take().unwrap_or_default();
-    connection.options = Some(format!("{OPTIONS} {given}").trim_end().to_owned());
+    connection.options =
+        Some(format!("{OPTIONS}{} {given}{}", tuning.defaults, tuning.demands).trim_end().to_owned());
     let name = connection.application_name.take().unwrap_or_else(|| tool.to_owned());
     connection.application_name = Some(format!("{name} {purpose}").trim_end().to_owned());
     let connected = connect::connect(&connection, notice).map_err(|error| {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::effects::Procedures;
 use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::migrations::{Migration, read_file};
@@ -50,17 +51,18 @@ pub fn parse_file_name(file: &str) -> Option<FileName> {
 /// Reads every migration of a folder, ordered by number. Nothing is read lazily: what is wrong with the last
 /// file is known before the first one runs.
 ///
-/// `gaps` accepts missing numbers.
+/// `gaps` accepts missing numbers; `variables` are psql's, as with `psql -v`.
 ///
 /// # Errors
 /// [`Exit::Config`], naming every file that is wrong, not only the first: a folder that cannot be read or holds
 /// no migration, a `.sql` file of another form, a duplicate or missing number, and all of [`read_file`].
-pub fn read_folder(folder: &Path, gaps: bool) -> Result<Vec<Migration>> {
+pub fn read_folder(folder: &Path, gaps: bool, variables: &[(String, String)]) -> Result<Vec<Migration>> {
     let files = list(folder)?;
     let mut problems = numbering(&files, gaps);
     let mut migrations = Vec::new();
+    let mut procedures = Procedures::default();
     for (name, path) in files {
-        match read_file(&path, &name) {
+        match read_file(&path, &name, variables, &mut procedures) {
             Ok(migration) => migrations.push(migration),
             Err(error) => problems.push(error),
         }

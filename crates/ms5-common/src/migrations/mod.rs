@@ -1,6 +1,7 @@
 //! The folder of migrations as a plan: which files there are, in which order, what they are called, what is in them.
 
 mod folder;
+mod mode;
 mod read;
 mod rules;
 
@@ -8,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use crate::effects::Outside;
 use crate::sql::{FileId, Statement};
 
 pub use folder::{FileName, parse_file_name, read_folder};
@@ -35,12 +37,18 @@ pub struct Migration {
     pub checksum: String,
     /// The file says `-- ms5: idempotent`: it may run again.
     pub idempotent: bool,
+    /// The numbers of migrations that it may run beside: `-- ms5: independent-of 004 005`.
+    pub independent_of: Vec<u64>,
+    /// It cannot run in one transaction, or must not: each statement by itself.
+    pub stepwise: bool,
     /// What to do, in order.
     pub actions: Vec<Action>,
     /// What an operator should hear, such as a byte-order mark.
     pub warnings: Vec<String>,
     /// The file and those that it includes; a [`FileId`] is an index of this list.
     pub(crate) paths: Vec<PathBuf>,
+    /// For each statement, what keeps it out of a transaction.
+    pub(crate) outside: Vec<Option<Outside>>,
 }
 
 impl Migration {
@@ -56,6 +64,12 @@ impl Migration {
     #[must_use]
     pub fn statement_count(&self) -> usize {
         self.statements().count()
+    }
+
+    /// For each statement, in order, what keeps it out of a transaction.
+    #[must_use]
+    pub fn outside(&self) -> &[Option<Outside>] {
+        &self.outside
     }
 
     /// The path of the file that a statement stands in.
@@ -75,6 +89,12 @@ pub fn digest(migrations: &[Migration]) -> String {
         hash.update(format!("{}  {}\n", migration.checksum, migration.file));
     }
     hex(&hash.finalize())
+}
+
+/// sha256 of a statement's text, to tell whether what was executed is still what the file says.
+#[must_use]
+pub fn statement_checksum(statement: &Statement) -> String {
+    hex(&Sha256::digest(statement.text.as_bytes()))
 }
 
 fn hex(bytes: &[u8]) -> String {

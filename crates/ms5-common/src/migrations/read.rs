@@ -7,19 +7,26 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use crate::effects::Procedures;
 use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::migrations::folder::FileName;
-use crate::migrations::{Action, Migration, hex, rules};
+use crate::migrations::rules::Refusal;
+use crate::migrations::{Action, Migration, hex, mode, rules};
 use crate::sql::{Head, Item, Options, Script, SqlError};
 
-/// Reads a migration whole, but for the rows behind COPY ... FROM STDIN, of which only the place is kept.
+/// Reads a migration whole, with psql variables that are set beforehand and the committing procedures of the files before it, but for the rows behind COPY ... FROM STDIN, of which only the place is kept.
 ///
 /// # Errors
 /// [`Exit::Config`] with file, line and column: a file that is missing, unreadable, empty, not UTF-8 or not SQL;
 /// a quote, comment or parenthesis without an end; a psql command that is unknown or not supported; what a
 /// migration must not contain.
-pub fn read_file(path: &Path, name: &FileName) -> Result<Migration> {
+pub fn read_file(
+    path: &Path,
+    name: &FileName,
+    variables: &[(String, String)],
+    procedures: &mut Procedures,
+) -> Result<Migration> {
     let file = format!("{}_{}.sql", name.digits, name.name);
     let unreadable = |error: io::Error| {
         Error::new(Exit::Config, format!("cannot read {}", path.display()))
@@ -30,34 +37,38 @@ pub fn read_file(path: &Path, name: &FileName) -> Result<Migration> {
         return Err(empty(path));
     }
     let checksum = checksum(path).map_err(unreadable)?;
-    let content = content(path).map_err(|error| of_sql(&error))?;
+    let content = content(path, variables).map_err(|error| of_sql(&error))?;
     let head = head(path).map_err(|error| match error {
         HeadError::Io(error) => unreadable(error),
         HeadError::Directive(why) => Error::new(Exit::Config, format!("{}: {why}", path.display()))
             .hint("mend the line that begins with -- ms5:"),
     })?;
-    if head.transaction == Some(false) {
-        return Err(Error::new(Exit::Config, format!("{}: -- ms5: no-transaction", path.display()))
-            .because("files that run statement by statement outside a transaction are not built yet")
-            .hint("apply this file by hand with psql"));
-    }
     let mut migration = Migration {
         title: head.title.unwrap_or_else(|| name.title()),
         file,
         number: name.number,
         checksum,
         idempotent: head.idempotent,
+        independent_of: head.independent_of.iter().map(|number| u64::from(*number)).collect(),
+        stepwise: false,
         actions: Vec::new(),
         warnings: content.warnings,
         paths: content.paths,
+        outside: Vec::new(),
     };
-    migration.actions = rules::check(content.actions).map_err(|refusal| {
-        let path = migration.path_of(refusal.statement.file).display().to_string();
+    let refused = |migration: &Migration, refusal: Box<Refusal>| {
+        let path = migration.path_of(refusal.statement.file).display();
         Error::new(Exit::Config, format!("{path}:{}: {}", refusal.at, refusal.what)).hint(refusal.hint)
-    })?;
+    };
+    let (actions, absorbed) =
+        rules::check(content.actions).map_err(|refusal| refused(&migration, refusal))?;
+    migration.actions = actions;
     if migration.statement_count() == 0 {
         return Err(empty(path));
     }
+    let asked = if absorbed { Some(true) } else { head.transaction };
+    (migration.stepwise, migration.outside) =
+        mode::decide(&migration, asked, procedures).map_err(|refusal| refused(&migration, refusal))?;
     Ok(migration)
 }
 
@@ -80,7 +91,7 @@ struct Content {
     paths: Vec<PathBuf>,
 }
 
-fn content(path: &Path) -> std::result::Result<Content, SqlError> {
+fn content(path: &Path, variables: &[(String, String)]) -> std::result::Result<Content, SqlError> {
     // The files in the order in which they were opened, which is the order of their ids.
     let opened = RefCell::new(Vec::new());
     let open = |path: &str| {
@@ -88,7 +99,12 @@ fn content(path: &Path) -> std::result::Result<Content, SqlError> {
         opened.borrow_mut().push(PathBuf::from(path));
         Ok(BufReader::with_capacity(256 * 1024, file))
     };
-    let options = Options { path: path.display().to_string(), in_transaction: true, ..Options::default() };
+    let options = Options {
+        path: path.display().to_string(),
+        in_transaction: true,
+        variables: variables.to_vec(),
+        ..Options::default()
+    };
     let mut actions = Vec::new();
     let mut warnings = Vec::new();
     for item in Script::open(open, options)? {
@@ -180,7 +196,9 @@ mod tests {
     }
 
     fn read(text: &[u8]) -> Result<Migration> {
-        with_file(text, |path| read_file(path, &parse_file_name("007_some_name.sql").unwrap()))
+        with_file(text, |path| {
+            read_file(path, &parse_file_name("007_some_name.sql").unwrap(), &[], &mut Procedures::default())
+        })
     }
 
     #[test]

@@ -78,22 +78,22 @@ const COMMANDS: [&str; 57] = [
 ];
 
 /// Checks every statement, and takes out one BEGIN ... COMMIT around the whole file: the runner's own
-/// transaction stands for it.
-pub(super) fn check(mut actions: Vec<Action>) -> Result<Vec<Action>, Box<Refusal>> {
-    absorb(&mut actions);
+/// transaction stands for it. Gives the rest, and whether there was one.
+pub(super) fn check(mut actions: Vec<Action>) -> Result<(Vec<Action>, bool), Box<Refusal>> {
+    let absorbed = absorb(&mut actions);
     for action in &actions {
         if let Action::Run(statement) = action {
             check_statement(statement)?;
         }
     }
-    Ok(actions)
+    Ok((actions, absorbed))
 }
 
-fn absorb(actions: &mut Vec<Action>) {
+fn absorb(actions: &mut Vec<Action>) -> bool {
     let is_run = |action: &Action| matches!(action, Action::Run(_));
     let (Some(first), Some(last)) = (actions.iter().position(is_run), actions.iter().rposition(is_run))
     else {
-        return;
+        return false;
     };
     let plain = |index: usize, control: TransactionControl| match &actions[index] {
         Action::Run(statement) => {
@@ -105,10 +105,13 @@ fn absorb(actions: &mut Vec<Action>) {
         }
         Action::Say(_) => false,
     };
-    if first < last && plain(first, TransactionControl::Begin) && plain(last, TransactionControl::Commit) {
+    let around =
+        first < last && plain(first, TransactionControl::Begin) && plain(last, TransactionControl::Commit);
+    if around {
         actions.remove(last);
         actions.remove(first);
     }
+    around
 }
 
 /// BEGIN, COMMIT, END, START TRANSACTION, with WORK or TRANSACTION at most.

@@ -93,6 +93,12 @@ pub struct CopyData {
 }
 
 impl Statement {
+    /// Another text in its place, at the same place of the file.
+    #[must_use]
+    pub fn with_text(&self, text: &str) -> Self {
+        Self { text: text.to_owned(), copy_data: Vec::new(), joints: Vec::new(), ..self.clone() }
+    }
+
     /// The tokens of the text.
     pub fn tokens(&self) -> Tokens<'_> {
         tokens(&self.text, self.standard_conforming_strings)

@@ -56,3 +56,4 @@ pub use position::{FileId, Pos};
 pub use script::{IncludeReader, Script};
 pub use split::{Options, Splitter, Step};
 pub use tokens::{Token, TokenKind, Tokens, tokens};
+pub(crate) use variables::parse_bool;

@@ -161,7 +161,7 @@ fn check_special(name: &str, value: &str) -> Result<(), Problem> {
 }
 
 /// `ParseVariableBool`: true, false, yes, no, on, off and their unique beginnings, 1, 0; any case.
-pub(super) fn parse_bool(value: &str) -> Option<bool> {
+pub(crate) fn parse_bool(value: &str) -> Option<bool> {
     let begins = |word: &str, least: usize| {
         value.len() >= least && word.get(..value.len()).is_some_and(|start| start.eq_ignore_ascii_case(value))
     };

@@ -1,5 +1,7 @@
 //! TimescaleDB's catalog: every query on it, typed, with the version gates. Nowhere else.
 
+pub mod jobs;
+
 use postgres::Client;
 
 use crate::db::server_error::{connection_lost, reasons};

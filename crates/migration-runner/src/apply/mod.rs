@@ -1,0 +1,352 @@
+//! Applies one migration: whole in one transaction with its ledger row, or statement by statement.
+
+mod indexes;
+mod recover;
+mod send;
+mod stepwise;
+mod transaction;
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use ms5_common::db::ledger::steps::Step;
+use ms5_common::db::ledger::{self, Attempt, Begun, End, Ended};
+use ms5_common::db::lock::RunLock;
+use ms5_common::db::server_error::{connection_lost, reasons};
+use ms5_common::error::{Error, Result};
+use ms5_common::exit::Exit;
+use ms5_common::interrupt;
+use ms5_common::migrations::Migration;
+use ms5_common::timescale::jobs;
+
+use crate::failure::Failure;
+use crate::retry::{Retries, is_conflict};
+use crate::sessions::{Session, Sessions};
+use crate::watch::Watch;
+
+pub(crate) use stepwise::fits;
+
+/// How long a lost COMMIT is looked into before the outcome counts as unknown.
+const LOST_COMMIT_PATIENCE: Duration = Duration::from_secs(60);
+
+/// A file to apply.
+pub(crate) struct Job<'a> {
+    pub(crate) migration: &'a Migration,
+    pub(crate) attempt: Attempt<'a>,
+    /// The ledger tells of an earlier success of ours, which a failure does not undo.
+    pub(crate) keep: bool,
+    /// For a file that runs statement by statement: what earlier attempts at it have done.
+    pub(crate) steps: Option<Earlier>,
+    /// `--force`: also a statement is run again of which nobody knows whether it was done.
+    pub(crate) force: bool,
+    /// Where there are background jobs: the tables whose jobs are paused, None for all.
+    pub(crate) pause: Option<Option<Vec<String>>>,
+}
+
+/// What earlier attempts at a file have done.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Earlier {
+    /// Its statements that were begun, by number.
+    pub(crate) steps: BTreeMap<i32, Step>,
+    /// The last attempt ended without a word: nobody wrote down whether its last statement was done.
+    pub(crate) silent: bool,
+}
+
+/// How an attempt ended.
+pub(crate) enum Outcome {
+    /// Committed, with its ledger row.
+    Applied,
+    /// Rolled back, or stopped in the middle of a file that runs statement by statement.
+    Failed { failure: Failure, left: Left },
+    /// A signal stopped it.
+    Interrupted { left: Left },
+    /// The answer to a COMMIT was lost and could not be learned.
+    Unknown { error: Error },
+}
+
+/// What is in the database of a file that did not come to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// Nothing.
+    Nothing,
+    /// Some of its statements.
+    Part {
+        /// How many are done.
+        done: usize,
+        /// Of how many.
+        of: usize,
+        /// What else an operator should know.
+        notes: Vec<String>,
+    },
+}
+
+/// An end, with the attempt's whole time.
+pub(crate) struct Report {
+    pub(crate) outcome: Outcome,
+    pub(crate) milliseconds: u64,
+}
+
+/// The lock of the run, shared by all workers. None only on a server with a single session.
+pub(crate) struct SharedLock {
+    lock: Option<Mutex<RunLock>>,
+    pid: Option<i32>,
+}
+
+impl SharedLock {
+    pub(crate) fn new(lock: Option<RunLock>) -> Self {
+        Self { pid: lock.as_ref().map(RunLock::pid), lock: lock.map(Mutex::new) }
+    }
+
+    fn check(&self) -> Result<()> {
+        self.lock.as_ref().map_or(Ok(()), |lock| lock.lock().unwrap_or_else(PoisonError::into_inner).check())
+    }
+}
+
+/// A session that applies one file at a time.
+pub(crate) struct Worker<'a> {
+    sessions: &'a Sessions<'a>,
+    session: Session,
+    lock: &'a SharedLock,
+    watch: Option<Watch>,
+    lock_retries: u32,
+}
+
+/// Why an attempt came to no good end.
+enum Stop {
+    Failed(Failure),
+    Unknown(Error),
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl<'a> Worker<'a> {
+    /// A worker on an open session. `patience` is how long a statement may take before it is watched; None where
+    /// there can be no second session to watch from.
+    pub(crate) fn new(
+        sessions: &'a Sessions<'a>,
+        session: Session,
+        lock: &'a SharedLock,
+        patience: Option<Duration>,
+        lock_retries: u32,
+    ) -> Self {
+        let watch = patience.map(|patience| Watch::start(sessions.settings, patience));
+        Self { sessions, session, lock, watch, lock_retries }
+    }
+
+    /// The working session.
+    pub(crate) fn session(&mut self) -> &mut Session {
+        &mut self.session
+    }
+
+    /// Runs one migration to its end, and records how it ended.
+    ///
+    /// # Errors
+    /// Where it could not even begin: the lock is lost, or the session.
+    pub(crate) fn apply(&mut self, job: &Job<'_>) -> Result<Report> {
+        let clock = Instant::now();
+        if let Some(tables) = &job.pause {
+            self.pause_jobs(tables.as_deref(), job.attempt.run_id);
+        }
+        let begun = self.begin(job)?;
+        let outcome = match &job.steps {
+            None => transaction::apply(self, job, begun, clock),
+            Some(earlier) => stepwise::apply(self, job, earlier, &begun, clock),
+        };
+        Ok(Report { outcome, milliseconds: elapsed(clock) })
+    }
+
+    /// Unschedules the jobs of tables. One that cannot be is waited for as any other session is.
+    fn pause_jobs(&mut self, tables: Option<&[String]>, run_id: &str) {
+        let client = &mut self.session.client;
+        let paused = client
+            .batch_execute("RESET ALL; RESET SESSION AUTHORIZATION")
+            .and_then(|()| jobs::pause(client, tables, run_id));
+        match paused {
+            Ok(paused) => {
+                for job in paused {
+                    log::info!("Background job {job} is paused until the end of this run");
+                }
+            }
+            Err(error) => {
+                log::warn!("cannot pause background jobs: {}; going on", reasons(&error).join("; "))
+            }
+        }
+    }
+
+    /// Ends the run's hold on background jobs, in a session that is clean.
+    pub(crate) fn give_back_jobs(&mut self, give_back: impl FnOnce(&mut postgres::Client)) {
+        let clean =
+            self.session.client.batch_execute("ROLLBACK; RESET ALL; RESET SESSION AUTHORIZATION").is_ok();
+        if clean || self.reconnect().is_ok() {
+            give_back(&mut self.session.client);
+        }
+    }
+
+    fn begin(&mut self, job: &Job<'_>) -> Result<Begun> {
+        let Session { client, backend, .. } = &mut self.session;
+        ledger::begin(client, job.attempt, backend, self.lock.pid, job.steps.is_some()).map_err(|error| {
+            self.lock.check().err().unwrap_or_else(|| {
+                Error::new(Exit::Failed, format!("cannot begin migration {}", job.migration.title))
+                    .because_all(reasons(&error))
+                    .because("nothing of it was applied")
+                    .hint("run it again")
+            })
+        })
+    }
+
+    /// Runs what is meant to change the database, watched.
+    fn watched<T>(&mut self, what: impl FnOnce() -> String, run: impl FnOnce(&mut Session) -> T) -> T {
+        if let Some(watch) = &self.watch {
+            watch.begin(self.session.backend.pid, what);
+        }
+        let result = run(&mut self.session);
+        if let Some(watch) = &self.watch {
+            watch.end();
+        }
+        result
+    }
+
+    /// Whether it is worth another try; then it says whom it waited for, and has slept.
+    fn try_again(&self, job: &Job<'_>, failure: &Failure, retries: &mut Retries) -> bool {
+        if !is_conflict(failure.error.sqlstate()) || interrupt::requested().is_some() {
+            return false;
+        }
+        let Some((number, pause)) = retries.next() else { return false };
+        let lock = if failure.error.sqlstate() == Some("40P01") {
+            "met a deadlock"
+        } else {
+            "did not get a lock in time"
+        };
+        log::warn!(
+            "{} {lock}{}; rolled back, trying again in {:.1} s (try {number} of {})",
+            job.migration.title,
+            failure.place.as_ref().map(|place| format!(" at {place}")).unwrap_or_default(),
+            pause.as_secs_f32(),
+            self.lock_retries
+        );
+        for blocker in self.blockers() {
+            log::warn!("It waited for {blocker}");
+        }
+        interrupt::sleep(pause)
+    }
+
+    fn blockers(&self) -> Vec<String> {
+        self.watch.as_ref().map(Watch::blockers).unwrap_or_default()
+    }
+
+    /// What is known of a lock that could not be had, added to the failure.
+    fn explained(&self, mut failure: Failure) -> Failure {
+        if is_conflict(failure.error.sqlstate()) {
+            failure.explain(self.blockers());
+        }
+        failure
+    }
+
+    /// Opens another session in the place of one that is gone.
+    fn reconnect(&mut self) -> Result<()> {
+        self.session = self.sessions.open()?;
+        Ok(())
+    }
+
+    /// The connection was lost during a COMMIT: only the server knows how that ended.
+    fn look_up(
+        &mut self,
+        job: &Job<'_>,
+        begun: &Begun,
+        lost: &postgres::Error,
+    ) -> std::result::Result<(), Stop> {
+        let title = &job.migration.title;
+        log::warn!("The connection was lost during the COMMIT of {title}; asking the server how it ended");
+        let deadline = Instant::now() + LOST_COMMIT_PATIENCE;
+        loop {
+            let answer = self.reconnect().and_then(|()| {
+                ledger::committed(&mut self.session.client, begun).map_err(|error| {
+                    Error::new(Exit::Partial, "the server did not say").because_all(reasons(&error))
+                })
+            });
+            match answer {
+                Ok(Some(true)) => return Ok(()),
+                Ok(Some(false)) => {
+                    return Err(Error::new(
+                        Exit::Failed,
+                        format!("Migration {title} failed: the connection was lost before its COMMIT"),
+                    )
+                    .because_all(reasons(lost))
+                    .into());
+                }
+                Ok(None) | Err(_)
+                    if Instant::now() < deadline && interrupt::sleep(Duration::from_secs(1)) => {}
+                Ok(None) | Err(_) => {
+                    return Err(Stop::Unknown(
+                        Error::new(
+                            Exit::Partial,
+                            format!("it is not known whether migration {title} was committed"),
+                        )
+                        .because_all(reasons(lost))
+                        .because(format!("the server gave no answer for {} s", LOST_COMMIT_PATIENCE.as_secs()))
+                        .hint("once the server is back, --status tells; then run it again: it goes on from there"),
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Rolls back and writes the end down; what cannot be written is a warning, since the rollback stands.
+    fn conclude(&mut self, job: &Job<'_>, begun: &Begun, clock: Instant, stop: Stop, left: Left) -> Outcome {
+        let failure = match stop {
+            Stop::Failed(failure) => failure,
+            Stop::Unknown(error) => return Outcome::Unknown { error },
+        };
+        let interrupted = interrupt::requested().is_some();
+        let failure = self.explained(failure);
+        let message =
+            if interrupted { "stopped by a signal".to_owned() } else { failure.error.lines().join("\n") };
+        let ended = Ended {
+            end: if interrupted { End::Interrupted } else { End::Failed },
+            milliseconds: elapsed(clock),
+            sqlstate: failure.error.sqlstate(),
+            message: Some(&message),
+            replace: !job.keep && !interrupted,
+        };
+        self.record(job, begun, ended);
+        if interrupted { Outcome::Interrupted { left } } else { Outcome::Failed { failure, left } }
+    }
+
+    fn record(&mut self, job: &Job<'_>, begun: &Begun, ended: Ended<'_>) {
+        let mut result = Ok(());
+        // Once more where the session is gone, or a cancel that was meant for the statement came late.
+        for _ in 0..2 {
+            let client = &mut self.session.client;
+            result = client
+                .batch_execute("ROLLBACK; RESET SESSION AUTHORIZATION")
+                .and_then(|()| ledger::end(client, job.attempt, begun.id, ended));
+            match &result {
+                Ok(()) => return,
+                Err(error) if connection_lost(error) => {
+                    if self.reconnect().is_err() {
+                        break;
+                    }
+                }
+                Err(_) => {}
+            }
+        }
+        if let Err(error) = result {
+            log::warn!("how it ended could not be recorded in the ledger: {}", reasons(&error).join("; "));
+        }
+    }
+}
+
+fn elapsed(clock: Instant) -> u64 {
+    u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,240 @@
+//! Applies what is to be applied, in order, side by side where the files allow it.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use ms5_common::db::ledger::Attempt;
+use ms5_common::error::Result;
+use ms5_common::exit::Exit;
+use ms5_common::interrupt;
+use ms5_common::migrations::Migration;
+use ms5_common::success;
+use ms5_common::tool::Context;
+use serde_json::json;
+use sysinfo::System;
+
+use crate::apply::{Job, Left, Outcome, Report, SharedLock, Worker};
+use crate::args::{LOCK_TIMEOUT_DEFAULT, TOOL_VERSION};
+use crate::failure::Failure;
+use crate::plan::Step;
+use crate::prepare::{Ready, give_back};
+use crate::run::Input;
+use crate::schedule::Schedule;
+use crate::sessions::Sessions;
+use crate::summary::{Fate, Summary, say_failure};
+use crate::{kept, touched};
+
+/// How an attempt came back from its thread.
+type Answer = std::result::Result<Result<Report>, Box<dyn Any + Send>>;
+
+/// Applies the files of a run that is ready.
+pub(crate) fn run(context: &Context, input: &Input, sessions: &Sessions<'_>, ready: Ready) -> Result<Exit> {
+    let Ready { session, lock, extension, steps, earlier, .. } = ready;
+    let lock = SharedLock::new(lock);
+    let patience = (!input.options.single_session).then(|| patience(input));
+    let new_worker = |session| Worker::new(sessions, session, &lock, patience, input.options.lock_retries);
+    let known = input.known();
+    let kept = kept::texts(input);
+    let host = System::host_name().unwrap_or_else(|| "unknown".to_owned());
+    let jobs: Vec<Job<'_>> = (input.migrations.iter().zip(&steps).zip(earlier))
+        .zip(&kept)
+        .map(|(((migration, step), earlier), kept)| {
+            let (continues, earlier) = earlier.unzip();
+            Job {
+                migration,
+                attempt: Attempt {
+                    name: &migration.title,
+                    file: &migration.file,
+                    checksum: &migration.checksum,
+                    kept: kept.as_deref(),
+                    continues,
+                    run_id: context.recorder.run_id(),
+                    tool_version: TOOL_VERSION,
+                    host: &host,
+                },
+                keep: matches!(step, Step::Apply { keep: true, .. }),
+                steps: earlier.or_else(|| migration.stepwise.then(Default::default)),
+                force: input.options.force,
+                pause: extension.community().then(|| touched::tables(migration)),
+            }
+        })
+        .collect();
+
+    let mut summary = Summary::new(context, input);
+    let mut schedule = Schedule::new(&known, |index| matches!(steps[index], Step::Apply { .. }));
+    let mut said = 0;
+    let mut idle = vec![new_worker(session)];
+    let mut running = 0;
+    let mut stop = None;
+    thread::scope(|scope| -> Result<()> {
+        let (sender, receiver) = mpsc::channel::<(usize, Worker<'_>, Answer)>();
+        loop {
+            while stop.is_none() && interrupt::requested().is_none() && running < input.options.jobs {
+                let Some(index) = schedule.next() else { break };
+                // What is skipped is said in its place.
+                while said <= index {
+                    say(&input.migrations[said], steps[said], &mut summary);
+                    said += 1;
+                }
+                let mut worker = match idle.pop() {
+                    Some(worker) => worker,
+                    None => match sessions.open() {
+                        Ok(session) => new_worker(session),
+                        Err(error) => {
+                            stop = Some(error);
+                            break;
+                        }
+                    },
+                };
+                running += 1;
+                let (sender, job) = (sender.clone(), &jobs[index]);
+                scope.spawn(move || {
+                    let answer = catch_unwind(AssertUnwindSafe(|| worker.apply(job)));
+                    let _ = sender.send((index, worker, answer));
+                });
+            }
+            if running == 0 {
+                break;
+            }
+            let Ok((index, worker, answer)) = receiver.recv() else { break };
+            running -= 1;
+            idle.push(worker);
+            schedule.ended(index);
+            match answer {
+                Err(panic) => resume_unwind(panic),
+                Ok(Err(error)) => stop = Some(error),
+                Ok(Ok(report)) => {
+                    let goes_on = tell(context, input, &input.migrations[index], report, &mut summary);
+                    if !goes_on {
+                        break;
+                    }
+                }
+            }
+        }
+        // What still runs beside the one that failed comes to its own end.
+        while running > 0 {
+            let Ok((index, worker, answer)) = receiver.recv() else { break };
+            running -= 1;
+            idle.push(worker);
+            match answer {
+                Err(panic) => resume_unwind(panic),
+                Ok(Err(error)) => stop = Some(error),
+                Ok(Ok(report)) => {
+                    tell(context, input, &input.migrations[index], report, &mut summary);
+                }
+            }
+        }
+        Ok(())
+    })?;
+    if stop.is_none() && summary.is_well() && interrupt::requested().is_none() {
+        while said < input.migrations.len() {
+            say(&input.migrations[said], steps[said], &mut summary);
+            said += 1;
+        }
+    }
+    if let Some(mut worker) = idle.pop() {
+        worker.give_back_jobs(|client| give_back(client, context));
+    }
+    if let Some(error) = stop {
+        summary.say();
+        return Err(error);
+    }
+    Ok(summary.conclude())
+}
+
+/// How long a statement may take before it is watched: its blockers are to be seen before it gives up its wait.
+fn patience(input: &Input) -> Duration {
+    let limit = input.options.lock_timeout.unwrap_or(LOCK_TIMEOUT_DEFAULT);
+    let second = Duration::from_secs(1);
+    if limit <= 0.0 {
+        return second;
+    }
+    Duration::try_from_secs_f64(limit / 2.0).map_or(second, |half| half.min(second))
+}
+
+/// What is about to happen to a file, as its line in the log.
+fn say(migration: &Migration, step: Step, summary: &mut Summary<'_>) {
+    match step {
+        Step::Skip => {
+            log::info!("Migration {} already applied, skipping", migration.title);
+            summary.add(migration, Fate::Skipped);
+        }
+        Step::Beyond => log::info!("Migration {} is beyond the target, leaving it", migration.title),
+        Step::Apply { again, .. } => {
+            let why = again.map(|why| format!(" again: {why}")).unwrap_or_default();
+            let how = if migration.stepwise { ", statement by statement" } else { "" };
+            log::info!("Executing migration {} ({}){why}{how}", migration.title, migration.file);
+            for warning in &migration.warnings {
+                log::warn!("{}: {warning}", migration.file);
+            }
+        }
+    }
+}
+
+/// Says and records how a file ended; false where no other file may begin.
+fn tell(
+    context: &Context,
+    input: &Input,
+    migration: &Migration,
+    report: Report,
+    summary: &mut Summary<'_>,
+) -> bool {
+    let milliseconds = report.milliseconds;
+    let (outcome, goes_on) = match report.outcome {
+        Outcome::Applied => {
+            success!("✅ Migration {} completed successfully ({milliseconds}ms)", migration.title);
+            summary.add(migration, Fate::Applied);
+            ("applied", true)
+        }
+        Outcome::Failed { failure, left } => {
+            say_failure(&failure.error);
+            context.recorder.emit("finding", finding(migration, &failure, &left));
+            summary.add(migration, Fate::Failed(left));
+            if input.options.force {
+                log::warn!("Going on after the failure, as --force says");
+            }
+            ("failed", input.options.force)
+        }
+        Outcome::Interrupted { left } => {
+            log::error!("❌ Migration {} was stopped by a signal", migration.title);
+            summary.add(migration, Fate::Interrupted(left));
+            ("interrupted", false)
+        }
+        Outcome::Unknown { error } => {
+            say_failure(&error);
+            summary.add(migration, Fate::Unknown);
+            ("unknown", false)
+        }
+    };
+    context.recorder.emit(
+        "migration",
+        json!({
+            "name": migration.title, "file": migration.file, "checksum": migration.checksum,
+            "outcome": outcome, "milliseconds": milliseconds, "statements": migration.statement_count(),
+        }),
+    );
+    goes_on
+}
+
+/// A failed migration as data.
+fn finding(migration: &Migration, failure: &Failure, left: &Left) -> serde_json::Value {
+    let place = failure.place.as_ref();
+    let error = &failure.error;
+    let remedy = match left {
+        Left::Nothing => "mend the cause, then run it again: it goes on at this file",
+        Left::Part { .. } => "mend the cause, then run it again: it goes on at this statement",
+    };
+    json!({
+        "id": "migration-failed",
+        "level": "error",
+        "file": place.map_or(migration.file.as_str(), |place| place.file.as_str()),
+        "line": place.map(|place| place.line),
+        "column": place.map(|place| place.column),
+        "message": error.lines().join("\n"),
+        "remedy": remedy,
+        "sqlstate": error.sqlstate(),
+    })
+}

@@ -1,0 +1,153 @@
+//! What comes before the first file: the lock, what earlier runs have left, the extension, the ledger.
+
+use ms5_common::db::backend;
+use ms5_common::db::connect::Connected;
+use ms5_common::db::ledger::{self, State, steps};
+use ms5_common::db::lock::{Mode as LockMode, RunLock};
+use ms5_common::db::server_error::reasons;
+use ms5_common::db::session::Server;
+use ms5_common::error::{Error, Result};
+use ms5_common::exit::Exit;
+use ms5_common::success;
+use ms5_common::timescale::{self, Extension, jobs};
+use ms5_common::tool::Context;
+use postgres::Client;
+
+use crate::apply::{self, Earlier};
+use crate::args::Mode;
+use crate::look::{Seen, say_extension};
+use crate::plan::Step;
+use crate::run::{Input, unreadable};
+use crate::sessions::{Session, Sessions};
+
+/// A database that is ready, with what is to be done to it.
+pub(crate) struct Ready {
+    pub(crate) session: Session,
+    /// None only on a server with a single session.
+    pub(crate) lock: Option<RunLock>,
+    pub(crate) extension: Extension,
+    pub(crate) seen: Seen,
+    /// For each migration, what happens to it. Empty for --repair and --adopt, which decide for themselves.
+    pub(crate) steps: Vec<Step>,
+    /// For each migration, what earlier attempts have done of it, and the first of them.
+    pub(crate) earlier: Vec<Option<(i64, Earlier)>>,
+}
+
+/// Makes everything ready, or refuses before anything is touched.
+pub(crate) fn prepare(
+    context: &Context,
+    input: &Input,
+    sessions: &Sessions<'_>,
+    connected: Connected,
+    server: &Server,
+) -> Result<Ready> {
+    let lock = lock(input, sessions, server)?;
+    let mut session = Session::of(connected)?;
+    let client = &mut session.client;
+    // Before the ledger is read: a session that a killed run has left behind may be in the middle of a COMMIT.
+    if ledger::state(client).map_err(unreadable("the ledger"))? == State::Current {
+        backend::end_orphans(client, input.options.lock_wait)?;
+    }
+    let mut seen = Seen::take(client, input)?;
+    let plans = !matches!(input.options.mode, Mode::Repair | Mode::Adopt);
+    let steps = if plans { seen.steps(input)? } else { Vec::new() };
+    let earlier = earlier(client, input, &seen, &steps)?;
+
+    say_extension(&seen.extension, &input.settings, false)?;
+    let mut extension = seen.extension.clone();
+    if extension.installed.is_none() {
+        log::info!("Creating the extension timescaledb");
+        timescale::create_extension(client)?;
+        extension = timescale::extension(client).map_err(unreadable("the extension's state"))?;
+        say_extension(&extension, &input.settings, false)?;
+    }
+    if seen.state == State::Current {
+        ledger::close_interrupted(client).map_err(unreadable("the ledger"))?;
+    } else {
+        ensure_ledger(client)?;
+    }
+    success!("Migration log table created/verified");
+    for last in seen.last.iter().filter(|last| last.unfinished) {
+        let left = if last.steps > 0 {
+            "it goes on at the statement after the last one that is done"
+        } else {
+            "its transaction was rolled back, nothing of it is left"
+        };
+        log::warn!("An earlier run ended in the middle of {}; {left}", last.name);
+    }
+    give_back(client, context);
+    seen.paused.clear();
+    Ok(Ready { session, lock, extension, seen, steps, earlier })
+}
+
+/// The advisory lock on a session of its own; none where there is but one session, which only a test may allow.
+fn lock(input: &Input, sessions: &Sessions<'_>, server: &Server) -> Result<Option<RunLock>> {
+    if !server.single_session {
+        let connected = sessions.connect("lock")?;
+        return RunLock::acquire(connected.client, LockMode::Exclusive, input.options.lock_wait).map(Some);
+    }
+    if input.options.single_session {
+        log::warn!(
+            "This server has one session only: running without the lock, as --unsafe-single-session says"
+        );
+        return Ok(None);
+    }
+    Err(Error::new(Exit::Config, "this server has one session only and cannot hold the run's lock")
+        .because("its backend pid is 0: PostgreSQL in WebAssembly, or something that stands in for a server")
+        .because("nothing was touched")
+        .hint("use a full PostgreSQL server; for a test on this one: --unsafe-single-session"))
+}
+
+/// What earlier attempts have done of files that run statement by statement.
+fn earlier(
+    client: &mut Client,
+    input: &Input,
+    seen: &Seen,
+    steps: &[Step],
+) -> Result<Vec<Option<(i64, Earlier)>>> {
+    let mut found = Vec::new();
+    for (migration, step) in input.migrations.iter().zip(steps) {
+        let last = seen.last.iter().find(|last| last.name == migration.title);
+        let open = last.filter(|last| !last.applied && last.steps > 0 && matches!(step, Step::Apply { .. }));
+        let Some(last) = open else {
+            found.push(None);
+            continue;
+        };
+        let earlier = Earlier {
+            steps: steps::read(client, last.series).map_err(unreadable("the ledger's steps"))?,
+            silent: last.silent,
+        };
+        apply::fits(migration, &earlier)?;
+        found.push(Some((last.series, earlier)));
+    }
+    Ok(found)
+}
+
+fn ensure_ledger(client: &mut Client) -> Result<()> {
+    ledger::ensure(client).map_err(|error| {
+        Error::new(Exit::Failed, "cannot create the ledger (public.migration_log, public.migration_attempts)")
+            .because_all(reasons(&error))
+            .because("no migration was begun")
+            .hint(
+                "the role needs CREATE on schema public, and must own a migration_log that is there already",
+            )
+    })
+}
+
+/// Schedules again what this or an earlier run has paused.
+pub(crate) fn give_back(client: &mut Client, context: &Context) {
+    match jobs::give_back(client) {
+        Ok(given) => {
+            for job in &given {
+                log::info!("Background job {job} is scheduled again");
+            }
+            context.recorder.count("jobs_given_back", given.len());
+        }
+        Err(error) => {
+            log::warn!(
+                "background jobs stay paused, and are given back by the next run: {}",
+                reasons(&error).join("; ")
+            );
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! The sessions that work, all opened alike.
+
+use ms5_common::config::Settings;
+use ms5_common::db::backend::Backend;
+use ms5_common::db::connect::{Canceller, Connected};
+use ms5_common::db::server_error::reasons;
+use ms5_common::db::session::{self, Tuning};
+use ms5_common::error::{Error, Result};
+use ms5_common::exit::Exit;
+use postgres::Client;
+
+use crate::args::{Options, TOOL};
+
+/// Where sessions come from.
+#[derive(Debug)]
+pub(crate) struct Sessions<'a> {
+    pub(crate) settings: &'a Settings,
+    tuning: Tuning,
+}
+
+/// A session, what cancels its statement, and the server process behind it.
+pub(crate) struct Session {
+    pub(crate) client: Client,
+    pub(crate) canceller: Canceller,
+    pub(crate) backend: Backend,
+}
+
+impl<'a> Sessions<'a> {
+    /// Sessions with the time limits and the memory that the flags ask for.
+    pub(crate) fn new(settings: &'a Settings, options: &Options) -> Self {
+        let mut tuning = Tuning::default();
+        let limit = |seconds: f64| format!("{}ms", milliseconds(seconds));
+        match options.lock_timeout {
+            Some(seconds) => tuning.demand("lock_timeout", &limit(seconds)),
+            None => tuning.prefer("lock_timeout", &limit(crate::args::LOCK_TIMEOUT_DEFAULT)),
+        }
+        if let Some(seconds) = options.statement_timeout {
+            tuning.demand("statement_timeout", &limit(seconds));
+        }
+        if let Some(size) = &options.maintenance_work_mem {
+            tuning.demand("maintenance_work_mem", size);
+        }
+        Self { settings, tuning }
+    }
+
+    /// The same sessions, to another database.
+    pub(crate) fn to<'b>(&self, settings: &'b Settings) -> Sessions<'b> {
+        Sessions { settings, tuning: self.tuning.clone() }
+    }
+
+    /// Opens a session for reading, or for the lock.
+    pub(crate) fn connect(&self, purpose: &str) -> Result<Connected> {
+        session::open(self.settings, TOOL, purpose, &self.tuning)
+    }
+
+    /// Opens a session that applies files.
+    pub(crate) fn open(&self) -> Result<Session> {
+        Session::of(self.connect("run")?)
+    }
+
+    /// Opens a session in which nothing has run yet.
+    pub(crate) fn open_untouched(&self) -> Result<Session> {
+        let Connected { client, canceller, .. } = self.connect("run")?;
+        Ok(Session { client, canceller, backend: Backend::unknown() })
+    }
+}
+
+impl Session {
+    /// Makes a working session of an open connection.
+    pub(crate) fn of(connected: Connected) -> Result<Self> {
+        let Connected { mut client, canceller, .. } = connected;
+        let backend = Backend::of(&mut client).map_err(|error| {
+            Error::new(Exit::Unreachable, "cannot ask the session which server process it has")
+                .because_all(reasons(&error))
+                .hint("run it again")
+        })?;
+        Ok(Self { client, canceller, backend })
+    }
+}
+
+/// Whole milliseconds; a limit above zero stays above zero, since zero means none.
+fn milliseconds(seconds: f64) -> u64 {
+    let text = format!("{:.0}", (seconds * 1000.0).ceil());
+    text.parse().unwrap_or(u64::MAX)
+}

@@ -1,0 +1,115 @@
+//! Server processes: the one behind a session of ours, and those that a killed run has left working.
+
+use std::time::{Duration, Instant};
+
+use postgres::Client;
+
+use crate::db::server_error::reasons;
+use crate::error::{Error, Result};
+use crate::exit::Exit;
+use crate::interrupt;
+
+/// How often it is looked whether a server process has ended.
+const POLL: Duration = Duration::from_millis(100);
+
+/// The server process behind a session. A pid alone may belong to another process tomorrow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backend {
+    /// pg_backend_pid().
+    pub pid: i32,
+    /// pg_stat_activity.backend_start, as the server prints it.
+    pub since: String,
+    /// Whether the server can look for a client that is gone while a statement runs.
+    watches_client: bool,
+}
+
+impl Backend {
+    /// Asks a session which process serves it.
+    ///
+    /// # Errors
+    /// The client's.
+    pub fn of(client: &mut Client) -> std::result::Result<Self, postgres::Error> {
+        let row = client.query_one(
+            "SELECT pg_backend_pid(), coalesce((SELECT backend_start FROM pg_catalog.pg_stat_activity
+                                                WHERE pid = pg_backend_pid()), now())::text",
+            &[],
+        )?;
+        let mut backend = Self { pid: row.get(0), since: row.get(1), watches_client: true };
+        // Not every system can (it wants POLLRDHUP); the server says so by refusing the value.
+        backend.watches_client = client.batch_execute(&backend.prefix()).is_ok();
+        Ok(backend)
+    }
+
+    /// A process that was not asked, as that would be the session's first statement.
+    #[must_use]
+    pub fn unknown() -> Self {
+        Self { pid: 0, since: String::new(), watches_client: false }
+    }
+
+    /// The settings that a session gets beside those it was started with; each file begins with them.
+    #[must_use]
+    pub fn prefix(&self) -> String {
+        // A server otherwise notices that its client was killed only when the statement ends, hours later.
+        if self.watches_client {
+            "SET client_connection_check_interval TO '2s';".to_owned()
+        } else {
+            String::new()
+        }
+    }
+}
+
+/// Ends the server processes that runs of ours have left working: their runner is gone, they still hold locks, and
+/// one may be in the middle of a COMMIT. Only the holder of the exclusive lock may, before it reads the ledger.
+///
+/// # Errors
+/// [`Exit::Unreachable`] where one does not end within `wait`.
+pub fn end_orphans(client: &mut Client, wait: Duration) -> Result<()> {
+    let failed = |error: postgres::Error| {
+        Error::new(Exit::Failed, "cannot look for sessions of an earlier run")
+            .because_all(reasons(&error))
+            .because("nothing was touched")
+    };
+    let deadline = Instant::now() + wait;
+    let mut told = false;
+    loop {
+        let rows = client
+            .query(
+                "SELECT a.pid, coalesce(a.application_name, ''), m.migration_name::text,
+                        pg_catalog.pg_has_role(a.usesysid, 'USAGE') OR pg_catalog.pg_has_role('pg_signal_backend', 'USAGE')
+                 FROM public.migration_attempts m
+                 JOIN pg_catalog.pg_stat_activity a ON a.pid = m.backend_pid AND a.backend_start = m.backend_start
+                 WHERE m.outcome = 'running' AND a.pid <> pg_backend_pid()",
+                &[],
+            )
+            .map_err(failed)?;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        for row in &rows {
+            let (pid, application, migration): (i32, &str, &str) = (row.get(0), row.get(1), row.get(2));
+            if !told {
+                log::warn!(
+                    "An earlier run's session still works on {migration} (pid {pid}, {application:?}); ending it"
+                );
+            }
+            if row.get(3) {
+                client.execute("SELECT pg_terminate_backend($1)", &[&pid]).map_err(failed)?;
+            }
+        }
+        told = true;
+        if Instant::now() >= deadline {
+            let pids: Vec<String> = rows.iter().map(|row| row.get::<_, i32>(0).to_string()).collect();
+            return Err(Error::new(
+                Exit::Unreachable,
+                "an earlier run's session still works on this database",
+            )
+            .because(format!("pid {} does not end within {} s", pids.join(", "), wait.as_secs()))
+            .because("nothing was touched")
+            .hint(format!(
+                "wait for it, or end it as a superuser: SELECT pg_terminate_backend({});",
+                pids[0]
+            )));
+        }
+        let _ = interrupt::sleep(POLL);
+    }
+}

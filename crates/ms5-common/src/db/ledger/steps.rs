@@ -1,0 +1,120 @@
+//! Steps: the statements of a file that runs statement by statement, each recorded by itself.
+
+use std::collections::BTreeMap;
+
+use postgres::Client;
+use postgres_protocol::escape::escape_literal as quoted;
+
+use super::SqlResult;
+use super::attempt::{guard, value};
+
+/// A statement that an attempt has begun.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// sha256 of its text.
+    pub checksum: String,
+    /// Whether it is done; else nobody wrote down how it ended.
+    pub done: bool,
+    /// The indexes that its table had before, for CREATE INDEX outside a transaction.
+    pub before: Option<Vec<String>>,
+}
+
+/// Where a step is recorded.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// The first attempt at the file.
+    pub series: i64,
+    /// The statement's number, from 1; statements that only set up the session are not counted.
+    pub step: i32,
+    /// The attempt that executes it.
+    pub attempt: i64,
+    /// sha256 of its text.
+    pub checksum: &'a str,
+}
+
+/// The steps of a series, by number.
+///
+/// # Errors
+/// The client's.
+pub fn read(client: &mut Client, series: i64) -> SqlResult<BTreeMap<i32, Step>> {
+    let rows = client.query(
+        "SELECT step, checksum::text, done_at IS NOT NULL, before FROM public.migration_steps WHERE series = $1",
+        &[&series],
+    )?;
+    Ok(rows
+        .iter()
+        .map(|row| (row.get(0), Step { checksum: row.get(1), done: row.get(2), before: row.get(3) }))
+        .collect())
+}
+
+/// Opens a transaction with the record of a step in it, and gives its id.
+///
+/// # Errors
+/// The client's; 22012 also where the run's lock is no longer held by `lock`.
+pub fn begin(client: &mut Client, place: Place<'_>, lock: Option<i32>) -> SqlResult<String> {
+    let answers = client.simple_query(&format!(
+        "{}BEGIN; SELECT pg_catalog.pg_current_xact_id() AS xid; {}",
+        guard(lock),
+        started(place, None)
+    ))?;
+    Ok(value(&answers, "xid").unwrap_or_default())
+}
+
+/// Records the step as done inside its transaction and commits both.
+///
+/// # Errors
+/// The client's. A lost connection leaves the outcome open.
+pub fn commit(client: &mut Client, place: Place<'_>) -> SqlResult<()> {
+    client.batch_execute(&format!("{}; COMMIT", finished(place)))
+}
+
+/// Records that a step which cannot run in a transaction starts. Of a step that was started before, what was there
+/// before the first start stays on record.
+///
+/// # Errors
+/// The client's; 22012 also where the run's lock is no longer held by `lock`.
+pub fn start(
+    client: &mut Client,
+    place: Place<'_>,
+    lock: Option<i32>,
+    before: Option<&[String]>,
+) -> SqlResult<()> {
+    client.batch_execute(&format!("{}{}", guard(lock), started(place, before)))
+}
+
+/// Records that it is done.
+///
+/// # Errors
+/// The client's.
+pub fn done(client: &mut Client, place: Place<'_>) -> SqlResult<()> {
+    client.batch_execute(&finished(place))
+}
+
+fn finished(place: Place<'_>) -> String {
+    format!(
+        "UPDATE public.migration_steps SET done_at = pg_catalog.clock_timestamp() WHERE series = {} AND step = {}",
+        place.series, place.step
+    )
+}
+
+fn started(place: Place<'_>, before: Option<&[String]>) -> String {
+    let before = before.map_or_else(
+        || "NULL".to_owned(),
+        |names| {
+            let names: Vec<String> = names.iter().map(|name| quoted(name)).collect();
+            format!("ARRAY[{}]::text[]", names.join(", "))
+        },
+    );
+    format!(
+        "INSERT INTO public.migration_steps AS s (series, step, attempt_id, checksum, started_at, done_at, before)
+         VALUES ({}, {}, {}, {}, pg_catalog.clock_timestamp(), NULL, {before})
+         ON CONFLICT (series, step) DO UPDATE SET attempt_id = excluded.attempt_id, checksum = excluded.checksum,
+             started_at = excluded.started_at, done_at = excluded.done_at,
+             before = CASE WHEN s.checksum = excluded.checksum THEN coalesce(s.before, excluded.before)
+                           ELSE excluded.before END",
+        place.series,
+        place.step,
+        place.attempt,
+        quoted(place.checksum),
+    )
+}

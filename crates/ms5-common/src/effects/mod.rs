@@ -1,0 +1,23 @@
+//! What a statement does to transactions, to the session and to locks. Pure.
+//!
+//! In reading order: `cursor` (a place in a statement's tokens), `name`, `outside` (what no transaction may hold),
+//! `body` (blocks and procedures that commit), `enums` (values that a transaction adds and may not use), `file` (all
+//! statements of a file), `session` (what lives as long as the session does).
+//!
+//! Everything is decided on tokens: a statement in a syntax that is newer than this code still has its first words.
+
+mod body;
+mod cursor;
+mod enums;
+mod file;
+mod index;
+mod name;
+mod outside;
+mod session;
+#[cfg(test)]
+mod testing;
+
+pub use file::{Procedures, of_file};
+pub use index::{CreateIndex, create_index};
+pub use outside::Outside;
+pub use session::{makes_temporary, session_only, set_local};
