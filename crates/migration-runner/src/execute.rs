@@ -43,6 +43,7 @@ pub(crate) fn run(context: &Context, input: &Input, sessions: &Sessions<'_>, rea
         .zip(&kept)
         .map(|(((migration, step), earlier), kept)| {
             let (continues, earlier) = earlier.unzip();
+            let pauses = extension.community() && !touched::alters_jobs(migration);
             Job {
                 migration,
                 attempt: Attempt {
@@ -58,7 +59,7 @@ pub(crate) fn run(context: &Context, input: &Input, sessions: &Sessions<'_>, rea
                 keep: matches!(step, Step::Apply { keep: true, .. }),
                 steps: earlier.or_else(|| migration.stepwise.then(Default::default)),
                 force: input.options.force,
-                pause: extension.community().then(|| touched::tables(migration)),
+                pause: pauses.then(|| touched::tables(migration)),
             }
         })
         .collect();

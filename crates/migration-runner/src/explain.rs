@@ -1,5 +1,6 @@
 //! `--plan`: what would run, statement by statement, and what each would do to those who work meanwhile.
 
+use ms5_common::effects::{self, Effects, Rewrite};
 use ms5_common::error::Result;
 use ms5_common::exit::Exit;
 use ms5_common::success;
@@ -29,13 +30,18 @@ pub(crate) fn show(context: &Context, input: &Input, seen: &Seen) -> Result<Exit
                 None if migration.stepwise => "in a transaction of its own".to_owned(),
                 None => "in the file's transaction".to_owned(),
             };
+            let effects = effects::effects(statement);
+            let strongest = effects.locks.first();
+            let rewrite = words(effects.rewrite);
             log::info!("    {}:{place} {}", migration.file, first_words(&statement.text));
-            log::info!("        {transaction}");
+            log::info!("        {transaction}; {}", described(&effects));
             context.recorder.emit(
                 "statement",
                 json!({
                     "migration": migration.title, "file": migration.file, "line": place.line, "column": place.column,
                     "statement": first_words(&statement.text), "in_transaction": outside.is_none(),
+                    "lock": strongest.map(|lock| lock.mode.to_string()), "on": strongest.map(|lock| &lock.on),
+                    "rewrites": rewrite, "unknown": effects.opaque,
                 }),
             );
         }
@@ -43,4 +49,32 @@ pub(crate) fn show(context: &Context, input: &Input, seen: &Seen) -> Result<Exit
     context.recorder.count("statements", count);
     success!("Plan: {count} statements would be executed; nothing was changed");
     Ok(Exit::Done)
+}
+
+/// The locks and the work under them, for people.
+fn described(effects: &Effects) -> String {
+    let locks: Vec<String> =
+        effects.locks.iter().map(|lock| format!("{} on {}", lock.mode, lock.on)).collect();
+    let mut parts = Vec::new();
+    if !locks.is_empty() {
+        parts.push(locks.join(", "));
+    } else if effects.opaque.is_none() {
+        parts.push("locks no table".to_owned());
+    }
+    if effects.rewrite != Rewrite::No {
+        parts.push(words(effects.rewrite));
+    }
+    if let Some(opaque) = effects.opaque {
+        parts.push(opaque.to_owned());
+    }
+    parts.join("; ")
+}
+
+fn words(rewrite: Rewrite) -> String {
+    match rewrite {
+        Rewrite::No => "no".to_owned(),
+        Rewrite::Scan => "reads the whole table".to_owned(),
+        Rewrite::Perhaps(what) => format!("may rewrite the table: {what}"),
+        Rewrite::Yes => "rewrites the whole table".to_owned(),
+    }
 }

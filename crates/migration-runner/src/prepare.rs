@@ -8,6 +8,7 @@ use ms5_common::db::server_error::reasons;
 use ms5_common::db::session::Server;
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
+use ms5_common::interrupt::{self, Work};
 use ms5_common::success;
 use ms5_common::timescale::{self, Extension, jobs};
 use ms5_common::tool::Context;
@@ -40,7 +41,7 @@ pub(crate) fn prepare(
     sessions: &Sessions<'_>,
     connected: Connected,
     server: &Server,
-) -> Result<Ready> {
+) -> Result<(Ready, Work)> {
     let lock = lock(input, sessions, server)?;
     let mut session = Session::of(connected)?;
     let client = &mut session.client;
@@ -54,6 +55,10 @@ pub(crate) fn prepare(
     let earlier = earlier(client, input, &seen, &steps)?;
 
     say_extension(&seen.extension, &input.settings, false)?;
+    let work = interrupt::work().ok_or_else(|| {
+        Error::new(interrupt::requested().unwrap_or(Exit::Terminate), "stopped by a signal")
+            .because("nothing was touched")
+    })?;
     let mut extension = seen.extension.clone();
     if extension.installed.is_none() {
         log::info!("Creating the extension timescaledb");
@@ -77,7 +82,7 @@ pub(crate) fn prepare(
     }
     give_back(client, context);
     seen.paused.clear();
-    Ok(Ready { session, lock, extension, seen, steps, earlier })
+    Ok((Ready { session, lock, extension, seen, steps, earlier }, work))
 }
 
 /// The advisory lock on a session of its own; none where there is but one session, which only a test may allow.

@@ -10,7 +10,6 @@ use ms5_common::db::session::{self, Server};
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 use ms5_common::gate::Story;
-use ms5_common::interrupt;
 use ms5_common::migrations::{self, Migration};
 use ms5_common::tool::Context;
 use ms5_common::{clock, logging, success};
@@ -56,9 +55,8 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
             _ => look::dry_run(context, &input, &seen),
         };
     }
-    // From here on a signal asks for a clean end instead of ending the process.
-    let Some(_work) = interrupt::work() else { return Ok(interrupt::requested().unwrap_or(Exit::Terminate)) };
-    let ready = prepare::prepare(context, &input, &sessions, connected, &server)?;
+    // As long as this lives, a signal asks for a clean end instead of ending the process.
+    let (ready, _work) = prepare::prepare(context, &input, &sessions, connected, &server)?;
     match input.options.mode {
         Mode::Repair => repair::run(context, &input, ready),
         Mode::Adopt => adopt::run(context, &input, &sessions, ready),

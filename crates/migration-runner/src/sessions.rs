@@ -76,6 +76,12 @@ impl Session {
         })?;
         Ok(Self { client, canceller, backend })
     }
+
+    /// Rolls back; false where the session is gone.
+    pub(crate) fn roll_back(&mut self) -> bool {
+        // Once more where a cancel that was meant for the statement before comes late.
+        (0..3).any(|_| self.client.batch_execute("ROLLBACK").is_ok())
+    }
 }
 
 /// Whole milliseconds; a limit above zero stays above zero, since zero means none.

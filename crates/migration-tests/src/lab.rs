@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use postgres::Client;
 
@@ -90,6 +91,26 @@ impl<'a> Lab<'a> {
     pub fn ask(&self, query: &str) -> String {
         let text = format!("SELECT ({query})::text");
         self.client().query_one(&text, &[]).expect("one row").get::<_, Option<String>>(0).unwrap_or_default()
+    }
+
+    /// Waits until a condition holds in the database.
+    ///
+    /// # Panics
+    /// Where it does not within half a minute.
+    pub fn wait_for(&self, condition: &str) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while self.ask(condition) != "true" {
+            assert!(Instant::now() < deadline, "it never holds: {condition}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until a session of this database sleeps in pg_sleep.
+    pub fn wait_for_sleep(&self) {
+        self.wait_for(
+            "SELECT EXISTS (SELECT FROM pg_stat_activity
+                            WHERE datname = current_database() AND wait_event = 'PgSleep')",
+        );
     }
 
     /// Runs SQL as the role that owns the database.

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 
 use serde_json::Value;
@@ -149,6 +149,20 @@ impl Program {
         self.command
     }
 
+    /// Starts it and goes on. What it prints is kept for [`Started::wait`]; more than a pipe holds makes it wait.
+    ///
+    /// # Panics
+    /// Where it cannot be started.
+    #[must_use]
+    #[allow(clippy::panic)]
+    pub fn start(mut self) -> Started {
+        self.command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        match self.command.spawn() {
+            Ok(child) => Started { shown: self.shown, child },
+            Err(error) => panic!("cannot start {}: {error}", self.shown),
+        }
+    }
+
     /// Runs it to its end.
     ///
     /// # Panics
@@ -178,6 +192,42 @@ impl Program {
             let _ = feeder.join();
         }
         Ran { shown: self.shown, output }
+    }
+}
+
+/// A program that runs beside the test.
+pub struct Started {
+    shown: String,
+    child: Child,
+}
+
+impl Started {
+    /// Sends it a signal: `INT`, `TERM`, `HUP`, `KILL`.
+    ///
+    /// # Panics
+    /// Where it has ended already.
+    #[allow(clippy::panic)]
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status();
+        assert!(sent.is_ok_and(|status| status.success()), "cannot send SIG{name} to {}", self.shown);
+    }
+
+    /// Whether it still runs.
+    pub fn runs(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// Where it is lost.
+    #[must_use]
+    #[allow(clippy::panic)]
+    pub fn wait(self) -> Ran {
+        match self.child.wait_with_output() {
+            Ok(output) => Ran { shown: self.shown, output },
+            Err(error) => panic!("lost {}: {error}", self.shown),
+        }
     }
 }
 

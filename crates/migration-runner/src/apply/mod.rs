@@ -186,8 +186,7 @@ impl<'a> Worker<'a> {
 
     /// Ends the run's hold on background jobs, in a session that is clean.
     pub(crate) fn give_back_jobs(&mut self, give_back: impl FnOnce(&mut postgres::Client)) {
-        let clean =
-            self.session.client.batch_execute("ROLLBACK; RESET ALL; RESET SESSION AUTHORIZATION").is_ok();
+        let clean = self.session.client.batch_execute("RESET ALL; RESET SESSION AUTHORIZATION").is_ok();
         if clean || self.reconnect().is_ok() {
             give_back(&mut self.session.client);
         }
@@ -302,7 +301,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Rolls back and writes the end down; what cannot be written is a warning, since the rollback stands.
+    /// Writes the end down, after the rollback; what cannot be written is a warning, since the rollback stands.
     fn conclude(&mut self, job: &Job<'_>, begun: &Begun, clock: Instant, stop: Stop, left: Left) -> Outcome {
         let failure = match stop {
             Stop::Failed(failure) => failure,
@@ -329,7 +328,7 @@ impl<'a> Worker<'a> {
         for _ in 0..2 {
             let client = &mut self.session.client;
             result = client
-                .batch_execute("ROLLBACK; RESET SESSION AUTHORIZATION")
+                .batch_execute("RESET SESSION AUTHORIZATION")
                 .and_then(|()| ledger::end(client, job.attempt, begun.id, ended));
             match &result {
                 Ok(()) => return,

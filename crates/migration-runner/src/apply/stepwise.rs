@@ -190,7 +190,7 @@ impl<'j> Run<'_, '_, 'j> {
             let Err(stop) = result else { return Ok(()) };
             let Stop::Failed(failure) = &stop else { return Err(stop) };
             if bare.is_none() {
-                let rolled_back = self.worker.session.client.batch_execute("ROLLBACK").is_ok();
+                let rolled_back = self.worker.session.roll_back();
                 let refused = matches!(failure.error.sqlstate(), Some("25001" | "2D000"));
                 if refused && rolled_back && interrupt::requested().is_none() {
                     log::debug!("the server will not run it inside a transaction: running it outside of one");

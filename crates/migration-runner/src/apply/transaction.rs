@@ -25,8 +25,8 @@ pub(super) fn apply(worker: &mut Worker<'_>, job: &Job<'_>, mut begun: Begun, cl
         };
         if let Stop::Failed(failure) = &stop {
             // The locks go before the pause, or everyone behind them would wait for it too.
-            let rolled_back = worker.session.client.batch_execute("ROLLBACK");
-            if rolled_back.is_ok() && worker.try_again(job, failure, &mut retries) {
+            let rolled_back = worker.session.roll_back();
+            if rolled_back && worker.try_again(job, failure, &mut retries) {
                 let backend = worker.session.backend.clone();
                 match ledger::again(&mut worker.session.client, &mut begun, &backend) {
                     Ok(()) => continue,

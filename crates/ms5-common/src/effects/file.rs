@@ -23,8 +23,8 @@ pub fn of_file(statements: &[&Statement], procedures: &mut Procedures) -> Vec<Op
 }
 
 /// Words that such a statement begins with; others, of which some are long, need not be read.
-const BEGINNINGS: [&str; 10] =
-    ["alter", "call", "cluster", "create", "discard", "do", "drop", "reindex", "select", "vacuum"];
+const BEGINNINGS: [&str; 11] =
+    ["alter", "call", "cluster", "create", "discard", "do", "drop", "reindex", "select", "vacuum", "with"];
 
 impl Procedures {
     fn outside(&mut self, statement: &Statement) -> Option<Outside> {

@@ -2,22 +2,31 @@
 //!
 //! In reading order: `cursor` (a place in a statement's tokens), `name`, `outside` (what no transaction may hold),
 //! `body` (blocks and procedures that commit), `enums` (values that a transaction adds and may not use), `file` (all
-//! statements of a file), `session` (what lives as long as the session does).
+//! statements of a file), `session` (what lives as long as the session does); then `locks`, `query`, `alter_table` and
+//! `statement` (what is locked, and what rewritten).
 //!
 //! Everything is decided on tokens: a statement in a syntax that is newer than this code still has its first words.
 
+mod alter_table;
 mod body;
 mod cursor;
 mod enums;
 mod file;
+#[cfg(test)]
+mod file_tests;
 mod index;
+mod locks;
 mod name;
 mod outside;
+mod query;
 mod session;
+mod statement;
 #[cfg(test)]
 mod testing;
 
 pub use file::{Procedures, of_file};
 pub use index::{CreateIndex, create_index};
+pub use locks::{Effects, Lock, LockMode, Rewrite};
 pub use outside::Outside;
 pub use session::{makes_temporary, session_only, set_local};
+pub use statement::effects;

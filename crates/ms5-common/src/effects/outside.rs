@@ -304,7 +304,7 @@ fn reindex(mut cursor: Cursor<'_, '_>) -> Option<Outside> {
 const FUNCTIONS: [&str; 3] = ["reorder_chunk", "move_chunk", "pg_create_logical_replication_slot"];
 
 fn function(mut cursor: Cursor<'_, '_>) -> Option<Outside> {
-    if !cursor.is("select") {
+    if !cursor.is("select") && !cursor.is("with") {
         return None;
     }
     while let Some(token) = cursor.peek() {

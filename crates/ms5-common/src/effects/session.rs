@@ -100,13 +100,11 @@ fn is_temporary(mut cursor: Cursor<'_, '_>) -> bool {
     }
     // A view of something temporary is temporary too, whatever is made in pg_temp is, and what hangs on it.
     let is_view = cursor.are(&["view"]) || cursor.are(&["recursive", "view"]);
+    let is_end =
+        |token: &Token<'_>| token.is_symbol(";") || !is_view && (token.is_symbol("(") || token.is_word("as"));
     let rest = cursor.rest();
-    let end = if is_view { None } else { rest.iter().position(|token| token.is_word("as") || is_end(token)) };
-    in_pg_temp(rest.get(..end.unwrap_or(rest.len())).unwrap_or_default())
-}
-
-fn is_end(token: &Token<'_>) -> bool {
-    token.is_symbol(";") || token.is_symbol("(")
+    let end = rest.iter().position(is_end).unwrap_or(rest.len());
+    in_pg_temp(rest.get(..end).unwrap_or_default())
 }
 
 fn in_pg_temp(tokens: &[Token<'_>]) -> bool {
@@ -127,4 +125,118 @@ fn is_into_temporary(mut cursor: Cursor<'_, '_>) -> bool {
         cursor.is(word) && cursor.ahead(1).is_some_and(|next| next.name().is_some() && !next.is_word("from"))
     };
     is_kind("temp") || is_kind("temporary") || in_pg_temp(cursor.rest().get(..2).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::effects::testing::statement;
+
+    #[test]
+    fn what_only_the_session_keeps() {
+        for text in [
+            "SET search_path = factory",
+            "set /* a */ session statement_timeout to 0",
+            "set time zone 'UTC'",
+            "RESET ALL",
+            "reset work_mem",
+            "set role bob",
+            "reset role",
+            "set session characteristics as transaction read only",
+            "select set_config('a.b', 'c', false)",
+            "SELECT pg_catalog.set_config('search_path', '', false)",
+            "select set_config('a.b', 'c', false), set_config('a.c', 'd', false)",
+            "listen a",
+            "unlisten *",
+            "load 'timescaledb'",
+            "prepare p as insert into t values ($1)",
+            "deallocate all",
+            "discard plans",
+            "declare c cursor with hold for select 1",
+            "set a.b = 1 \\; set a.c = 2",
+        ] {
+            assert!(session_only(&statement(text)), "{text}");
+        }
+        for text in [
+            "set local work_mem = '1MB'",
+            "set local role bob",
+            "set constraints all deferred",
+            "select set_config('a.b', 'c', true)",
+            "select set_config('a.b', f(), false)",
+            "select set_config('a.b', 'c', false), f()",
+            "select set_config('a.b', 'c', false) from t",
+            "select f(set_config('a.b', 'c', false))",
+            "insert into t select set_config('a.b', 'c', false)",
+            "notify a",
+            "declare c cursor for select 1",
+            "prepare transaction 'a'",
+            "select 1",
+            "show all",
+            "set a.b = 1 \\; create table t ()",
+            "alter role bob set a.b = 1",
+        ] {
+            assert!(!session_only(&statement(text)), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_only_the_transaction_keeps() {
+        for text in [
+            "set local work_mem = '1MB'",
+            "SET LOCAL ROLE bob",
+            "set constraints all deferred",
+            "select set_config('a.b', 'c', true)",
+            "select 1 \\; set local a.b = 1",
+        ] {
+            assert!(set_local(&statement(text)), "{text}");
+        }
+        for text in
+            ["set work_mem = '1MB'", "set session a.b = 'local'", "select set_config('a.b', 'c', false)"]
+        {
+            assert!(!set_local(&statement(text)), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_temporary() {
+        for text in [
+            "create temp table t (a int)",
+            "create temporary view v as select 1",
+            "CREATE LOCAL TEMPORARY TABLE t AS SELECT 1",
+            "create global temp table t ()",
+            "create or replace temp view v as select 1",
+            "create temp sequence s",
+            "create table pg_temp.t (a int)",
+            "create table if not exists \"pg_temp\".t (a int)",
+            "create function pg_temp.f() returns int language sql as 'select 1'",
+            "create index on pg_temp.t (a)",
+            "create view v as select * from pg_temp.t",
+            "select 1 as a into temp t",
+            "select 1 as a into temporary table t from b",
+            "select 1 as a into local temp t",
+            "select 1 as a into pg_temp.t",
+            "with a as (select 1) select * into temp t from a",
+            "do $$ begin create temp table t (); end $$",
+            "do $$ begin create table pg_temp.t (); end $$",
+            "select 1 \\; create temp table t ()",
+        ] {
+            assert!(makes_temporary(&statement(text)), "{text}");
+        }
+        for text in [
+            "create table temp (a int)",
+            "create table t as select * from pg_temp.t",
+            "create table t (a int default pg_temp.f())",
+            "create view v as select 'pg_temp.t'",
+            "select 1 as a into temp",
+            "select 1 as a into temp from t",
+            "insert into temp select 1",
+            "insert into pg_temp.t values (1)",
+            "select * from pg_temp.t",
+            "do $$ begin perform 'create temp'; end $$",
+            "do $$ begin create view v as select 1; perform pg_temp.f(); end $$",
+            "drop table pg_temp.t",
+        ] {
+            assert!(!makes_temporary(&statement(text)), "{text}");
+        }
+    }
 }
