@@ -39,6 +39,7 @@ fn every_way_to_end_keeps_to_the_schema() {
         Lab::new(server, &[("001_a.sql", "CREATE TABLE a (id int);"), ("002_b.sql", "SELECT nonsense;")]);
     assert_eq!(check(&lab.run("--dry-run --json").expect(0)), ["start", "migration", "migration", "verdict"]);
     assert_eq!(check(&lab.run("--status --json").expect(0)), ["start", "migration", "migration", "verdict"]);
+    assert_eq!(check(&lab.run("--plan --json").expect(0)), ["start", "statement", "statement", "verdict"]);
     let failed = lab.run("--json").expect(1);
     assert_eq!(check(&failed), ["start", "migration", "finding", "migration", "verdict"]);
     let finding = &failed.records()[2];
@@ -49,7 +50,7 @@ fn every_way_to_end_keeps_to_the_schema() {
     assert_eq!(finding["sqlstate"], "42703");
     assert_eq!(
         failed.records()[4]["counts"],
-        json!({"applied": 1, "failed": 1, "not_begun": 0, "skipped": 0})
+        json!({"applied": 1, "failed": 1, "interrupted": 0, "not_begun": 0, "skipped": 0})
     );
     assert!(failed.stderr().contains("[ERROR] ❌ Migration 002 - B failed"), "human lines are on stderr");
     lab.write("002_b.sql", b"SELECT 1;");

@@ -256,6 +256,21 @@ fn a_copy_and_a_dropped_index_in_a_stepwise_file() {
 }
 
 #[test]
+fn the_extension_is_updated_in_a_session_that_has_done_nothing_else() {
+    let lab = lab(&[(
+        "001_a.sql",
+        "SET work_mem = '5MB';\nSELECT create_hypertable('h', 't');\nALTER EXTENSION timescaledb UPDATE;\nINSERT INTO h VALUES (now(), current_setting('work_mem'));\n",
+    )]);
+    lab.sql("CREATE EXTENSION timescaledb; CREATE TABLE h (t timestamptz NOT NULL, x text)");
+    let mut session = lab.client();
+    session.batch_execute("SELECT count(*) FROM timescaledb_information.hypertables").unwrap();
+    let refused = session.batch_execute("ALTER EXTENSION timescaledb UPDATE").unwrap_err();
+    assert!(refused.to_string().contains("db error"), "the reason for all this is gone: {refused}");
+    let _ = lab.run("").expect(0);
+    assert_eq!(lab.ask("SELECT x FROM h"), "5MB", "the session after it is set up again");
+}
+
+#[test]
 fn timescale_statements_that_refuse_a_transaction() {
     let Some(server) = Server::community() else {
         not_run("timescale_statements_that_refuse_a_transaction");

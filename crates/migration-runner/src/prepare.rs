@@ -146,7 +146,9 @@ pub(crate) fn give_back(client: &mut Client, context: &Context) {
             for job in &given {
                 log::info!("Background job {job} is scheduled again");
             }
-            context.recorder.count("jobs_given_back", given.len());
+            if !given.is_empty() {
+                context.recorder.count("jobs_given_back", given.len());
+            }
         }
         Err(error) => {
             log::warn!(

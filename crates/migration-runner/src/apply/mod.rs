@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use ms5_common::db::backend;
 use ms5_common::db::ledger::steps::Step;
 use ms5_common::db::ledger::{self, Attempt, Begun, End, Ended};
 use ms5_common::db::lock::RunLock;
@@ -29,6 +30,9 @@ pub(crate) use stepwise::fits;
 
 /// How long a lost COMMIT is looked into before the outcome counts as unknown.
 const LOST_COMMIT_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a session whose connection was lost is given to end.
+const LOST_SESSION_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A file to apply.
 pub(crate) struct Job<'a> {
@@ -252,9 +256,17 @@ impl<'a> Worker<'a> {
         failure
     }
 
-    /// Opens another session in the place of one that is gone.
+    /// Opens another session in the place of one that is gone, and makes sure that it is gone on the server too: where
+    /// only the network is, its statement would go on there.
     fn reconnect(&mut self) -> Result<()> {
-        self.session = self.sessions.open()?;
+        let mut session = self.sessions.open()?;
+        let lost = std::mem::replace(&mut self.session.backend, session.backend.clone());
+        match backend::end_one(&mut session.client, &lost, LOST_SESSION_PATIENCE) {
+            Ok(true) => {}
+            Ok(false) => log::warn!("the lost session (pid {}) still works on the server", lost.pid),
+            Err(error) => log::warn!("cannot end the lost session: {}", reasons(&error).join("; ")),
+        }
+        self.session = session;
         Ok(())
     }
 

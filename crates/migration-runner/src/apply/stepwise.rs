@@ -246,8 +246,9 @@ impl<'j> Run<'_, '_, 'j> {
             steps::start(&mut self.worker.session.client, place, lock, None)
                 .map_err(|error| self.unrecorded(&error))?;
             self.worker.session = self.worker.sessions.open_untouched()?;
-            self.run(statement, place.step)?;
-            self.worker.reconnect()?;
+            let result = self.run(statement, place.step);
+            self.worker.session = self.worker.sessions.open()?;
+            result?;
             self.set_up_again()?;
             return self.note_done(place);
         }

@@ -46,7 +46,10 @@ pub enum Difference {
 impl fmt::Display for Difference {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            // Some objects have no definition beside their name.
+            Self::Missing { object, was } if was.is_empty() => write!(out, "missing: {object}"),
             Self::Missing { object, was } => write!(out, "missing: {object}: {was}"),
+            Self::Added { object, is } if is.is_empty() => write!(out, "added: {object}"),
             Self::Added { object, is } => write!(out, "added: {object}: {is}"),
             Self::Changed { object, was, is } => write!(out, "changed: {object}\n  was: {was}\n  is:  {is}"),
         }
@@ -84,6 +87,20 @@ impl Inventory {
     #[must_use]
     pub fn definition(&self, object: &str) -> Option<&str> {
         self.0.get(object).map(String::as_str)
+    }
+
+    /// The same without the positions of columns: a column that was missing and was added comes last, for good.
+    #[must_use]
+    pub fn without_positions(&self) -> Self {
+        let cut = |(object, definition): (&String, &String)| {
+            let place = definition.split_once(", position ").filter(|_| object.starts_with("column "));
+            let definition = place.map_or_else(
+                || definition.clone(),
+                |(kind, rest)| format!("{kind}{}", rest.trim_start_matches(|c: char| c.is_ascii_digit())),
+            );
+            (object.clone(), definition)
+        };
+        Self(self.0.iter().map(cut).collect())
     }
 
     /// Every object with its definition.
@@ -140,5 +157,15 @@ mod tests {
         let found: Vec<String> = before.compare(&after).iter().map(ToString::to_string).collect();
         assert_eq!(found, ["changed: table b\n  was: x\n  is:  z", "missing: view c: y", "added: view d: y"]);
         assert!(before.compare(&before).is_empty());
+    }
+
+    #[test]
+    fn positions_of_columns_can_be_left_out() {
+        let one = inventory(&[("column t.a", "int, position 1, not null"), ("view v", "x, position 1")]);
+        let other = inventory(&[("column t.a", "int, position 12, not null"), ("view v", "x, position 1")]);
+        assert_ne!(one, other);
+        assert_eq!(one.without_positions(), other.without_positions());
+        assert_eq!(one.without_positions().definition("column t.a"), Some("int, not null"));
+        assert_eq!(one.without_positions().definition("view v"), Some("x, position 1"));
     }
 }

@@ -58,6 +58,33 @@ impl Backend {
     }
 }
 
+/// Ends one server process whose connection was lost: nobody can hear it any more, and it may still change things.
+/// False where it does not end within `wait`, or may not be ended by this role.
+///
+/// # Errors
+/// The client's.
+pub fn end_one(
+    client: &mut Client,
+    backend: &Backend,
+    wait: Duration,
+) -> std::result::Result<bool, postgres::Error> {
+    let deadline = Instant::now() + wait;
+    loop {
+        let row = client.query_opt(
+            "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
+             WHERE pid = $1 AND backend_start = $2::text::timestamptz",
+            &[&backend.pid, &backend.since],
+        )?;
+        if row.is_none() {
+            return Ok(true);
+        }
+        if Instant::now() >= deadline {
+            return Ok(false);
+        }
+        let _ = interrupt::sleep(POLL);
+    }
+}
+
 /// Ends the server processes that runs of ours have left working: their runner is gone, they still hold locks, and
 /// one may be in the middle of a COMMIT. Only the holder of the exclusive lock may, before it reads the ledger.
 ///

@@ -31,8 +31,8 @@ pub fn pause(client: &mut Client, tables: Option<&[String]>, run_id: &str) -> Sq
            AND ($1::text[] IS NULL OR EXISTS (
                 SELECT FROM unnest($1) t WHERE to_regclass(t) IN (
                     to_regclass(format('%I.%I', j.hypertable_schema, j.hypertable_name)),
-                    to_regclass(format('%I.%I', c.hypertable_schema, c.hypertable_name)),
-                    to_regclass(format('%I.%I', c.view_schema, c.view_name)))))
+                    to_regclass(quote_ident(c.hypertable_schema) || '.' || quote_ident(c.hypertable_name)),
+                    to_regclass(quote_ident(c.view_schema) || '.' || quote_ident(c.view_name)))))
          ORDER BY j.job_id",
         &[&tables],
     )?;
