@@ -75,11 +75,8 @@ pub(crate) fn run(context: &Context, input: &Input, sessions: &Sessions<'_>, rea
         loop {
             while stop.is_none() && interrupt::requested().is_none() && running < input.options.jobs {
                 let Some(index) = schedule.next() else { break };
-                // What is skipped is said in its place.
-                while said <= index {
-                    say(&input.migrations[said], steps[said], &mut summary);
-                    said += 1;
-                }
+                say_passed_over(input, &steps, &mut said, index, &mut summary);
+                say(&input.migrations[index], steps[index], &mut summary);
                 let mut worker = match idle.pop() {
                     Some(worker) => worker,
                     None => match sessions.open() {
@@ -131,10 +128,7 @@ pub(crate) fn run(context: &Context, input: &Input, sessions: &Sessions<'_>, rea
         Ok(())
     })?;
     if stop.is_none() && summary.is_well() && interrupt::requested().is_none() {
-        while said < input.migrations.len() {
-            say(&input.migrations[said], steps[said], &mut summary);
-            said += 1;
-        }
+        say_passed_over(input, &steps, &mut said, steps.len(), &mut summary);
     }
     if let Some(mut worker) = idle.pop() {
         worker.give_back_jobs(|client| give_back(client, context));
@@ -154,6 +148,16 @@ fn patience(input: &Input) -> Duration {
         return second;
     }
     Duration::try_from_secs_f64(limit / 2.0).map_or(second, |half| half.min(second))
+}
+
+/// Says of the files before `end` that do not run, each once, that they don't.
+fn say_passed_over(input: &Input, steps: &[Step], said: &mut usize, end: usize, summary: &mut Summary<'_>) {
+    for index in *said..end {
+        if !matches!(steps[index], Step::Apply { .. }) {
+            say(&input.migrations[index], steps[index], summary);
+        }
+    }
+    *said = end.max(*said);
 }
 
 /// What is about to happen to a file, as its line in the log.

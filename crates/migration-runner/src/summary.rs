@@ -143,10 +143,14 @@ impl<'a> Summary<'a> {
             }
             _ => log::error!("Next: go on where it stopped with: {}", self.command()),
         }
-        log::error!(
-            "To go back instead, restore the backup that was taken before: {}",
-            troubleshooting::go_back(&self.input.settings)
-        );
+        if partly || !applied.is_empty() {
+            log::error!(
+                "To go back instead, restore the backup that was taken before: {}",
+                troubleshooting::go_back(&self.input.settings)
+            );
+        } else {
+            log::error!("This run has changed nothing: there is nothing to go back from");
+        }
         log::error!("To see the ledger: {}", troubleshooting::show_ledger(&self.input.settings));
         match signal {
             Some(exit) => exit,
