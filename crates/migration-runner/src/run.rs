@@ -37,8 +37,8 @@ struct Input {
 /// The whole tool.
 pub(crate) fn run(context: &Context) -> Result<Exit> {
     let input = read(context)?;
-    let Connected { mut client, .. } = session::open(&input.settings, TOOL, "run")?;
-    let server = session::identify(&mut client, &input.settings)?;
+    let mut connected = session::open(&input.settings, TOOL, "run")?;
+    let server = session::identify(&mut connected.client, &input.settings)?;
     success!("Database connection successful");
     log::info!("Server: PostgreSQL {}, database {}", server.version, input.settings.database());
     context.recorder.start(Some(&server.identity), Some(&input.digest));
@@ -50,9 +50,9 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
     }
     let known: Vec<Known<'_>> = input.migrations.iter().map(known).collect();
     if input.options.status || input.options.dry_run {
-        return look(context, &input, &known, &mut client);
+        return look(context, &input, &known, &mut connected.client);
     }
-    let lock = lock(&input, &server)?;
+    let (lock, client) = lock(&input, &server, connected)?;
     apply_all(context, &input, &known, Worker::new(&input.settings, client, lock))
 }
 
@@ -125,17 +125,21 @@ fn known(migration: &Migration) -> Known<'_> {
     }
 }
 
-/// The advisory lock on a session of its own; none where there is but one session, which only a test may allow.
-fn lock(input: &Input, server: &Server) -> Result<Option<RunLock>> {
+/// The advisory lock on a session of its own, with the session that works; no lock where there is but one session,
+/// which only a test may allow.
+fn lock(input: &Input, server: &Server, worker: Connected) -> Result<(Option<RunLock>, postgres::Client)> {
+    let settings = &input.settings;
     if !server.single_session {
-        let connected = session::open(&input.settings, TOOL, "lock")?;
-        return RunLock::acquire(connected.client, Mode::Exclusive, input.options.lock_wait).map(Some);
+        let lock = session::open(settings, TOOL, "lock")?;
+        let wait = input.options.lock_wait;
+        return RunLock::acquire(settings, lock, worker, Mode::Exclusive, wait)
+            .map(|(lock, client)| (Some(lock), client));
     }
     if input.options.single_session {
         log::warn!(
             "This server has one session only: running without the lock, as --unsafe-single-session says"
         );
-        return Ok(None);
+        return Ok((None, worker.client));
     }
     Err(Error::new(Exit::Config, "this server has one session only and cannot hold the run's lock")
         .because("its backend pid is 0: PostgreSQL in WebAssembly, or something that stands in for a server")

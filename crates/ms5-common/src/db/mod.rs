@@ -3,5 +3,6 @@
 pub mod connect;
 pub mod ledger;
 pub mod lock;
+pub mod pooler;
 pub mod server_error;
 pub mod session;
