@@ -17,6 +17,8 @@ SANDBOX_MODULES=${SANDBOX_SCRIPT%/*}/sandbox
 . "$SANDBOX_MODULES/engine.sh"
 # shellcheck source=scripts/sandbox/instance.sh
 . "$SANDBOX_MODULES/instance.sh"
+# shellcheck source=scripts/sandbox/pgbouncer.sh
+. "$SANDBOX_MODULES/pgbouncer.sh"
 
 usage() {
     cat <<'END'
@@ -32,12 +34,16 @@ usage: sandbox.sh COMMAND [options]
   env     [--name=N] [--environment=production|staging|development|test]
                                     exports for a shell: eval "$(scripts/sandbox.sh env)"
   psql    [--name=N] [--environment=E] [arguments of psql]
+  bouncer [--name=N] [--set key=value]...
+                                    start a PgBouncer in front of it, with these settings (pool_mode=transaction ...), and
+                                    print the exports that lead through it; it ends with the instance
   prepare [--engine=E] [--plain]    only fetch and prepare the binaries
+  prepare-bouncer                   the same for PgBouncer
   bin     [--engine=E] [--plain]    print the folder of the binaries, prepared if needed
   help
 
   --plain            a server without the extension: the state before
-  --set key=value    a setting of the server
+  --set key=value    a setting of the server, or of the bouncer
   --owner-pid=PID    throwaway: fast instead of durable, and removed when process PID is gone
 
 variables: MS5_SANDBOX=local|docker|debian   where the server comes from (default: the first of these that is there)
@@ -168,6 +174,23 @@ command_prepare() {
     find_engine "$ENGINE_WANTED" "$PLAIN"
 }
 
+command_bouncer() {
+    parse "--name --set" "$@"
+    prepare_bouncer
+    lock_instance "$NAME"
+    need_instance "$NAME"
+    start_bouncer "${SETTINGS[@]}"
+    unlock
+    export_line DB_HOST 127.0.0.1
+    export_line DB_PORT "$BOUNCER_PORT"
+    export_line MS5_BOUNCER_DIR "$BOUNCER_FOLDER"
+}
+
+command_prepare-bouncer() {
+    parse "" "$@"
+    prepare_bouncer
+}
+
 command_bin() {
     command_prepare "$@"
     echo "${ENGINE[bin]}"
@@ -184,7 +207,7 @@ main() {
     local command=${1:-}
     (($# == 0)) || shift
     case $command in
-        up | down | stop | start | status | env | psql | prepare | bin | watch)
+        up | down | stop | start | status | env | psql | bouncer | prepare | prepare-bouncer | bin | watch)
             SANDBOX_HOME=$(cache_home)
             "command_$command" "$@"
             ;;

@@ -78,12 +78,21 @@ END
 }
 
 # debian_download WORK PACKAGE...: the packages and all they depend on; what is there already is not fetched again.
+# PACKAGE- is left out, with what only it depends on: apt is told that it is installed.
 debian_download() {
-    local work=$1
-    if debian_apt "$work" --no-install-recommends --download-only install "${@:2}" &&
+    local work=$1 package packages=()
+    : >"$work/status"
+    for package in "${@:2}"; do
+        if [[ $package == *- ]]; then
+            printf 'Package: %s\nStatus: install ok installed\nVersion: 9999\nArchitecture: all\n\n' "${package%-}" >>"$work/status"
+        else
+            packages+=("$package")
+        fi
+    done
+    if debian_apt "$work" --no-install-recommends --download-only install "${packages[@]}" &&
         debian_apt "$work" autoclean; then return; fi
     sed 's/^/  /' "$work/apt.log" >&2
-    die "could not download ${*:2}; see above"
+    die "could not download ${packages[*]}; see above"
 }
 
 # What the packages depend on but a program run by hand does not need; only the large ones matter.
@@ -104,7 +113,8 @@ debian_unpack() {
         debian_needless "$deb" || dpkg-deb -x "$deb" "$root"
     done
     find "$root/usr/share" -mindepth 1 -maxdepth 1 ! -name postgresql ! -name zoneinfo ! -name nodejs -exec rm -rf {} +
-    find "$root/usr/bin" -mindepth 1 ! -name node ! -name patchelf -delete
+    [[ ! -e $root/usr/sbin/pgbouncer ]] || mv -t "$root/usr/bin" "$root/usr/sbin/pgbouncer"
+    find "$root/usr/bin" -mindepth 1 ! -name node ! -name pgbouncer ! -name patchelf -delete
     # JIT stays off, so its code is not needed.
     rm -rf "$root"/usr/lib/postgresql/*/lib/{bitcode,llvmjit*,pgxs} "$root"/usr/lib/*/gconv \
         "$root"/usr/{sbin,games,include,src} "${root:?}"/{etc,var,lib}
@@ -139,7 +149,7 @@ debian_zoneinfo() {
     local root=$1 from=/usr/share/zoneinfo to=../zoneinfo
     if [[ -e $from/Europe/Berlin ]]; then
         rm -rf "${root:?}$from"
-    else
+    elif [[ -d $root/usr/lib/postgresql ]]; then
         rm -f "$root$from/localtime" # a link to what a machine without zones lacks too
         grep -lZ "$from" "$root"/usr/lib/postgresql/*/bin/* |
             LC_ALL=C xargs -0 sed -i "s#$from\\x00#$to$(printf '\\x00%.0s' $(seq $((${#from} - ${#to} + 1))))#g"

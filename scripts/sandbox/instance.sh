@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# Instances: a data folder made from a template, its server, and who ends it. Needs common.sh, docker.sh and engine.sh.
+# Instances: a data folder made from a template, its server, and who ends it. Needs common.sh, docker.sh, engine.sh and,
+# at its end, pgbouncer.sh.
 #
 # instances/NAME/state       what the instance is: engine, port, owner ... (INSTANCE below)
 # instances/NAME/passwords   a random one for each role
@@ -333,6 +334,7 @@ stop_server() {
 
 # Stop the server, at once, for its data go with it, and remove every folder of the loaded instance.
 remove_instance() {
+    stop_bouncers
     stop_server QUIT KILL
     [[ ${INSTANCE[source]} != docker ]] || docker_compose down >/dev/null 2>&1 || true
     forget_killed_server

@@ -42,8 +42,7 @@ pub(crate) fn prepare(
     connected: Connected,
     server: &Server,
 ) -> Result<(Ready, Work)> {
-    let lock = lock(input, sessions, server)?;
-    let mut session = Session::of(connected)?;
+    let (lock, mut session) = lock(input, sessions, server, connected)?;
     let client = &mut session.client;
     // Before the ledger is read: a session that a killed run has left behind may be in the middle of a COMMIT.
     if ledger::state(client).map_err(unreadable("the ledger"))? == State::Current {
@@ -85,17 +84,30 @@ pub(crate) fn prepare(
     Ok((Ready { session, lock, extension, seen, steps, earlier }, work))
 }
 
-/// The advisory lock on a session of its own; none where there is but one session, which only a test may allow.
-fn lock(input: &Input, sessions: &Sessions<'_>, server: &Server) -> Result<Option<RunLock>> {
+/// The advisory lock on a session of its own, with the session that works; no lock where there is but one session,
+/// which only a test may allow.
+fn lock(
+    input: &Input,
+    sessions: &Sessions<'_>,
+    server: &Server,
+    worker: Connected,
+) -> Result<(Option<RunLock>, Session)> {
+    let canceller = worker.canceller.clone();
     if !server.single_session {
-        let connected = sessions.connect("lock")?;
-        return RunLock::acquire(connected.client, LockMode::Exclusive, input.options.lock_wait).map(Some);
+        let (lock, client) = RunLock::acquire(
+            &input.settings,
+            sessions.connect("lock")?,
+            worker,
+            LockMode::Exclusive,
+            input.options.lock_wait,
+        )?;
+        return Ok((Some(lock), Session::of(client, canceller)?));
     }
     if input.options.single_session {
         log::warn!(
             "This server has one session only: running without the lock, as --unsafe-single-session says"
         );
-        return Ok(None);
+        return Ok((None, Session::of(worker.client, canceller)?));
     }
     Err(Error::new(Exit::Config, "this server has one session only and cannot hold the run's lock")
         .because("its backend pid is 0: PostgreSQL in WebAssembly, or something that stands in for a server")

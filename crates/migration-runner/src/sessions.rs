@@ -55,7 +55,8 @@ impl<'a> Sessions<'a> {
 
     /// Opens a session that applies files.
     pub(crate) fn open(&self) -> Result<Session> {
-        Session::of(self.connect("run")?)
+        let Connected { client, canceller, .. } = self.connect("run")?;
+        Session::of(client, canceller)
     }
 
     /// Opens a session in which nothing has run yet.
@@ -67,8 +68,7 @@ impl<'a> Sessions<'a> {
 
 impl Session {
     /// Makes a working session of an open connection.
-    pub(crate) fn of(connected: Connected) -> Result<Self> {
-        let Connected { mut client, canceller, .. } = connected;
+    pub(crate) fn of(mut client: Client, canceller: Canceller) -> Result<Self> {
         let backend = Backend::of(&mut client).map_err(|error| {
             Error::new(Exit::Unreachable, "cannot ask the session which server process it has")
                 .because_all(reasons(&error))

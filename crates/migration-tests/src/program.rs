@@ -2,10 +2,11 @@
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -192,6 +193,48 @@ impl Program {
             let _ = feeder.join();
         }
         Ran { shown: self.shown, output }
+    }
+
+    /// Runs it without input, to its end or for as long as `limit`.
+    ///
+    /// # Panics
+    /// Where it cannot be started, or has not ended by then; it is killed first.
+    #[must_use]
+    #[allow(clippy::panic)]
+    pub fn run_within(mut self, limit: Duration) -> Ran {
+        let deadline = Instant::now() + limit;
+        self.command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = match self.command.spawn() {
+            Ok(child) => child,
+            Err(error) => panic!("cannot start {}: {error}", self.shown),
+        };
+        let read = |stream: Option<Box<dyn Read + Send>>| {
+            std::thread::spawn(move || {
+                let mut bytes = Vec::new();
+                if let Some(mut stream) = stream {
+                    let _ = stream.read_to_end(&mut bytes);
+                }
+                bytes
+            })
+        };
+        let stdout = read(child.stdout.take().map(|stream| Box::new(stream) as _));
+        let stderr = read(child.stderr.take().map(|stream| Box::new(stream) as _));
+        let mut late = false;
+        let status = loop {
+            match child.try_wait() {
+                Ok(Some(status)) => break status,
+                Ok(None) if late || Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
+                Ok(None) => {
+                    late = true;
+                    let _ = child.kill();
+                }
+                Err(error) => panic!("lost {}: {error}", self.shown),
+            }
+        };
+        let [stdout, stderr] = [stdout, stderr].map(|reader| reader.join().unwrap_or_default());
+        let ran = Ran { shown: self.shown, output: Output { status, stdout, stderr } };
+        assert!(!late, "not ended after {limit:?}\n{ran}");
+        ran
     }
 }
 

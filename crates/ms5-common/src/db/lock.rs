@@ -7,7 +7,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use postgres::Client;
+use postgres::types::Type;
 
+use crate::config::Settings;
+use crate::db::connect::Connected;
+use crate::db::pooler::{self, Pair};
 use crate::db::server_error::reasons;
 use crate::error::{Error, Result};
 use crate::exit::Exit;
@@ -17,6 +21,9 @@ const KEY: i64 = 0x4d53_355f_4d49_4752;
 
 /// How often a busy lock is tried again.
 const POLL: Duration = Duration::from_millis(200);
+
+/// How often it is tried to give back a lock that a pooler has put out of our reach.
+const RELEASES: usize = 10;
 
 /// Who may hold the lock beside us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,66 +37,36 @@ pub enum Mode {
 /// The lock, held for as long as this value lives: the session ends with it.
 pub struct RunLock {
     session: Client,
-    pid: i32,
+    /// The backend that holds it.
+    backend: i32,
+    /// Whether a pooler is in between, which may keep the backend when the session ends.
+    pooled: bool,
+    mode: Mode,
 }
 
 impl RunLock {
-    /// Takes the lock on `session`, trying for up to `wait`.
+    /// Takes the lock on the session `lock`, trying for up to `wait`. `worker` is the session that it is for.
     ///
     /// # Errors
     /// [`Exit::Unreachable`] when another run holds it (named by pid, application, user, host and age);
-    /// [`Exit::Config`] when the session does not stay with one backend, as behind a transaction pooler.
-    pub fn acquire(mut session: Client, mode: Mode, wait: Duration) -> Result<Self> {
-        let failed = |error: &postgres::Error| {
-            Error::new(Exit::Unreachable, "cannot take the advisory lock of this database")
-                .because_all(reasons(error))
-                .hint("run it again once the server answers")
-        };
-        let function = match mode {
-            Mode::Exclusive => "pg_try_advisory_lock",
-            Mode::Shared => "pg_try_advisory_lock_shared",
-        };
-        let deadline = Instant::now() + wait;
-        let mut told = false;
-        let pid = loop {
-            let row = session
-                .query_one(&format!("SELECT {function}($1), pg_backend_pid()"), &[&KEY])
-                .map_err(|error| failed(&error))?;
-            if row.get::<_, bool>(0) {
-                break row.get::<_, i32>(1);
-            }
-            let holder = holder(&mut session).map_err(|error| failed(&error))?;
-            if Instant::now() >= deadline {
-                return Err(Error::new(Exit::Unreachable, "another run holds the lock of this database")
-                    .because(holder)
-                    .because("nothing was touched")
-                    .hint("wait for it to end, or give more time with --lock-wait=SECONDS"));
-            }
-            if !told {
-                log::info!(
-                    "Another run holds the lock of this database; waiting up to {} s: {holder}",
-                    wait.as_secs()
-                );
-                told = true;
-            }
-            thread::sleep(POLL);
-        };
-        let mut lock = Self { session, pid };
-        // A transaction pooler gives the lock to one backend and the next statement to another.
-        if lock.held_by().map_err(|error| failed(&error))? != Some(pid) {
-            return Err(Error::new(Exit::Config, "the advisory lock does not stay with this session")
-                .because("the connection seems to go through a pooler in transaction mode")
-                .hint(
-                    "connect to PostgreSQL itself, or to the pooler's session mode, with DB_HOST and DB_PORT",
-                ));
-        }
-        Ok(lock)
+    /// [`Exit::Config`] when the sessions do not have a backend each that they keep, as behind a transaction pooler.
+    pub fn acquire(
+        settings: &Settings,
+        lock: Connected,
+        worker: Connected,
+        mode: Mode,
+        wait: Duration,
+    ) -> Result<(Self, Client)> {
+        let mut pair = pooler::examine(settings, lock, worker)?;
+        take(settings, &mut pair, mode, wait)?;
+        let Pair { lock, lock_backend, worker, pooled, .. } = pair;
+        Ok((Self { session: lock, backend: lock_backend, pooled, mode }, worker))
     }
 
     /// The server process that holds the lock.
     #[must_use]
     pub fn pid(&self) -> i32 {
-        self.pid
+        self.backend
     }
 
     /// Checks that the lock is still held.
@@ -102,24 +79,117 @@ impl RunLock {
                 .because_all(reasons)
                 .hint("find out who ended the session (the server's log), then run it again")
         };
-        match self.held_by() {
-            Ok(Some(_)) => Ok(()),
-            Ok(None) => Err(lost(vec!["the lock's session no longer holds it".to_owned()])),
+        match holds(&mut self.session, self.backend) {
+            Ok((pid, true)) if pid == self.backend => Ok(()),
+            Ok((pid, _)) if pid == self.backend => {
+                Err(lost(vec!["the lock's session no longer holds it".to_owned()]))
+            }
+            Ok((pid, _)) => Err(lost(vec![format!(
+                "its session went from backend {} to backend {pid}: a pooler in between is in transaction mode",
+                self.backend
+            )])),
             Err(error) => Err(lost(reasons(&error))),
         }
     }
+}
 
-    /// The backend that answers for this session, if it holds the lock.
-    fn held_by(&mut self) -> std::result::Result<Option<i32>, postgres::Error> {
-        let row = self.session.query_opt(
-            "SELECT pid FROM pg_catalog.pg_locks
-             WHERE locktype = 'advisory' AND granted AND pid = pg_backend_pid() AND objsubid = 1
-               AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
-               AND (classid::bigint << 32) | objid::bigint = $1",
-            &[&KEY],
-        )?;
-        Ok(row.map(|row| row.get(0)))
+impl Drop for RunLock {
+    fn drop(&mut self) {
+        // PostgreSQL releases it when the session ends; a pooler may give the backend to the next one as it is.
+        if self.pooled && !self.session.is_closed() {
+            release(&mut self.session, self.backend, self.mode);
+        }
     }
+}
+
+/// Takes the lock on the pair's first session, and sees it from the second.
+fn take(settings: &Settings, pair: &mut Pair, mode: Mode, wait: Duration) -> Result<()> {
+    let failed = |error: &postgres::Error| {
+        Error::new(Exit::Unreachable, "cannot take the advisory lock of this database")
+            .because_all(reasons(error))
+            .hint("run it again once the server answers")
+    };
+    let session = &mut pair.lock;
+    let function = match mode {
+        Mode::Exclusive => "pg_try_advisory_lock",
+        Mode::Shared => "pg_try_advisory_lock_shared",
+    };
+    // A backend that is not the session's own would keep the lock for ever.
+    let attempt = format!("SELECT CASE WHEN pg_backend_pid() = $2 THEN {function}($1) END, pg_backend_pid()");
+    let deadline = Instant::now() + wait;
+    let mut told = false;
+    loop {
+        let row = session
+            .query_typed_one(&attempt, &[(&KEY, Type::INT8), (&pair.lock_backend, Type::INT4)])
+            .map_err(|error| failed(&error))?;
+        match row.get::<_, Option<bool>>(0) {
+            Some(true) => break,
+            Some(false) => {}
+            None => return Err(pooler::moved(settings, pair.lock_backend, row.get(1))),
+        }
+        let holder = holder(session).map_err(|error| failed(&error))?;
+        if Instant::now() >= deadline {
+            return Err(Error::new(Exit::Unreachable, "another run holds the lock of this database")
+                .because(holder)
+                .because("nothing was touched")
+                .hint("wait for it to end, or give more time with --lock-wait=SECONDS")
+                .hint("if its runner's machine is gone for good, end that session: SELECT pg_terminate_backend(PID)"));
+        }
+        if !told {
+            log::info!(
+                "Another run holds the lock of this database; waiting up to {} s: {holder}",
+                wait.as_secs()
+            );
+            told = true;
+        }
+        thread::sleep(POLL);
+    }
+    let (pid, seen) = holds(&mut pair.worker, pair.lock_backend).map_err(|error| failed(&error))?;
+    if pid == pair.worker_backend && pid != pair.lock_backend && seen {
+        return Ok(());
+    }
+    // The backend may not be the lock's session any more.
+    for _ in 0..RELEASES {
+        if release(&mut pair.lock, pair.lock_backend, mode)
+            || release(&mut pair.worker, pair.lock_backend, mode)
+        {
+            break;
+        }
+    }
+    if pid != pair.worker_backend {
+        return Err(pooler::moved(settings, pair.worker_backend, pid));
+    }
+    Err(Error::new(Exit::Config, format!("the lock of {} is not seen by the session that works", settings.database()))
+        .because(format!(
+            "backend {} took it and backend {pid} does not see it: they seem to be of two servers behind one address",
+            pair.lock_backend
+        ))
+        .because("nothing was touched")
+        .hint("connect to one PostgreSQL server itself, with DB_HOST and DB_PORT"))
+}
+
+/// The backend that answers for `session`, and whether `holder` holds the lock.
+fn holds(session: &mut Client, holder: i32) -> std::result::Result<(i32, bool), postgres::Error> {
+    let row = session.query_typed_one(
+        "SELECT pg_backend_pid(), EXISTS (
+             SELECT FROM pg_catalog.pg_locks
+             WHERE locktype = 'advisory' AND granted AND pid = $2 AND objsubid = 1
+               AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+               AND (classid::bigint << 32) | objid::bigint = $1)",
+        &[(&KEY, Type::INT8), (&holder, Type::INT4)],
+    )?;
+    Ok((row.get(0), row.get(1)))
+}
+
+/// Gives the lock back if `session` is answered by the backend that holds it; true if that is done.
+fn release(session: &mut Client, holder: i32, mode: Mode) -> bool {
+    let function = match mode {
+        Mode::Exclusive => "pg_advisory_unlock",
+        Mode::Shared => "pg_advisory_unlock_shared",
+    };
+    let query = format!("SELECT CASE WHEN pg_backend_pid() = $2 THEN {function}($1) ELSE false END");
+    let row = session.query_typed_one(&query, &[(&KEY, Type::INT8), (&holder, Type::INT4)]);
+    row.is_ok_and(|row| row.get(0))
 }
 
 /// A statement that fails with 22012 (division by zero) where the exclusive lock is not held by the server process `pid`:
@@ -136,7 +206,7 @@ pub fn guard(pid: i32) -> String {
 
 /// Who holds the lock, in words.
 fn holder(session: &mut Client) -> std::result::Result<String, postgres::Error> {
-    let rows = session.query(
+    let rows = session.query_typed(
         "SELECT l.pid, coalesce(a.application_name, ''), coalesce(a.usename, '?')::text,
                 coalesce(host(a.client_addr), 'the local socket'),
                 coalesce(to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS TZ'), '?')
@@ -144,7 +214,7 @@ fn holder(session: &mut Client) -> std::result::Result<String, postgres::Error> 
          WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
            AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
            AND (l.classid::bigint << 32) | l.objid::bigint = $1",
-        &[&KEY],
+        &[(&KEY, Type::INT8)],
     )?;
     let words: Vec<String> = rows
         .iter()

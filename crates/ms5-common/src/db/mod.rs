@@ -4,5 +4,6 @@ pub mod backend;
 pub mod connect;
 pub mod ledger;
 pub mod lock;
+pub mod pooler;
 pub mod server_error;
 pub mod session;

@@ -107,7 +107,8 @@ pub struct Server {
 /// [`Exit::Unreachable`] when it does not answer.
 pub fn identify(client: &mut Client, settings: &Settings) -> Result<Server> {
     let row = client
-        .query_one(
+        // Without a named statement, which some poolers lose before the run can be refused for the pooler.
+        .query_typed_one(
             "SELECT (SELECT system_identifier::text FROM pg_catalog.pg_control_system()), d.oid, d.datname::text,
                     current_setting('server_version'), pg_backend_pid()
              FROM pg_catalog.pg_database d WHERE d.datname = current_database()",

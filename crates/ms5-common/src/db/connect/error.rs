@@ -99,6 +99,8 @@ pub enum Cause {
     DatabaseClosed,
     /// A setting that cannot work, found before or by the server.
     BadSetting,
+    /// A pooler in between refuses a setting of the start-up message, whatever PostgreSQL would say to it.
+    PoolerRefusedSetting,
 }
 
 impl Cause {
@@ -137,7 +139,8 @@ impl Cause {
             | Self::TlsFailed
             | Self::DatabaseMissing
             | Self::DatabaseClosed
-            | Self::BadSetting => Kind::Configuration,
+            | Self::BadSetting
+            | Self::PoolerRefusedSetting => Kind::Configuration,
         }
     }
 }
@@ -209,7 +212,7 @@ impl Failure {
 
     /// A server's error while connecting.
     pub(super) fn from_server(error: &DbError) -> Self {
-        let cause = server_cause(error.code().code());
+        let cause = server_cause(error.code().code(), error.message());
         let mut failure = Self::new(cause, "");
         failure.server = Some(Box::new(ServerMessage::from(error)));
         failure
@@ -228,8 +231,10 @@ impl fmt::Display for Failure {
 /// What a SQLSTATE means when it comes instead of a session.
 ///
 /// Source: PostgreSQL's errcodes.txt, and what PgBouncer sends.
-fn server_cause(sqlstate: &str) -> Cause {
+fn server_cause(sqlstate: &str, message: &str) -> Cause {
     match sqlstate {
+        // PgBouncer's words, which it does not translate; before 1.20 without "in options".
+        "08P01" if message.starts_with("unsupported startup parameter") => Cause::PoolerRefusedSetting,
         "28P01" => Cause::PasswordRefused,
         "3D000" => Cause::DatabaseMissing,
         "42501" => Cause::NoPrivilege,
@@ -237,7 +242,7 @@ fn server_cause(sqlstate: &str) -> Cause {
         "55000" => Cause::DatabaseClosed,
         "57P03" => Cause::ServerNotReady,
         "57P01" | "57P02" => Cause::ServerStopping,
-        // A protocol violation will not mend itself; PgBouncer sends it for unknown databases and options.
+        // A protocol violation will not mend itself; PgBouncer sends it for unknown databases.
         "08P01" => Cause::BadSetting,
         code => match code.get(..2) {
             Some("28") => Cause::Rejected,
@@ -439,6 +444,9 @@ impl Circumstances<'_> {
                 quoted(dbname)
             ),
             Cause::DatabaseClosed => format!("As a superuser: ALTER DATABASE {} ALLOW_CONNECTIONS true;", quoted(dbname)),
+            Cause::PoolerRefusedSetting => format!(
+                "A connection pooler (PgBouncer) answers on {place}, and it refuses what a session of ours is started with, so it cannot even be asked whether it leaves a session on one backend. Connect to PostgreSQL itself, with DB_HOST and DB_PORT; or, if the pooler is in session mode, set ignore_startup_parameters = options in its configuration."
+            ),
             Cause::BadSetting => "Mend the setting named above (DB_*, PGOPTIONS, PGAPPNAME), then try again.".to_owned(),
         }
     }

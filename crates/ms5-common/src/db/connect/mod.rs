@@ -51,6 +51,9 @@ pub struct Connected {
     pub tls: bool,
     /// The address that answered: `127.0.0.1:5432`, or the socket's path.
     pub address: String,
+    /// The pid of the backend as the log-in told it; none on a socket file, where the log-in is not seen. A pooler
+    /// tells a number of its own.
+    pub backend: Option<i32>,
     /// Where the password came from, if one was at hand.
     pub password_source: PasswordSource,
     /// What the user should hear: a password file that was passed over, a TLS file that is missing, a
@@ -151,6 +154,7 @@ fn connect_to(
             canceller: session.canceller,
             tls: session.tls,
             address: session.address,
+            backend: session.backend,
             password_source: found.source,
             warnings: run.warnings,
         }),
@@ -164,6 +168,7 @@ struct Session {
     canceller: Canceller,
     tls: bool,
     address: String,
+    backend: Option<i32>,
 }
 
 /// Where one attempt goes.
@@ -270,8 +275,11 @@ impl Run<'_> {
         match outcome {
             Ok(client) => {
                 watch.settle();
-                let tls = watch.seen().tls;
-                Ok(Session { canceller: self.canceller(&client, opener, tls), client, tls, address: shown })
+                let seen = watch.seen();
+                let (tls, backend) = (seen.tls, seen.backend);
+                drop(seen);
+                let canceller = self.canceller(&client, opener, tls);
+                Ok(Session { canceller, client, tls, address: shown, backend })
             }
             Err(mut failure) => {
                 let seen = watch.seen();

@@ -55,6 +55,8 @@ pub(super) struct Seen {
     pub(super) heard: bool,
     /// The server let us in; errors after that are not about encryption.
     pub(super) authenticated: bool,
+    /// The pid that came with the key for cancel requests.
+    pub(super) backend: Option<i32>,
     /// What the server asked for, as libpq names it.
     pub(super) method: Option<String>,
     /// The failure, where this module found it.
@@ -368,10 +370,11 @@ impl TlsStream for Stream {
     }
 }
 
-/// Reads the server's first messages along, up to the end of authentication.
+/// Reads the server's first messages along, up to the key for cancel requests.
 #[derive(Default)]
 struct Reader {
     buffer: Vec<u8>,
+    authenticated: bool,
     finished: bool,
 }
 
@@ -381,6 +384,19 @@ impl Reader {
             return Ok(());
         }
         self.buffer.extend_from_slice(bytes);
+        if !self.authenticated {
+            self.read_requests(watch)?;
+        }
+        if self.authenticated {
+            self.read_key(watch);
+        }
+        if self.finished {
+            self.buffer = Vec::new();
+        }
+        Ok(())
+    }
+
+    fn read_requests(&mut self, watch: &Watch) -> io::Result<()> {
         while let Some((&kind, rest)) = self.buffer.split_first() {
             if kind != b'R' && kind != b'E' {
                 self.finished = true;
@@ -399,15 +415,36 @@ impl Reader {
                 break;
             }
             let body = rest.get(4..length).unwrap_or_default();
-            let finished = kind == b'E' || note_request(body, watch)?;
-            if finished {
+            self.finished = kind == b'E';
+            self.authenticated = !self.finished && note_request(body, watch)?;
+            self.buffer.drain(..=length);
+            if self.finished || self.authenticated {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// What follows is the `postgres` crate's to judge; a server need not send a key.
+    fn read_key(&mut self, watch: &Watch) {
+        while let Some((&kind, rest)) = self.buffer.split_first() {
+            let Some(length) = rest.first_chunk::<4>() else {
+                break;
+            };
+            let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
+            // Parameters and notices come before it.
+            self.finished = !matches!(kind, b'S' | b'N' | b'K') || !(4..=LONGEST_ERROR).contains(&length);
+            if self.finished || rest.len() < length {
+                break;
+            }
+            if kind == b'K' {
+                let pid = rest.get(4..length).and_then(|body| body.first_chunk::<4>());
+                watch.seen().backend = pid.map(|pid| i32::from_be_bytes(*pid));
                 self.finished = true;
-                self.buffer = Vec::new();
-                return Ok(());
+                break;
             }
             self.buffer.drain(..=length);
         }
-        Ok(())
     }
 }
 
@@ -507,4 +544,44 @@ pub(super) fn tls_failure(error: &io::Error) -> Failure {
 /// Whether an error on a standing stream is TLS's.
 pub(super) fn is_tls(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Reader, Watch};
+
+    fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(body.len() + 4).unwrap_or(0).to_be_bytes();
+        [&[kind], length.as_slice(), body].concat()
+    }
+
+    /// What is known when `messages` came in pieces of `size` bytes: whether we are in, and the backend.
+    fn read(messages: &[Vec<u8>], size: usize) -> (bool, Option<i32>) {
+        let (mut reader, watch) = (Reader::default(), Watch::default());
+        for piece in messages.concat().chunks(size) {
+            assert!(reader.read(piece, &watch).is_ok());
+        }
+        let seen = watch.seen();
+        (seen.authenticated, seen.backend)
+    }
+
+    #[test]
+    fn the_backend_is_read_along_in_pieces_of_any_size() {
+        let password = message(b'R', &[0, 0, 0, 3]);
+        let in_ = message(b'R', &[0, 0, 0, 0]);
+        let parameter = message(b'S', b"server_version\x0017.11\0");
+        let notice = message(b'N', b"SNOTICE\0\0");
+        let key = message(b'K', &[0, 0, 0x63, 0xba, 1, 2, 3, 4]);
+        let short_key = message(b'K', &[0, 0]);
+        let ready = message(b'Z', b"I");
+        let error = message(b'E', b"SFATAL\0\0");
+        let full = [&password, &in_, &parameter, &notice, &key, &ready].map(Clone::clone);
+        for size in [1, 2, 3, 5, 7, 1000] {
+            assert_eq!(read(&full, size), (true, Some(25530)), "{size}");
+            assert_eq!(read(&[in_.clone(), ready.clone(), key.clone()], size), (true, None));
+            assert_eq!(read(&[in_.clone(), short_key.clone(), ready.clone()], size), (true, None));
+            assert_eq!(read(&[in_.clone(), error.clone(), key.clone()], size), (true, None));
+            assert_eq!(read(std::slice::from_ref(&error), size), (false, None));
+        }
+    }
 }
