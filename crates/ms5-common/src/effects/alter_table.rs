@@ -33,11 +33,8 @@ fn subcommand(mut cursor: Cursor<'_, '_>, effects: &mut Effects) -> (LockMode, R
         return add(cursor, effects);
     }
     if cursor.take(&["alter"]) {
-        if cursor.is("constraint") && cursor.ahead(2).is_some_and(|next| !next.is_word("type")) {
-            return (AccessExclusive, Rewrite::No);
-        }
         cursor.take(&["column"]);
-        // A column, or its number in an index.
+        // A column, its number in an index; CONSTRAINT is read as one, to the same end.
         if cursor.name().is_none() {
             cursor.advance(1);
         }
@@ -81,7 +78,8 @@ fn set(mut cursor: Cursor<'_, '_>) -> (LockMode, Rewrite) {
         || cursor.is("logged")
         || cursor.is("unlogged")
         || cursor.are(&["access", "method"]);
-    (AccessExclusive, if is_moved { Rewrite::Yes } else { Rewrite::No })
+    let why = "unless it is so already, the table is rewritten";
+    (AccessExclusive, if is_moved { Rewrite::Perhaps(why) } else { Rewrite::No })
 }
 
 /// Storage parameters that need no more than SHARE UPDATE EXCLUSIVE (`lockmode` in reloptions.c).
@@ -234,7 +232,7 @@ fn default(cursor: Cursor<'_, '_>) -> Rewrite {
     let mut rewrite = Rewrite::No;
     for pair in cursor.rest().windows(2) {
         let [name, open] = pair else { continue };
-        let ends = ["references", "check", "generated", "constraint"];
+        let ends = ["references", "check", "unique", "primary"];
         if ends.iter().any(|word| name.is_word(word)) {
             break;
         }
@@ -255,8 +253,8 @@ fn default(cursor: Cursor<'_, '_>) -> Rewrite {
 
 /// A type's modifier looks like a call: `numeric(10, 2)`.
 fn is_function(name: &Token<'_>) -> bool {
-    const TYPES: [&str; 8] =
-        ["numeric", "decimal", "varchar", "char", "timestamp", "timestamptz", "interval", "array"];
+    const TYPES: [&str; 7] =
+        ["numeric", "decimal", "varchar", "char", "timestamp", "timestamptz", "interval"];
     matches!(name.kind, TokenKind::Word | TokenKind::Identifier)
         && !TYPES.iter().any(|word| name.is_word(word))
 }

@@ -3,7 +3,7 @@
 use super::cursor::Cursor;
 use super::name::Name;
 use super::outside::{self, Outside};
-use super::{body, enums};
+use super::{body, enums, routines};
 use crate::sql::{Statement, Token, tokens};
 
 /// Procedures that commit, of the files that were looked at so far: one for all files, in their order.
@@ -50,7 +50,7 @@ impl Procedures {
         let mut cursor = Cursor::new(tokens);
         if cursor.take(&["call"]) {
             let name = cursor.name()?;
-            return outside::known_procedure(&name, cursor)
+            return routines::known_procedure(&name, cursor)
                 .or_else(|| self.knows(&name).then_some(Outside::Commits { what: name.text }));
         }
         if cursor.take(&["do"]) {
@@ -62,7 +62,7 @@ impl Procedures {
 
     fn commits(&self, body: &str, std_strings: bool) -> Option<String> {
         body::commits(body, std_strings, |name, arguments| {
-            let is_known = outside::known_procedure(name, arguments).is_some() || self.knows(name);
+            let is_known = routines::known_procedure(name, arguments).is_some() || self.knows(name);
             is_known.then(|| name.text.clone())
         })
     }

@@ -71,6 +71,7 @@ fn create_index() {
         "create index i on concurrently (a)",
         "create index i on t (a) with (timescaledb.transaction_per_chunk = false)",
         "create index i on t (a) with (transaction_per_chunk)",
+        "create index i on t (a) with (timescaledb.other, other.transaction_per_chunk)",
         "create index i on t (a) where b = 'with (timescaledb.transaction_per_chunk)'",
     ] {
         assert_eq!(one(text), None, "{text}");
@@ -148,6 +149,7 @@ fn by_their_words() {
         ("call merge_chunks('a', 'b', concurrently => true)", commits("merge_chunks")),
         ("select reorder_chunk('c', 'i')", commits("reorder_chunk")),
         ("select 1, public.move_chunk(chunk => 'c')", commits("move_chunk")),
+        ("with a as (select 1) select move_chunk('c') from a", commits("move_chunk")),
         (
             "select pg_create_logical_replication_slot('s', 'pgoutput')",
             commits("pg_create_logical_replication_slot"),
@@ -243,6 +245,7 @@ fn blocks() {
         ("do $$ begin perform commit; end $$", None),
         ("do $$ begin -- ; commit;\n null; end $$", None),
         ("do $$ begin call mine(); end $$", None),
+        ("do $$ begin perform a from call run_job; end $$", None),
         ("do language plpython3u $$ begin; commit; $$", None),
         ("create function f() returns int language plpgsql as $$ begin commit; end $$", None),
     ] {
@@ -286,6 +289,7 @@ fn values_of_enums() {
             "alter type e add value 'a' before 'b'; do $$ begin insert into t values ('a'); end $$;",
             vec![value("e", "a"), None],
         ),
+        ("alter type e add value 'a'; alter table t alter c set default 'a';", vec![value("e", "a"), None]),
         // The type is new as well, unless something before was committed.
         (
             "create type s.e as enum (); alter type e add value 'a'; insert into t values ('a');",

@@ -6,7 +6,7 @@
 //! tell: CLUSTER of a partitioned table or hypertable, REINDEX of a partitioned table or its index.
 
 use super::cursor::Cursor;
-use super::name::Name;
+use super::routines;
 
 /// What a statement is that cannot run inside a transaction, with what a later run needs to take it up again.
 ///
@@ -166,7 +166,7 @@ pub(super) fn of_text(mut cursor: Cursor<'_, '_>) -> Option<Outside> {
     } else if cursor.are(&["discard", "all"]) {
         Some(Outside::DiscardAll)
     } else {
-        function(cursor)
+        routines::refusing_function(cursor)
     }
 }
 
@@ -298,57 +298,4 @@ fn reindex(mut cursor: Cursor<'_, '_>) -> Option<Outside> {
     let concurrently = cursor.is("concurrently")
         || options.iter().any(|option| option.name.parts == ["concurrently"] && option.is_on());
     (is_whole || concurrently).then_some(Outside::Reindex { concurrently })
-}
-
-/// Functions that refuse a transaction block, or one that has written: a migration's has.
-const FUNCTIONS: [&str; 3] = ["reorder_chunk", "move_chunk", "pg_create_logical_replication_slot"];
-
-fn function(mut cursor: Cursor<'_, '_>) -> Option<Outside> {
-    if !cursor.is("select") && !cursor.is("with") {
-        return None;
-    }
-    while let Some(token) = cursor.peek() {
-        cursor.advance(1);
-        let name = token.name().filter(|name| FUNCTIONS.contains(&name.as_ref()));
-        if let Some(name) = name
-            && cursor.peek().is_some_and(|next| next.is_symbol("("))
-        {
-            return Some(Outside::Commits { what: name.into_owned() });
-        }
-    }
-    None
-}
-
-/// Procedures of TimescaleDB that commit, in some version from 2.11.
-const PROCEDURES: [&str; 8] = [
-    "cagg_migrate",
-    "merge_chunks_concurrently",
-    "policy_compression",
-    "policy_compression_execute",
-    "policy_recompression",
-    "policy_refresh_continuous_aggregate",
-    "recompress_chunk",
-    "run_job",
-];
-
-/// What a CALL of this procedure is; the cursor stands at its arguments.
-pub(super) fn known_procedure(name: &Name, mut arguments: Cursor<'_, '_>) -> Option<Outside> {
-    let what = name.last();
-    if what == "refresh_continuous_aggregate" {
-        return Some(Outside::Refresh);
-    }
-    let is_committing =
-        PROCEDURES.contains(&what) || what == "merge_chunks" && is_concurrent(arguments.group()?);
-    is_committing.then(|| Outside::Commits { what: what.to_owned() })
-}
-
-/// merge_chunks(chunk1, chunk2, concurrently).
-fn is_concurrent(arguments: Cursor<'_, '_>) -> bool {
-    let arguments = arguments.by_commas();
-    let named = arguments.iter().find(|argument| argument.is("concurrently"));
-    let value = match named {
-        Some(argument) => argument.ahead(2),
-        None => arguments.get(2).and_then(Cursor::peek),
-    };
-    value.is_some_and(|value| !value.is_word("false"))
 }

@@ -1,8 +1,9 @@
 //! SELECT, INSERT, UPDATE, DELETE, MERGE: the relations that they name, wherever they stand, and the functions.
 
 use super::cursor::Cursor;
-use super::locks::{Effects, LockMode, Rewrite};
+use super::locks::{Effects, LockMode};
 use super::name::Name;
+use super::routines;
 use crate::sql::TokenKind;
 
 /// What is read between two parentheses, or outside of all.
@@ -14,6 +15,8 @@ struct Level {
     has_using: bool,
     /// The list behind FROM goes on: a comma begins another relation.
     in_from: bool,
+    /// It is a part of the list before it: `from (a join b on ...)`.
+    is_list: bool,
     /// The relations of the list, for FOR UPDATE.
     sources: Vec<Name>,
 }
@@ -33,25 +36,9 @@ struct Query {
     levels: Vec<Level>,
 }
 
-/// Words that end the list behind FROM.
-const AFTER_FROM: [&str; 16] = [
-    "where",
-    "group",
-    "having",
-    "window",
-    "order",
-    "limit",
-    "offset",
-    "fetch",
-    "for",
-    "union",
-    "intersect",
-    "except",
-    "returning",
-    "set",
-    "when",
-    "select",
-];
+/// Words that end the list behind FROM and have commas behind them.
+const AFTER_FROM: [&str; 8] =
+    ["except", "group", "intersect", "order", "returning", "set", "union", "window"];
 
 impl Query {
     fn read(&mut self, mut cursor: Cursor<'_, '_>) {
@@ -79,10 +66,9 @@ impl Query {
                 }
                 "from" if level.is_query && before != "distinct" => self.source(&mut cursor),
                 "join" if level.in_from => self.source(&mut cursor),
-                "using" if level.has_using && !cursor.peek().is_some_and(|next| next.is_symbol("(")) => {
-                    self.source(&mut cursor);
-                }
-                "table" if matches!(before, "" | "as" | "union" | "all") => self.source(&mut cursor),
+                // not that of a join
+                "using" if level.has_using && !level.in_from => self.source(&mut cursor),
+                "table" if before != "into" => self.source(&mut cursor),
                 "for" if is_row_lock(cursor) => {
                     level.in_from = false;
                     for name in std::mem::take(&mut level.sources) {
@@ -91,20 +77,9 @@ impl Query {
                 }
                 _ if AFTER_FROM.contains(&word) => level.in_from = false,
                 _ if token.is_symbol("(") => self.levels.push(Level::default()),
-                _ if token.is_symbol(")") => {
-                    self.levels.pop();
-                }
+                _ if token.is_symbol(")") => self.close(),
                 _ if token.is_symbol(",") && level.in_from => self.source(&mut cursor),
-                _ if token.is_symbol("::") || word == "as" => {
-                    // A type with its modifier, an alias with its columns.
-                    let mut type_or_alias = cursor;
-                    if type_or_alias.name().is_some() {
-                        type_or_alias.group();
-                        if word != "as" || !is_query_start(cursor) {
-                            cursor = type_or_alias;
-                        }
-                    }
-                }
+                _ if token.is_symbol("::") || word == "as" => pass_alias(&mut cursor),
                 _ => {
                     cursor = start;
                     self.call(&mut cursor);
@@ -115,6 +90,14 @@ impl Query {
             } else {
                 WORDS.iter().find(|known| **known == word).copied().unwrap_or("?")
             };
+        }
+    }
+
+    fn close(&mut self) {
+        if let Some(Level { is_list: true, sources, .. }) = self.levels.pop()
+            && let Some(level) = self.levels.last_mut()
+        {
+            level.sources.extend(sources);
         }
     }
 
@@ -138,11 +121,9 @@ impl Query {
             let mut inside = *cursor;
             inside.advance(1);
             // (a join b on ...): the parenthesis holds a list, not a query.
-            let holds_list =
-                !is_query_start(inside) && !inside.peek().is_some_and(|next| next.is_symbol("("));
-            if holds_list {
+            if !is_query_start(inside) {
                 *cursor = inside;
-                self.levels.push(Level { is_query: true, ..Level::default() });
+                self.levels.push(Level { is_query: true, is_list: true, ..Level::default() });
                 self.source(cursor);
             }
             return;
@@ -157,15 +138,14 @@ impl Query {
         }
         *cursor = ahead;
         // The columns of an alias are no call.
-        cursor.take(&["as"]);
         let mut alias = *cursor;
-        if alias.name().is_some()
-            && alias.group().is_some()
-            && !["on", "using"].iter().any(|word| cursor.is(word))
-        {
+        let columns = alias.name().and_then(|_| alias.group());
+        if columns.is_some_and(|columns| {
+            columns.rest().iter().all(|token| token.name().is_some() || token.is_symbol(","))
+        }) {
             *cursor = alias;
         }
-        if name.parts.len() == 1 && self.common.iter().any(|common| common == name.last()) {
+        if self.is_common(&name) {
             return;
         }
         self.effects.lock_on(LockMode::AccessShare, name.text.clone());
@@ -184,38 +164,29 @@ impl Query {
             return;
         }
         if name.last() == "create_hypertable" {
-            self.create_hypertable(*cursor);
-        } else if !is_known(&name) {
-            self.effects.opaque = Some(FUNCTION);
+            self.effects.merge(routines::create_hypertable(*cursor));
+        } else if !routines::is_known(&name) && !self.is_common(&name) {
+            self.effects.opaque = Some(routines::FUNCTION);
         }
     }
 
-    /// create_hypertable(relation, ...): all rows move if `migrate_data` is on.
-    fn create_hypertable(&mut self, mut cursor: Cursor<'_, '_>) {
-        let arguments = cursor.group().map(Cursor::by_commas).unwrap_or_default();
-        let table =
-            arguments.first().and_then(|first| first.rest().iter().find_map(|token| token.string_value()));
-        match table {
-            Some(table) => self.effects.lock_on(LockMode::AccessExclusive, table.into_owned()),
-            None => self.effects.opaque = Some(FUNCTION),
-        }
-        let is_named = |argument: &&Cursor<'_, '_>| {
-            argument.ahead(1).is_some_and(|next| next.is_symbol("=>") || next.is_symbol(":="))
-        };
-        let migrate = arguments.iter().filter(is_named).find(|argument| argument.is("migrate_data"));
-        // The oldest form has it as the eleventh argument, the newest as the fifth.
-        let may_be_given = arguments.iter().filter(|argument| !is_named(argument)).count() > 4;
-        self.effects.rewrite = match migrate.and_then(|argument| argument.ahead(2)) {
-            Some(value) if value.is_word("false") => Rewrite::No,
-            Some(value) if value.is_word("true") => Rewrite::Yes,
-            None if !may_be_given => Rewrite::No,
-            _ => Rewrite::Perhaps("if migrate_data is on, all rows are moved"),
-        };
+    fn is_common(&self, name: &Name) -> bool {
+        name.parts.len() == 1 && self.common.iter().any(|common| common == name.last())
+    }
+}
+
+/// Reads a type with its modifier, or an alias with its columns, neither of which is a call.
+fn pass_alias(cursor: &mut Cursor<'_, '_>) {
+    let mut ahead = *cursor;
+    let begins_query = is_query_start(ahead) || ahead.is("materialized");
+    if !begins_query && ahead.name().is_some() {
+        ahead.group();
+        *cursor = ahead;
     }
 }
 
 /// The words that another is read with.
-const WORDS: [&str; 9] = ["for", "key", "do", "then", "distinct", "as", "union", "all", "not"];
+const WORDS: [&str; 6] = ["for", "key", "do", "then", "distinct", "into"];
 
 fn is_row_lock(cursor: Cursor<'_, '_>) -> bool {
     [&["update"][..], &["share"], &["no", "key"], &["key", "share"]].iter().any(|words| cursor.are(words))
@@ -247,114 +218,4 @@ fn common_names(mut cursor: Cursor<'_, '_>) -> Vec<String> {
         cursor.advance(1);
     }
     names
-}
-
-const FUNCTION: &str = "calls functions that are not looked into";
-
-/// Is it no function, or one that locks no table? Functions that are not in this list may be harmless too.
-fn is_known(name: &Name) -> bool {
-    /// Words before parentheses that call nothing.
-    const KEYWORDS: [&str; 34] = [
-        "all",
-        "and",
-        "any",
-        "array",
-        "as",
-        "between",
-        "by",
-        "case",
-        "cube",
-        "distinct",
-        "else",
-        "except",
-        "exists",
-        "filter",
-        "from",
-        "grouping",
-        "having",
-        "in",
-        "intersect",
-        "like",
-        "not",
-        "on",
-        "or",
-        "over",
-        "rollup",
-        "row",
-        "select",
-        "sets",
-        "some",
-        "then",
-        "union",
-        "using",
-        "values",
-        "when",
-    ];
-    const FUNCTIONS: [&str; 64] = [
-        "abs",
-        "age",
-        "array_agg",
-        "array_length",
-        "avg",
-        "by_hash",
-        "by_range",
-        "cast",
-        "ceil",
-        "clock_timestamp",
-        "coalesce",
-        "concat",
-        "concat_ws",
-        "count",
-        "current_setting",
-        "currval",
-        "date_part",
-        "date_trunc",
-        "extract",
-        "first",
-        "first_value",
-        "floor",
-        "format",
-        "gen_random_uuid",
-        "generate_series",
-        "greatest",
-        "json_agg",
-        "json_build_object",
-        "jsonb_agg",
-        "jsonb_build_object",
-        "lag",
-        "last",
-        "last_value",
-        "lead",
-        "least",
-        "length",
-        "lower",
-        "make_interval",
-        "max",
-        "md5",
-        "min",
-        "nextval",
-        "now",
-        "nullif",
-        "overlay",
-        "percentile_cont",
-        "position",
-        "random",
-        "rank",
-        "regexp_replace",
-        "replace",
-        "round",
-        "row_number",
-        "set_config",
-        "split_part",
-        "string_agg",
-        "substring",
-        "sum",
-        "time_bucket",
-        "to_char",
-        "to_timestamp",
-        "trim",
-        "unnest",
-        "upper",
-    ];
-    KEYWORDS.contains(&name.last()) || FUNCTIONS.contains(&name.last())
 }

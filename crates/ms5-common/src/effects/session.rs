@@ -211,6 +211,8 @@ mod tests {
             "create function pg_temp.f() returns int language sql as 'select 1'",
             "create index on pg_temp.t (a)",
             "create view v as select * from pg_temp.t",
+            "create recursive view v (a) as select a from pg_temp.t",
+            "select 1 as a into global temporary t",
             "select 1 as a into temp t",
             "select 1 as a into temporary table t from b",
             "select 1 as a into local temp t",
@@ -224,6 +226,8 @@ mod tests {
         }
         for text in [
             "create table temp (a int)",
+            "create table pg_temp (a int)",
+            "create table s.t (a int)",
             "create table t as select * from pg_temp.t",
             "create table t (a int default pg_temp.f())",
             "create view v as select 'pg_temp.t'",

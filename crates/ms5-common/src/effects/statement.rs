@@ -4,8 +4,7 @@
 
 use super::cursor::Cursor;
 use super::locks::{Effects, LockMode, Rewrite, UNREAD};
-use super::name::Name;
-use super::{alter_table, query};
+use super::{alter_table, create, query, upkeep};
 use crate::sql::Statement;
 use LockMode::{
     AccessExclusive, AccessShare, Exclusive, RowExclusive, RowShare, Share, ShareRowExclusive,
@@ -24,7 +23,8 @@ pub fn effects(statement: &Statement) -> Effects {
     all
 }
 
-const CODE: &str = "runs code that is not looked into";
+/// For statements that run code.
+pub(super) const CODE: &str = "runs code that is not looked into";
 const DEPENDENTS: &str = "reaches objects that its text does not name";
 
 fn of_text(mut cursor: Cursor<'_, '_>) -> Effects {
@@ -42,12 +42,16 @@ fn of_text(mut cursor: Cursor<'_, '_>) -> Effects {
             while cursor.take_any(&["analyze", "analyse", "verbose"]) {}
             of_text(cursor)
         }
+        "prepare" if cursor.seek(&["as"]) => {
+            cursor.advance(1);
+            of_text(cursor)
+        }
         "declare" if cursor.seek(&["for"]) => {
             cursor.advance(1);
             query::of_query(cursor)
         }
         "do" | "call" | "execute" => Effects::opaque(CODE),
-        "create" => create(cursor),
+        "create" => create::of_create(cursor),
         "alter" => alter(cursor),
         "drop" => drop(cursor),
         "copy" => copy(cursor),
@@ -57,18 +61,10 @@ fn of_text(mut cursor: Cursor<'_, '_>) -> Effects {
             each(AccessExclusive, cursor)
         }
         "comment" | "security" => comment(cursor),
-        "vacuum" | "analyze" | "analyse" => vacuum(start),
-        "cluster" => {
-            cursor.take(&["verbose"]);
-            cursor.group();
-            // The old form names the index first.
-            if cursor.ahead(1).is_some_and(|next| next.is_word("on")) {
-                cursor.advance(2);
-            }
-            or_every(AccessExclusive, "every clustered table", cursor).with(Rewrite::Yes)
-        }
-        "reindex" => reindex(cursor),
-        "refresh" => refresh(cursor),
+        "vacuum" | "analyze" | "analyse" => upkeep::vacuum(start),
+        "cluster" => upkeep::cluster(cursor),
+        "reindex" => upkeep::reindex(cursor),
+        "refresh" => upkeep::refresh(cursor),
         "reassign" => Effects::opaque(DEPENDENTS),
         "import" => Effects::opaque(CODE),
         "grant" | "revoke" | "set" | "reset" | "show" | "listen" | "unlisten" | "notify" | "load"
@@ -79,25 +75,14 @@ fn of_text(mut cursor: Cursor<'_, '_>) -> Effects {
 }
 
 /// One lock on what comes next.
-fn next(mode: LockMode, mut cursor: Cursor<'_, '_>) -> Effects {
+pub(super) fn next(mode: LockMode, mut cursor: Cursor<'_, '_>) -> Effects {
     let mut effects = Effects::NONE;
     effects.lock(mode, cursor.relation());
     effects
 }
 
-/// One lock on what comes next, or on all if nothing does.
-fn or_every(mode: LockMode, every: &str, cursor: Cursor<'_, '_>) -> Effects {
-    if cursor.is_at_end() {
-        let mut effects = Effects::NONE;
-        effects.lock_on(mode, every.to_owned());
-        effects
-    } else {
-        each(mode, cursor)
-    }
-}
-
 /// The same lock on each of a list.
-fn each(mode: LockMode, cursor: Cursor<'_, '_>) -> Effects {
+pub(super) fn each(mode: LockMode, cursor: Cursor<'_, '_>) -> Effects {
     let mut effects = Effects::NONE;
     for mut item in cursor.by_commas() {
         effects.lock(mode, item.relation());
@@ -109,7 +94,7 @@ fn each(mode: LockMode, cursor: Cursor<'_, '_>) -> Effects {
 }
 
 /// The same lock on the table of each of a list of indexes.
-fn tables_of(mode: LockMode, cursor: Cursor<'_, '_>) -> Effects {
+pub(super) fn tables_of(mode: LockMode, cursor: Cursor<'_, '_>) -> Effects {
     let mut effects = Effects::NONE;
     for name in cursor.by_commas().into_iter().filter_map(|mut item| item.name_text()) {
         effects.lock_on(mode, format!("the table of {name}"));
@@ -118,99 +103,21 @@ fn tables_of(mode: LockMode, cursor: Cursor<'_, '_>) -> Effects {
 }
 
 /// A lock on the table behind ON.
-fn on_table(mode: LockMode, mut cursor: Cursor<'_, '_>) -> Effects {
+pub(super) fn on_table(mode: LockMode, mut cursor: Cursor<'_, '_>) -> Effects {
     cursor.seek(&["on"]);
     cursor.advance(1);
     next(mode, cursor)
 }
 
-fn create(mut cursor: Cursor<'_, '_>) -> Effects {
-    let replaces = cursor.take(&["or", "replace"]);
-    cursor.take_any(&["global", "local"]);
-    cursor.take_any(&["temp", "temporary", "unlogged", "unique", "constraint", "recursive", "foreign"]);
-    if cursor.take(&["index"]) {
-        let concurrently = cursor.take(&["concurrently"]);
-        let mode = if concurrently { ShareUpdateExclusive } else { Share };
-        return on_table(mode, cursor).with(Rewrite::Scan);
-    }
-    if cursor.take(&["trigger"]) {
-        return on_table(ShareRowExclusive, cursor);
-    }
-    if cursor.take(&["policy"]) {
-        return on_table(AccessExclusive, cursor);
-    }
-    if cursor.take(&["rule"]) {
-        cursor.seek(&["to"]);
-        cursor.advance(1);
-        return next(AccessExclusive, cursor);
-    }
-    if cursor.take(&["statistics"]) {
-        cursor.seek(&["from"]);
-        cursor.advance(1);
-        return next(ShareUpdateExclusive, cursor);
-    }
-    if cursor.take(&["publication"]) {
-        return published(cursor);
-    }
-    if cursor.take(&["table"]) {
-        return create_table(cursor);
-    }
-    let is_view = cursor.take(&["view"]) || cursor.take(&["materialized", "view"]);
-    if is_view {
-        cursor.take_if();
-        let name = cursor.name();
-        let mut effects = behind_as(cursor);
-        if replaces {
-            effects.lock(AccessExclusive, name);
-        }
-        return effects;
-    }
-    Effects::NONE
-}
-
-/// The query behind AS.
-fn behind_as(mut cursor: Cursor<'_, '_>) -> Effects {
-    if !cursor.seek(&["as"]) {
-        return Effects::NONE;
-    }
-    cursor.advance(1);
-    if cursor.is("execute") { Effects::opaque(CODE) } else { query::of_query(cursor) }
-}
-
-fn create_table(mut cursor: Cursor<'_, '_>) -> Effects {
-    cursor.take_if();
-    cursor.name();
-    let mut effects = Effects::NONE;
-    if cursor.take(&["partition", "of"]) {
-        effects.lock(AccessExclusive, cursor.name());
-    }
-    for mut element in cursor.group().map(Cursor::by_commas).unwrap_or_default() {
-        if element.take(&["like"]) {
-            effects.lock(AccessShare, element.name());
-        } else if element.seek(&["references"]) {
-            element.advance(1);
-            effects.lock(ShareRowExclusive, element.name());
-        }
-    }
-    if cursor.take(&["inherits"]) {
-        for mut parent in cursor.group().map(Cursor::by_commas).unwrap_or_default() {
-            effects.lock(ShareUpdateExclusive, parent.name());
-        }
-    }
-    effects.merge(behind_as(cursor));
-    effects
-}
-
 /// The tables of a publication.
-fn published(mut cursor: Cursor<'_, '_>) -> Effects {
+pub(super) fn published(mut cursor: Cursor<'_, '_>) -> Effects {
     let mut effects = Effects::NONE;
     if !cursor.seek(&["table"]) {
         return effects;
     }
     for mut item in cursor.by_commas() {
         item.take(&["table"]);
-        let is_table = !["with", "tables"].iter().any(|word| item.is(word));
-        if is_table {
+        if !item.is("tables") {
             effects.lock(ShareUpdateExclusive, item.relation());
         }
     }
@@ -331,64 +238,7 @@ fn comment(mut cursor: Cursor<'_, '_>) -> Effects {
     }
     let is_part = cursor.take_any(&["constraint", "trigger", "policy", "rule"]);
     if is_part && cursor.seek(&["on"]) && !cursor.are(&["on", "domain"]) {
-        return on_table(ShareUpdateExclusive, cursor);
+        return on_table(AccessShare, cursor);
     }
     Effects::NONE
-}
-
-fn vacuum(mut cursor: Cursor<'_, '_>) -> Effects {
-    let is_vacuum = cursor.is("vacuum");
-    cursor.advance(1);
-    let options = cursor.options();
-    let mut full = options.iter().any(|option| option.name.parts == ["full"] && option.is_on());
-    while !cursor.is_at_end() {
-        full |= cursor.is("full");
-        if !cursor.take_any(&["full", "freeze", "verbose", "analyze", "analyse"]) {
-            break;
-        }
-    }
-    let mode = if full { AccessExclusive } else { ShareUpdateExclusive };
-    let rewrite = if full {
-        Rewrite::Yes
-    } else if is_vacuum {
-        Rewrite::Scan
-    } else {
-        Rewrite::No
-    };
-    or_every(mode, "every table", cursor).with(rewrite)
-}
-
-fn reindex(mut cursor: Cursor<'_, '_>) -> Effects {
-    let options = cursor.options();
-    let kind = cursor;
-    cursor.advance(1);
-    let concurrently = cursor.take(&["concurrently"])
-        || options.iter().any(|option| option.name.parts == ["concurrently"] && option.is_on());
-    let mode = |usual| if concurrently { ShareUpdateExclusive } else { usual };
-    let mut effects = if kind.is("table") {
-        next(mode(Share), cursor)
-    } else if kind.is("index") {
-        let mut effects = tables_of(mode(Share), cursor);
-        effects.merge(next(mode(AccessExclusive), cursor));
-        effects
-    } else {
-        let mut effects = Effects::NONE;
-        let what = if kind.is("schema") { cursor.name() } else { None };
-        let on = what.map_or("every table".to_owned(), |Name { text, .. }| format!("every table of {text}"));
-        effects.lock_on(mode(Share), on);
-        effects
-    };
-    effects.rewrite = Rewrite::Scan;
-    effects
-}
-
-fn refresh(mut cursor: Cursor<'_, '_>) -> Effects {
-    if !cursor.take(&["materialized", "view"]) {
-        return Effects::opaque(UNREAD);
-    }
-    if cursor.take(&["concurrently"]) {
-        return next(Exclusive, cursor).with(Rewrite::Scan);
-    }
-    let is_emptied = cursor.rest().iter().any(|token| token.is_word("no"));
-    next(AccessExclusive, cursor).with(if is_emptied { Rewrite::No } else { Rewrite::Yes })
 }

@@ -1,5 +1,6 @@
 //! Statements for tests.
 
+use super::{Rewrite, effects};
 use crate::sql::{Item, Options, Splitter, Statement, Step};
 
 /// The statements of a file.
@@ -23,4 +24,19 @@ pub(super) fn statement(text: &str) -> Statement {
     let mut all = statements(text);
     assert_eq!(all.len(), 1, "{text}");
     all.remove(0)
+}
+
+/// Any [`Rewrite::Perhaps`].
+pub(super) const PERHAPS: Rewrite = Rewrite::Perhaps("");
+
+/// Compares statements with their locks, the strongest first as `ShareLock a, AccessShareLock b`, and their work.
+pub(super) fn assert_effects(cases: &[(&str, &str, Rewrite)]) {
+    for (text, locks, rewrite) in cases {
+        let found = effects(&statement(text));
+        let listed: Vec<_> = found.locks.iter().map(|lock| format!("{} {}", lock.mode, lock.on)).collect();
+        assert_eq!(&listed.join(", "), locks, "{text}");
+        let work = if matches!(found.rewrite, Rewrite::Perhaps(_)) { PERHAPS } else { found.rewrite };
+        assert_eq!(work, *rewrite, "{text}");
+        assert_eq!(found.opaque, None, "{text}");
+    }
 }

@@ -1,0 +1,295 @@
+//! What queries lock, held against pg_locks of a server.
+
+use super::Rewrite;
+use super::testing::{PERHAPS, assert_effects};
+
+#[test]
+fn locks_and_rewrites() {
+    assert_effects(&[
+        ("select a, b from t except select c, d from u", "AccessShareLock t, AccessShareLock u", Rewrite::No),
+        (
+            "select a, b from t intersect select c, d from u",
+            "AccessShareLock t, AccessShareLock u",
+            Rewrite::No,
+        ),
+        ("select a, b from t window w as (order by a), v as (order by b)", "AccessShareLock t", Rewrite::No),
+        (
+            "delete from t using (select 1) s, u returning a, b",
+            "RowExclusiveLock t, AccessShareLock u",
+            Rewrite::No,
+        ),
+        (
+            "delete from t using u join v using (a), w where t.a = u.a",
+            "RowExclusiveLock t, AccessShareLock u, AccessShareLock v, AccessShareLock w",
+            Rewrite::No,
+        ),
+        (
+            "merge into t using u on t.a = u.a when matched then update set a = 1, b = 2",
+            "RowExclusiveLock t, AccessShareLock u",
+            Rewrite::No,
+        ),
+        (
+            "insert into t select a from u on conflict (a) do update set a = 1, b = 2",
+            "RowExclusiveLock t, AccessShareLock u",
+            Rewrite::No,
+        ),
+        ("select 1 union all table u", "AccessShareLock u", Rewrite::No),
+        ("with a as (table u) select * from a", "AccessShareLock u", Rewrite::No),
+        ("select a into table t from u", "AccessShareLock u", Rewrite::No),
+        (
+            "select * from t where (exists (select from u))",
+            "AccessShareLock t, AccessShareLock u",
+            Rewrite::No,
+        ),
+        (
+            "select * from t join u on (t.a in (select a from v))",
+            "AccessShareLock t, AccessShareLock u, AccessShareLock v",
+            Rewrite::No,
+        ),
+        ("select * from t as x (a, b), u y (a)", "AccessShareLock t, AccessShareLock u", Rewrite::No),
+        (
+            "with a as (update t set b = 1 returning c), d as not materialized (values (1)), e as (merge into u using v on true when matched then delete returning 1), f as (insert into w values (1) returning 1), g as (with x as (select 1) select * from x) select * from a, d, e, f, g",
+            "RowExclusiveLock t, RowExclusiveLock u, RowExclusiveLock w, AccessShareLock v",
+            Rewrite::No,
+        ),
+        (
+            "select * from (table t) a, (values (1)) b, (with c as (select 1) select * from c, u) d",
+            "AccessShareLock t, AccessShareLock u",
+            Rewrite::No,
+        ),
+        ("copy binary to '/f'", "AccessShareLock binary", Rewrite::No),
+        ("explain analyse select * from t", "AccessShareLock t", Rewrite::No),
+        ("select * from a where x in (select y from r)", "AccessShareLock a, AccessShareLock r", Rewrite::No),
+        (
+            "select * from a, r b join c on c.id=b.id, (select 1) z, lateral (select * from dt) q",
+            "AccessShareLock a, AccessShareLock r, AccessShareLock c, AccessShareLock dt",
+            Rewrite::No,
+        ),
+        ("select * from only a for update", "RowShareLock a", Rewrite::No),
+        ("select * from a for no key update of a", "RowShareLock a", Rewrite::No),
+        ("select * from (a join r on a.id=r.id) for share", "RowShareLock a, RowShareLock r", Rewrite::No),
+        (
+            "select extract(epoch from now()), substring('x' from 1) from a where x is distinct from n",
+            "AccessShareLock a",
+            Rewrite::No,
+        ),
+        ("with a as (select * from r) select * from a", "AccessShareLock r", Rewrite::No),
+        (
+            "with q as (insert into r values (100) returning id) select * from q",
+            "RowExclusiveLock r",
+            Rewrite::No,
+        ),
+        (
+            "with q(z) as materialized (select id from a) update r set y = 1 from q where q.z=r.id",
+            "RowExclusiveLock r, AccessShareLock a",
+            Rewrite::No,
+        ),
+        ("table a", "AccessShareLock a", Rewrite::No),
+        ("select count(*) from a x(p, q, w, e) where p > 0", "AccessShareLock a", Rewrite::No),
+        (
+            "insert into r (id, a_id) select id + 100, x from a on conflict (id) do update set y = 1",
+            "RowExclusiveLock r, AccessShareLock a",
+            Rewrite::No,
+        ),
+        (
+            "update only a set x = 1 where id in (select id from r)",
+            "RowExclusiveLock a, AccessShareLock r",
+            Rewrite::No,
+        ),
+        ("delete from r using a where a.id = r.id", "RowExclusiveLock r, AccessShareLock a", Rewrite::No),
+        (
+            "merge into r using a on a.id=r.id when matched then update set y = 1",
+            "RowExclusiveLock r, AccessShareLock a",
+            Rewrite::No,
+        ),
+        ("copy a to stdout", "AccessShareLock a", Rewrite::No),
+        ("copy (select * from a) to stdout", "AccessShareLock a", Rewrite::No),
+        ("select * into n6 from a", "AccessShareLock a", Rewrite::No),
+        ("explain update a set x = 1", "RowExclusiveLock a", Rewrite::No),
+        ("explain (analyze, costs off) select * from a", "AccessShareLock a", Rewrite::No),
+        ("declare cu cursor for select * from a", "AccessShareLock a", Rewrite::No),
+        (
+            "insert into m (id, y) select id + 100, x from a on conflict (id) do update set y = 1",
+            "RowExclusiveLock m, AccessShareLock a",
+            Rewrite::No,
+        ),
+        (
+            "merge into m using a on a.id=m.id when matched then update set y = 1 when not matched then insert values (a.id, 1)",
+            "RowExclusiveLock m, AccessShareLock a",
+            Rewrite::No,
+        ),
+        (
+            "merge into only m t using (select * from a) s on s.id=t.id when matched then delete",
+            "RowExclusiveLock m, AccessShareLock a",
+            Rewrite::No,
+        ),
+        ("delete from m using a where a.id = m.id", "RowExclusiveLock m, AccessShareLock a", Rewrite::No),
+        (
+            "delete from only m t where exists (select 1 from r where r.id = t.id)",
+            "RowExclusiveLock m, AccessShareLock r",
+            Rewrite::No,
+        ),
+        (
+            "with d as (delete from m returning *) insert into m2 select id, y from d",
+            "RowExclusiveLock m, RowExclusiveLock m2",
+            Rewrite::No,
+        ),
+        (
+            "with q(z) as materialized (select id from a) update m set y = 1 from q where q.z=m.id",
+            "RowExclusiveLock m, AccessShareLock a",
+            Rewrite::No,
+        ),
+        (
+            "with recursive w(i) as (select id from a union all select i + 1 from w where i < 3) select * from w, r",
+            "AccessShareLock a, AccessShareLock r",
+            Rewrite::No,
+        ),
+        (
+            "select (select max(id) from a), array(select y from r), c.* from c where c.id = any (select id from m)",
+            "AccessShareLock a, AccessShareLock r, AccessShareLock c, AccessShareLock m",
+            Rewrite::No,
+        ),
+        (
+            "select cast(x as numeric(10,2)), x::numeric(5,1), s::varchar(3) from a",
+            "AccessShareLock a",
+            Rewrite::No,
+        ),
+        (
+            "select * from a union all select id, y, '', 1 from m",
+            "AccessShareLock a, AccessShareLock m",
+            Rewrite::No,
+        ),
+        (
+            "select * from a left join lateral (select * from r where r.id = a.id) z on true cross join m",
+            "AccessShareLock a, AccessShareLock r, AccessShareLock m",
+            Rewrite::No,
+        ),
+        (
+            "select * from (a join r using (id)), m for update",
+            "RowShareLock a, RowShareLock r, RowShareLock m",
+            Rewrite::No,
+        ),
+        (
+            "select * from ((a join r using (id)) join m using (id)) for key share",
+            "RowShareLock a, RowShareLock r, RowShareLock m",
+            Rewrite::No,
+        ),
+        (
+            "select a.id from a join r on a.id = coalesce(r.id, 0), c where c.id = 1",
+            "AccessShareLock a, AccessShareLock r, AccessShareLock c",
+            Rewrite::No,
+        ),
+        ("select * from generate_series(1, 2) g, a", "AccessShareLock a", Rewrite::No),
+        ("select * from rows from (generate_series(1,2)) x, a", "AccessShareLock a", Rewrite::No),
+        ("select 1 from a order by id, x limit 1 offset 0", "AccessShareLock a", Rewrite::No),
+        (
+            "select count(*) filter (where x > 0), sum(x) over (partition by s order by id) from a group by s, x, id",
+            "AccessShareLock a",
+            Rewrite::No,
+        ),
+        ("values (1, (select max(id) from a))", "AccessShareLock a", Rewrite::No),
+        (
+            "insert into m2 values (1, 2), (3, (select max(id) from a))",
+            "RowExclusiveLock m2, AccessShareLock a",
+            Rewrite::No,
+        ),
+        ("insert into m2 default values", "RowExclusiveLock m2", Rewrite::No),
+        (
+            "update m2 set y = 2 from a, r where a.id = m2.id and r.id = a.id",
+            "RowExclusiveLock m2, AccessShareLock a, AccessShareLock r",
+            Rewrite::No,
+        ),
+        (
+            "update m2 as t set (id, y) = (select id, x from a limit 1)",
+            "RowExclusiveLock m2, AccessShareLock a",
+            Rewrite::No,
+        ),
+        (
+            "select trim(both ' ' from s), overlay('a' placing 'b' from 1), position('a' in s) from a",
+            "AccessShareLock a",
+            Rewrite::No,
+        ),
+        (
+            "select id from a where id in (1, 2) and (x, n) = (1, 1) and exists (select from r)",
+            "AccessShareLock a, AccessShareLock r",
+            Rewrite::No,
+        ),
+        (
+            "select * from a where x is not distinct from n and id not in (select id from m)",
+            "AccessShareLock a, AccessShareLock m",
+            Rewrite::No,
+        ),
+        ("select distinct on (x) x, s from a", "AccessShareLock a", Rewrite::No),
+        ("explain update m set y = 2", "RowExclusiveLock m", Rewrite::No),
+        (
+            "explain (costs off) delete from m using a where a.id = m.id",
+            "RowExclusiveLock m, AccessShareLock a",
+            Rewrite::No,
+        ),
+        ("copy m (id) to stdout (format csv)", "AccessShareLock m", Rewrite::No),
+        ("prepare p as select * from a", "AccessShareLock a", Rewrite::No),
+        (
+            "select * from ((select id from a) q join r using (id)) join m using (id), ((select 1) union (select id from c)) w",
+            "AccessShareLock a, AccessShareLock r, AccessShareLock m, AccessShareLock c",
+            Rewrite::No,
+        ),
+        ("prepare pp as update m set y = 1", "RowExclusiveLock m", Rewrite::No),
+        ("copy m from '/dev/null'", "RowExclusiveLock m", Rewrite::No),
+        (
+            "select * from \"a\" q, public . r w",
+            "AccessShareLock \"a\", AccessShareLock public.r",
+            Rewrite::No,
+        ),
+        (
+            "SELECT * FROM \"S\".\"T\" AS x, /* c */ s . t y",
+            "AccessShareLock \"S\".\"T\", AccessShareLock s.t",
+            Rewrite::No,
+        ),
+        ("copy s.t (a, b) to stdout", "AccessShareLock s.t", Rewrite::No),
+        ("copy binary t to stdout", "AccessShareLock t", Rewrite::No),
+        ("copy binary from '/x' binary", "RowExclusiveLock binary", Rewrite::No),
+        (
+            "explain (analyze) insert into t select * from u",
+            "RowExclusiveLock t, AccessShareLock u",
+            Rewrite::No,
+        ),
+        ("explain analyze verbose update t set a = 1", "RowExclusiveLock t", Rewrite::No),
+        ("prepare p (int) as insert into t values ($1)", "RowExclusiveLock t", Rewrite::No),
+        ("declare c cursor with hold for select * from t for update", "RowShareLock t", Rewrite::No),
+        ("select * into q from a", "AccessShareLock a", Rewrite::No),
+        ("select create_hypertable('s.t', 'time')", "AccessExclusiveLock s.t", Rewrite::No),
+        (
+            "select public.create_hypertable('\"S\".\"T\"', by_range('time'), migrate_data => true, if_not_exists => true)",
+            "AccessExclusiveLock \"S\".\"T\"",
+            Rewrite::Yes,
+        ),
+        (
+            "select create_hypertable(relation := 't', time_column_name := 'time', migrate_data := false)",
+            "AccessExclusiveLock t",
+            Rewrite::No,
+        ),
+        (
+            "select create_hypertable('t', by_range('time'), true, true, true)",
+            "AccessExclusiveLock t",
+            PERHAPS,
+        ),
+        ("select create_hypertable('t', 'time', migrate_data => (1 = 1))", "AccessExclusiveLock t", PERHAPS),
+        ("insert into t select f(1)", "RowExclusiveLock t", Rewrite::No),
+        ("copy t from 'file'", "RowExclusiveLock t", Rewrite::No),
+        (
+            "select percentile_cont(0.5) within group (order by x) from a where s ilike ('a') and s like ('b')",
+            "AccessShareLock a",
+            Rewrite::No,
+        ),
+        (
+            "select pg_catalog.lower(s), (with z as (select 1) select 1) from a group by (s), grouping sets ((x), (n))",
+            "AccessShareLock a",
+            Rewrite::No,
+        ),
+        (
+            "select case when (x > 1) then (2) else (3) end, x between (1) and (2), not (x > 1), x = any (array(select y from r)) from a",
+            "AccessShareLock r, AccessShareLock a",
+            Rewrite::No,
+        ),
+    ]);
+}
