@@ -1,0 +1,82 @@
+# shellcheck shell=bash
+# What every part of the bench needs: the server, fresh databases, the clock, medians, and the list of failures.
+
+FAILURES=()
+
+# failed MESSAGE: said at once and again at the end, when the bench exits with 1. The other measurements go on.
+failed() {
+    FAILURES+=("$1")
+    echo "FAILURE: $1"
+}
+
+verdict() {
+    ((${#FAILURES[@]} == 0)) || {
+        echo "== ${#FAILURES[@]} FAILED"
+        printf 'FAILURE: %s\n' "${FAILURES[@]}"
+        return 1
+    }
+    echo '== bench: all within their limits'
+}
+
+# start_server NAME: durable, as in production: with fsync. Its variables are exported, and nothing of the caller's may
+# lead elsewhere.
+start_server() {
+    scripts/sandbox.sh down "--name=$1" >/dev/null
+    scripts/sandbox.sh up "--name=$1"
+    unset ENVIRONMENT DB_HOST DB_PORT DB_NAME DB_USER "${!PG@}"
+    eval "$(scripts/sandbox.sh env "--name=$1" --environment=test)"
+    # Not one of the tools may spend time on encryption.
+    export PGSSLMODE=disable
+}
+
+# sql ARGUMENT...: the server's own psql. Only its own process sees these variables, and no password is an argument.
+sql() {
+    PGHOST=$DB_HOST PGPORT=$DB_PORT PGUSER=$DB_USER PGPASSWORD=$POSTGRES_PASSWORD_TEST \
+        "$MS5_SANDBOX_BIN/psql" -X -q -v ON_ERROR_STOP=1 "$@"
+}
+
+# as_superuser ARGUMENT...: the same as the superuser.
+as_superuser() {
+    PGHOST=$DB_HOST PGPORT=$DB_PORT PGUSER=$MS5_SANDBOX_SUPERUSER PGPASSWORD=$MS5_SANDBOX_SUPERUSER_PASSWORD \
+        "$MS5_SANDBOX_BIN/psql" -X -q -v ON_ERROR_STOP=1 "$@"
+}
+
+# fresh_database TEMPLATE: the database `bench` anew. A checkpoint, so that no run pays for what the one before it wrote.
+fresh_database() {
+    sql -d postgres -c 'SET client_min_messages = warning' -c 'DROP DATABASE IF EXISTS bench WITH (FORCE)' \
+        -c "CREATE DATABASE bench TEMPLATE $1"
+    as_superuser -d postgres -c CHECKPOINT
+}
+
+# fresh_database_with_extension: for runs beside tools that know nothing of it, so that ours does not create it alone.
+fresh_database_with_extension() {
+    fresh_database template0 # the extension's launcher is now and then in template1, and then nobody may copy it
+    sql -d bench -c 'SET client_min_messages = warning' -c 'CREATE EXTENSION timescaledb'
+    as_superuser -d postgres -c CHECKPOINT
+}
+
+runner() {
+    DB_NAME=bench MS5_LOG_DIR=$WORK/logs target/release/migration-runner --environment=test "$@"
+}
+
+# timed SERIES COMMAND...: the wall time of the whole process, in microseconds, as a line of $WORK/times/SERIES.
+# What it prints is in $WORK/out. Fails if it fails.
+timed() {
+    local series=$1 begin end
+    shift
+    begin=${EPOCHREALTIME//[^0-9]/}
+    "$@" >"$WORK/out" 2>&1 </dev/null || return
+    end=${EPOCHREALTIME//[^0-9]/}
+    mkdir -p "$WORK/times"
+    echo $((end - begin)) >>"$WORK/times/$series"
+}
+
+show_output() { tail -n 10 "$WORK/out" | sed 's/^/  /'; }
+
+# The median, least and most of a series, in microseconds.
+median() { sort -n "$WORK/times/$1" | awk '{ t[NR] = $1 } END { print (t[int((NR + 1) / 2)] + t[int(NR / 2) + 1]) / 2 }'; }
+least() { sort -n "$WORK/times/$1" | head -n 1; }
+most() { sort -n "$WORK/times/$1" | tail -n 1; }
+
+# is EXPRESSION: arithmetic with fractions, as a condition.
+is() { awk "BEGIN { exit !($1) }"; }
