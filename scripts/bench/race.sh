@@ -6,7 +6,7 @@ PSQL_LIMIT=1.3
 
 declare -A PROGRAM=()
 
-bench_peers() {
+bench_race() {
     local tools=(psql runner) tool round
     for tool in dbmate sqlx refinery; do
         if PROGRAM[$tool]=$(scripts/bench/peers.sh "$tool"); then
@@ -25,11 +25,11 @@ bench_peers() {
             [[ -e $WORK/broken.$tool ]] || run_tool "$tool" "$round"
         done
     done
-    show_peers "${tools[@]}"
+    show_race "${tools[@]}"
 }
 
 run_tool() { # TOOL ROUND
-    local series=peers.$1
+    local series=race.$1
     (($2 > 0)) || series=warm-up.$1
     fresh_database_with_extension
     if ! timed "$series" "run_$1" "$WORK/files/$1"; then
@@ -55,23 +55,23 @@ version_of() {
     echo "${BASH_REMATCH[0]}"
 }
 
-show_peers() {
+show_race() {
     local tool name reference=0 runner=0
-    [[ -e $WORK/broken.psql ]] || reference=$(median peers.psql)
+    [[ -e $WORK/broken.psql ]] || reference=$(median race.psql)
     printf '%-18s %-9s %10s %21s %9s\n' tool version 'median ms' 'least and most ms' 'to psql'
     for tool in "$@"; do
         [[ ! -e $WORK/broken.$tool ]] || continue
         name=$tool
         [[ $tool != runner ]] || name=migration-runner
-        awk -v name="$name" -v version="$(version_of "$tool")" -v median="$(median "peers.$tool")" \
-            -v least="$(least "peers.$tool")" -v most="$(most "peers.$tool")" -v reference="$reference" 'BEGIN {
+        awk -v name="$name" -v version="$(version_of "$tool")" -v median="$(median "race.$tool")" \
+            -v least="$(least "race.$tool")" -v most="$(most "race.$tool")" -v reference="$reference" 'BEGIN {
             printf "%-18s %-9s %10.0f %12.0f %8.0f %9s\n", name, version, median / 1000, least / 1000, most / 1000,
                 reference ? sprintf("%.2f", median / reference) : "-" }'
     done
     [[ ! -e $WORK/broken.psql && ! -e $WORK/broken.runner ]] || return 0
-    runner=$(median peers.runner)
+    runner=$(median race.runner)
     is "$runner <= $PSQL_LIMIT * $reference" || failed "migration-runner takes more than $PSQL_LIMIT times as long as psql"
     for tool in "${@:3}"; do
-        [[ -e $WORK/broken.$tool ]] || is "$runner < $(median "peers.$tool")" || failed "migration-runner is not faster than $tool"
+        [[ -e $WORK/broken.$tool ]] || is "$runner < $(median "race.$tool")" || failed "migration-runner is not faster than $tool"
     done
 }
