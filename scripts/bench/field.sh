@@ -28,7 +28,7 @@ bench_field() {
 field_by_psql() {
     local file
     for file in migrations/*.sql; do
-        sql -d bench --single-transaction -f "$file" || return
+        sql -d "$DATABASE" --single-transaction -f "$file" || return
     done
 }
 

@@ -41,22 +41,29 @@ as_superuser() {
         "$MS5_SANDBOX_BIN/psql" -X -q -v ON_ERROR_STOP=1 "$@"
 }
 
-# fresh_database TEMPLATE: the database `bench` anew. A checkpoint, so that no run pays for what the one before it wrote.
+# fresh_database TEMPLATE: a new database, named by DATABASE. The ones before it stay until the server is removed: a file
+# system that has just deleted thousands of files is slow at making new ones (ext4 passes over their inodes one by one, for
+# minutes), and that would be most of what is measured.
+DATABASES=0 DATABASE=''
 fresh_database() {
-    sql -d postgres -c 'SET client_min_messages = warning' -c 'DROP DATABASE IF EXISTS bench WITH (FORCE)' \
-        -c "CREATE DATABASE bench TEMPLATE $1"
-    as_superuser -d postgres -c CHECKPOINT
+    ((++DATABASES))
+    DATABASE=bench_$DATABASES
+    sql -d postgres -c "CREATE DATABASE $DATABASE TEMPLATE $1"
+    settle
 }
+
+# A checkpoint, so that no run pays for what was written before it.
+settle() { as_superuser -d postgres -c CHECKPOINT; }
 
 # fresh_database_with_extension: for runs beside tools that know nothing of it, so that ours does not create it alone.
 fresh_database_with_extension() {
     fresh_database template0 # the extension's launcher is now and then in template1, and then nobody may copy it
-    sql -d bench -c 'SET client_min_messages = warning' -c 'CREATE EXTENSION timescaledb'
-    as_superuser -d postgres -c CHECKPOINT
+    sql -d "$DATABASE" -c 'SET client_min_messages = warning' -c 'CREATE EXTENSION timescaledb'
+    settle
 }
 
 runner() {
-    DB_NAME=bench MS5_LOG_DIR=$WORK/logs target/release/migration-runner --environment=test "$@"
+    DB_NAME=$DATABASE MS5_LOG_DIR=$WORK/logs target/release/migration-runner --environment=test "$@"
 }
 
 # timed SERIES COMMAND...: the wall time of the whole process, in microseconds, as a line of $WORK/times/SERIES.

@@ -28,7 +28,7 @@ bench_memory() {
     if ! timed memory run_with_peak "$folder"; then
         show_output
         failed "migration-runner could not apply a COPY of $COPY_MIB MiB"
-    elif [[ $(sql -d bench -Atc 'SELECT count(*) FROM bench_copy') != "$rows" ]]; then
+    elif [[ $(sql -d "$DATABASE" -Atc 'SELECT count(*) FROM bench_copy') != "$rows" ]]; then
         failed "migration-runner ended well, but not all rows of the COPY are in the database"
     else
         mib=$(awk '{ printf "%.1f", $1 / 1024 }' "$WORK/peak.kib")
@@ -36,10 +36,10 @@ bench_memory() {
         is "$mib < $MEMORY_LIMIT_MIB" || failed "migration-runner takes $MEMORY_LIMIT_MIB MiB or more for a large COPY"
     fi
     rm -rf "$folder"
-    fresh_database template0 # the large table goes
+    sql -d postgres -c "DROP DATABASE $DATABASE WITH (FORCE)"
 }
 
 run_with_peak() {
-    DB_NAME=bench MS5_LOG_DIR=$WORK/logs "$WORK/peak" "$WORK/peak.kib" \
+    DB_NAME=$DATABASE MS5_LOG_DIR=$WORK/logs "$WORK/peak" "$WORK/peak.kib" \
         target/release/migration-runner --environment=test "--migrations-dir=$1"
 }

@@ -15,8 +15,6 @@ bench_race() {
             failed "$tool could not be installed, so nothing is measured beside it"
         fi
     done
-    set_bench_url
-    write_refinery_settings
     for tool in "${tools[@]}"; do write_migrations "$tool" "$MIGRATIONS" "$WORK/files/$tool"; done
 
     echo "== $MIGRATIONS small migrations by each tool, in turn: one round that does not count, then $RUNS"
@@ -32,6 +30,7 @@ run_tool() { # TOOL ROUND
     local series=race.$1
     (($2 > 0)) || series=warm-up.$1
     fresh_database_with_extension
+    "prepare_$1"
     if ! timed "$series" "run_$1" "$WORK/files/$1"; then
         show_output
         failed "$1 could not apply its migrations"

@@ -29,7 +29,7 @@ write_psql() { # FOLDER NUMBER DIGITS SQL
     printf '%s\n' "$4" >"$1/$3_bench.sql"
     printf 'BEGIN;\n\\ir %s_bench.sql\nCOMMIT;\n' "$3" >>"$1/all.psql"
 }
-run_psql() { sql -d bench -f "$1/all.psql"; }
+run_psql() { sql -d "$DATABASE" -f "$1/all.psql"; }
 
 write_runner() { printf -- '-- %s - Bench %s\n%s\n' "$3" "$3" "$4" >"$1/$3_bench.sql"; }
 run_runner() { runner "--migrations-dir=$1"; }
@@ -50,8 +50,14 @@ write_refinery() { printf '%s\n' "$4" >"$1/V$2__bench.sql"; }
 run_refinery() { (cd "$WORK" && exec "${PROGRAM[refinery]}" migrate -c "$WORK/refinery.toml" -p "$1"); }
 ledger_refinery() { echo 'SELECT count(*) FROM public.refinery_schema_history'; }
 
-# It takes a file or a variable; the file is the default.
-write_refinery_settings() {
+# prepare_TOOL: what has to name the new database before TOOL starts. None is given a password among its arguments.
+prepare_psql() { :; }
+prepare_runner() { :; }
+prepare_dbmate() { set_bench_url; }
+prepare_sqlx() { set_bench_url; }
+# The sandbox's passwords need no escaping.
+set_bench_url() { BENCH_URL="postgres://$DB_USER:$POSTGRES_PASSWORD_TEST@$DB_HOST:$DB_PORT/$DATABASE?sslmode=disable"; }
+prepare_refinery() {
     (
         umask 077
         cat >"$WORK/refinery.toml" <<END
@@ -61,18 +67,15 @@ db_host = "$DB_HOST"
 db_port = "$DB_PORT"
 db_user = "$DB_USER"
 db_pass = "$POSTGRES_PASSWORD_TEST"
-db_name = "bench"
+db_name = "$DATABASE"
 END
     )
 }
 
-# Handed over in the environment, not among the arguments. The sandbox's passwords need no escaping.
-set_bench_url() { BENCH_URL="postgres://$DB_USER:$POSTGRES_PASSWORD_TEST@$DB_HOST:$DB_PORT/bench?sslmode=disable"; }
-
 # check_work TOOL COUNT: whether the tables, indexes, rows and the tool's ledger are there; says what is not.
 check_work() {
     local tool=$1 count=$2 found expected="$2 tables, $2 indexes, $(($2 * 20)) rows"
-    found=$(sql -d bench -At <<'SQL'
+    found=$(sql -d "$DATABASE" -At <<'SQL'
 SELECT 'SELECT ' || quote_literal(format('%s tables, %s indexes, ',
            count(*) FILTER (WHERE relkind = 'r'), count(*) FILTER (WHERE relkind = 'i')))
        || ' || count(*) || '' rows'' FROM ('
@@ -85,7 +88,7 @@ SQL
     )
     if [[ $tool != psql ]]; then
         expected+=", $count in the ledger"
-        found+=", $(sql -d bench -Atc "$("ledger_$tool")") in the ledger"
+        found+=", $(sql -d "$DATABASE" -Atc "$("ledger_$tool")") in the ledger"
     fi
     [[ $found == "$expected" ]] || {
         echo "  expected $expected; found $found"
