@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Measures the runner: beside psql and other migration tools, with more and more migrations, its memory with a large COPY,
-# and on the field's database. Each measurement is in turn with what it is compared to, on one private server. Machines
+# Measures the runner: beside psql and other migration tools, with more and more migrations, on the field's database, and
+# its memory with a large COPY. Each measurement is in turn with what it is compared to, on one private server. Machines
 # differ and are noisy: read the ratios, not the seconds. Exits with 1 where a target is missed or something failed.
-#   bench.sh [PART...]    race, growth, memory, field; all without an argument
+#   bench.sh [PART...]    race, growth, field, memory; all without an argument
 # For a quick try: MS5_BENCH_RUNS=1 MS5_BENCH_ROWS=1000 MS5_BENCH_COPY_MIB=64
 set -euo pipefail
 shopt -s inherit_errexit
@@ -39,9 +39,9 @@ MIGRATIONS=$(number MS5_BENCH_MIGRATIONS 200)
 ROWS=$(number MS5_BENCH_ROWS 200000)
 COPY_MIB=$(number MS5_BENCH_COPY_MIB 1024)
 parts=("$@")
-((${#parts[@]})) || parts=(race growth memory field)
+((${#parts[@]})) || parts=(race growth field memory)
 for part in "${parts[@]}"; do
-    [[ $part == @(race|growth|memory|field) ]] || usage_error "a part of the bench is race, growth, memory or field, not '$part'"
+    [[ $part == @(race|growth|field|memory) ]] || usage_error "a part of the bench is race, growth, field or memory, not '$part'"
 done
 
 scripts/setup.sh
@@ -54,6 +54,6 @@ trap finish EXIT
 start_server bench
 read -r load _ </proc/loadavg
 echo "== $(nproc) processors, load $load before the first measurement: the nearer to 0, the less noise"
-((RUNS >= 5)) || echo "== $RUNS rounds: a try, not a measurement"
+((RUNS >= 5)) || echo "== $RUNS instead of 5 rounds: a try, not a measurement"
 for part in "${parts[@]}"; do "bench_$part"; done
 verdict

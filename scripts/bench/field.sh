@@ -19,9 +19,10 @@ bench_field() {
             }
         done
     done
-    awk -v psql="$(median field.psql)" -v runner="$(median field.runner)" 'BEGIN {
+    awk -v psql="$(median field.psql)" -v runner="$(median field.runner)" \
+        -v ratio="$(ratio field.runner field.psql)" 'BEGIN {
         printf "psql, one transaction a file:  median %.0f ms\nmigration-runner:              median %.0f ms\n", psql / 1000, runner / 1000
-        printf "ratio:                         %.2f\n", runner / psql }'
+        printf "ratio:                         %.2f\n", ratio }'
 }
 
 # A psql for each file, as the old scripts did it.

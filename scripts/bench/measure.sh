@@ -81,9 +81,14 @@ timed() {
 show_output() { tail -n 10 "$WORK/out" | sed 's/^/  /'; }
 
 # The median, least and most of a series, in microseconds.
-median() { sort -n "$WORK/times/$1" | awk '{ t[NR] = $1 } END { print (t[int((NR + 1) / 2)] + t[int(NR / 2) + 1]) / 2 }'; }
+middle() { sort -g | awk '{ t[NR] = $1 } END { print (t[int((NR + 1) / 2)] + t[int(NR / 2) + 1]) / 2 }'; }
+median() { middle <"$WORK/times/$1"; }
 least() { sort -n "$WORK/times/$1" | head -n 1; }
 most() { sort -n "$WORK/times/$1" | tail -n 1; }
+
+# ratio ONE OTHER: the median of the rounds' own ratios. What slows the whole machine down for a while is in both times of
+# a round, so this stands when the medians move.
+ratio() { paste "$WORK/times/$1" "$WORK/times/$2" | awk '{ print $1 / $2 }' | middle; }
 
 # is EXPRESSION: arithmetic with fractions, as a condition.
 is() { awk "BEGIN { exit !($1) }"; }

@@ -36,7 +36,6 @@ bench_memory() {
         is "$mib < $MEMORY_LIMIT_MIB" || failed "migration-runner takes $MEMORY_LIMIT_MIB MiB or more for a large COPY"
     fi
     rm -rf "$folder"
-    sql -d postgres -c "DROP DATABASE $DATABASE WITH (FORCE)"
 }
 
 run_with_peak() {

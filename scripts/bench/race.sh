@@ -54,23 +54,26 @@ version_of() {
     echo "${BASH_REMATCH[0]}"
 }
 
-show_race() {
-    local tool name reference=0 runner=0
-    [[ -e $WORK/broken.psql ]] || reference=$(median race.psql)
+show_race() { # TOOL...
+    local tool name to_psql
     printf '%-18s %-9s %10s %21s %9s\n' tool version 'median ms' 'least and most ms' 'to psql'
     for tool in "$@"; do
         [[ ! -e $WORK/broken.$tool ]] || continue
-        name=$tool
+        name=$tool to_psql=-
         [[ $tool != runner ]] || name=migration-runner
+        [[ -e $WORK/broken.psql ]] || to_psql=$(ratio "race.$tool" race.psql)
         awk -v name="$name" -v version="$(version_of "$tool")" -v median="$(median "race.$tool")" \
-            -v least="$(least "race.$tool")" -v most="$(most "race.$tool")" -v reference="$reference" 'BEGIN {
+            -v least="$(least "race.$tool")" -v most="$(most "race.$tool")" -v to_psql="$to_psql" 'BEGIN {
             printf "%-18s %-9s %10.0f %12.0f %8.0f %9s\n", name, version, median / 1000, least / 1000, most / 1000,
-                reference ? sprintf("%.2f", median / reference) : "-" }'
+                to_psql == "-" ? to_psql : sprintf("%.2f", to_psql) }'
     done
-    [[ ! -e $WORK/broken.psql && ! -e $WORK/broken.runner ]] || return 0
-    runner=$(median race.runner)
-    is "$runner <= $PSQL_LIMIT * $reference" || failed "migration-runner takes more than $PSQL_LIMIT times as long as psql"
-    for tool in "${@:3}"; do
-        [[ -e $WORK/broken.$tool ]] || is "$runner < $(median "race.$tool")" || failed "migration-runner is not faster than $tool"
+    [[ ! -e $WORK/broken.runner ]] || return 0
+    for tool in "$@"; do
+        [[ $tool != runner && ! -e $WORK/broken.$tool ]] || continue
+        if [[ $tool == psql ]]; then
+            is "$(ratio race.runner race.psql) <= $PSQL_LIMIT" || failed "migration-runner takes more than $PSQL_LIMIT times as long as psql"
+        else
+            is "$(ratio race.runner "race.$tool") < 1" || failed "migration-runner is not faster than $tool"
+        fi
     done
 }
