@@ -16,9 +16,9 @@ demo:
 ## test          every test, on private servers
 test:
 	@scripts/test.sh
-## bench         measurements, as ratios beside a peer in the same run
+## bench         measurements, as ratios beside peers in the same run; ARGS=race|growth|field|memory for one of them
 bench:
-	@scripts/bench.sh
+	@scripts/bench.sh $(ARGS)
 ## check         formatting, lints, docs: what CI checks beside the tests
 check:
 	@scripts/check.sh

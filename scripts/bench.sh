@@ -1,54 +1,59 @@
 #!/usr/bin/env bash
-# Measures the runner beside psql in the same run: the nine migrations on the field's database, in turn, each on a fresh
-# copy of it. Machines differ and are noisy: read the ratio of the medians, not the seconds.
+# Measures the runner: beside psql and other migration tools, with more and more migrations, on the field's database, and
+# its memory with a large COPY. Each measurement is in turn with what it is compared to, on one private server. Machines
+# differ and are noisy: read the ratios, not the seconds. Exits with 1 where a target is missed or something failed.
+#   bench.sh [PART...]    race, growth, field, memory; all without an argument
+# For a quick try: MS5_BENCH_RUNS=1 MS5_BENCH_ROWS=1000 MS5_BENCH_COPY_MIB=64
 set -euo pipefail
+shopt -s inherit_errexit
 cd "$(dirname "$(readlink -f "$0")")/.."
 
-runs=${MS5_BENCH_RUNS:-5} rows=${MS5_BENCH_ROWS:-200000}
-scripts/setup.sh
-scripts/sandbox.sh down --name=bench >/dev/null
-work=$(mktemp -d)
-trap 'rm -rf "$work"; scripts/sandbox.sh down --name=bench >/dev/null' EXIT
-scripts/sandbox.sh up --name=bench
-unset ENVIRONMENT DB_HOST DB_PORT DB_NAME DB_USER PGHOST PGPORT PGUSER PGDATABASE PGSERVICE PGPASSWORD PGOPTIONS
-eval "$(scripts/sandbox.sh env --name=bench --environment=test)"
-export PGHOST=$DB_HOST PGPORT=$DB_PORT PGUSER=$DB_USER PGPASSWORD=$POSTGRES_PASSWORD_TEST
-psql=("$MS5_SANDBOX_BIN/psql" -X -q -v ON_ERROR_STOP=1)
+# shellcheck source=scripts/sandbox/common.sh
+. scripts/sandbox/common.sh
+# shellcheck source=scripts/bench/measure.sh
+. scripts/bench/measure.sh
+# shellcheck source=scripts/bench/tools.sh
+. scripts/bench/tools.sh
+# shellcheck source=scripts/bench/race.sh
+. scripts/bench/race.sh
+# shellcheck source=scripts/bench/growth.sh
+. scripts/bench/growth.sh
+# shellcheck source=scripts/bench/memory.sh
+. scripts/bench/memory.sh
+# shellcheck source=scripts/bench/field.sh
+. scripts/bench/field.sh
 
-fresh_database() {
-    "${psql[@]}" -d postgres -c 'SET client_min_messages = warning' -c 'DROP DATABASE IF EXISTS bench WITH (FORCE)' \
-        -c 'CREATE DATABASE bench TEMPLATE field'
+number() { # VARIABLE DEFAULT
+    local value=${!1:-$2}
+    [[ $value =~ ^[1-9][0-9]*$ ]] || die "$1 is a number from 1, not '$value'"
+    echo "$value"
 }
-by_psql() {
-    local file
-    for file in migrations/*.sql; do
-        "${psql[@]}" -d bench --single-transaction -f "$file" || return
-    done
-}
-by_runner() {
-    # Without the PG* variables that it ignores with a warning.
-    env -u PGHOST -u PGPORT -u PGUSER -u PGPASSWORD DB_NAME=bench MS5_LOG_DIR="$work" \
-        target/release/migration-runner --environment=test
-}
-timed() { # NAME FUNCTION
-    local begin end
-    fresh_database
-    begin=$(date +%s%N)
-    "$2" >"$work/out" 2>&1 || { cat "$work/out" >&2 && exit 1; }
-    end=$(date +%s%N)
-    echo $(((end - begin) / 1000000)) >>"$work/$1"
-}
-median() { sort -n "$work/$1" | sed -n "$(((runs + 1) / 2))p"; }
 
-echo "== the field's database with $rows metric rows"
-"${psql[@]}" -d postgres -c 'CREATE DATABASE field'
-"${psql[@]}" -d field -v "metric_rows=$rows" -f tests/fixtures/field/schema.sql -f tests/fixtures/field/reference.sql \
-    -f tests/fixtures/field/data.sql
-echo "== $runs paired runs of the nine migrations"
-for ((run = 0; run < runs; run++)); do
-    timed psql by_psql
-    timed runner by_runner
+finish() {
+    rm -rf "$WORK" "$WORK_ON_DISK"
+    scripts/sandbox.sh down --name=bench >/dev/null
+}
+
+RUNS=$(number MS5_BENCH_RUNS 5)
+MIGRATIONS=$(number MS5_BENCH_MIGRATIONS 200)
+ROWS=$(number MS5_BENCH_ROWS 200000)
+COPY_MIB=$(number MS5_BENCH_COPY_MIB 1024)
+parts=("$@")
+((${#parts[@]})) || parts=(race growth field memory)
+for part in "${parts[@]}"; do
+    [[ $part == @(race|growth|field|memory) ]] || usage_error "a part of the bench is race, growth, field or memory, not '$part'"
 done
-awk -v psql="$(median psql)" -v runner="$(median runner)" 'BEGIN {
-    printf "psql, one transaction a file:  median %d ms\nmigration-runner:              median %d ms\nratio:                         %.2f\n",
-           psql, runner, runner / psql }'
+
+scripts/setup.sh
+home=$(cache_home)
+# Two at a time would measure each other, and have one server by the same name.
+lock "$home/bench.lock" 'measures'
+WORK=$(mktemp -d)
+WORK_ON_DISK=$(mktemp -d "$home/bench.XXXXXX")
+trap finish EXIT
+start_server bench
+read -r load _ </proc/loadavg
+echo "== $(nproc) processors, load $load before the first measurement: the nearer to 0, the less noise"
+((RUNS >= 5)) || echo "== $RUNS instead of 5 rounds: a try, not a measurement"
+for part in "${parts[@]}"; do "bench_$part"; done
+verdict

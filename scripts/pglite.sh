@@ -11,6 +11,8 @@ SCRIPTS=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 . "$SCRIPTS/sandbox/options.sh"
 # shellcheck source=scripts/sandbox/debian.sh
 . "$SCRIPTS/sandbox/debian.sh"
+# shellcheck source=scripts/sandbox/node.sh
+. "$SCRIPTS/sandbox/node.sh"
 
 START_SECONDS=120
 
@@ -30,29 +32,7 @@ variables: MS5_SANDBOX_HOME   folder of packages and instances
 END
 }
 
-# --- node and the packages ----------------------------------------------------------------------------------------------
-
-# find_node: sets NODE and NPM, from PATH or as Debian packages in a private folder.
-find_node() {
-    if have npm && node_is_new_enough; then
-        NODE=(node) NPM=(npm)
-        return
-    fi
-    debian_prepared node || debian_works || die "install node 18 or newer with npm (or use Debian 12 or newer with apt)"
-    debian_prefix node trixie nodejs npm patchelf
-    local prefix
-    prefix=$(debian_folder node)
-    # This node looks for its own modules below its working folder (see debian_node).
-    NODE=(env -C "$prefix" NODE_PATH="$prefix/usr/share/nodejs" "$prefix/usr/bin/node")
-    NPM=("${NODE[@]}" "$prefix/usr/share/nodejs/npm/bin/npm-cli.js")
-}
-
-node_is_new_enough() {
-    local version
-    version=$(node --version 2>/dev/null) || return 1
-    version=${version#v}
-    ((${version%%.*} >= 18))
-}
+# --- the packages -------------------------------------------------------------------------------------------------------
 
 packages_folder() {
     local key
@@ -71,9 +51,6 @@ install_packages() {
         rm -rf "$final" "$work/packages"
         mkdir -p "$work/packages"
         cp "$SCRIPTS"/pglite/* "$work/packages"
-        # node brings authorities of its own; a machine behind a proxy has the proxy's among the system's.
-        local system=/etc/ssl/certs/ca-certificates.crt
-        [[ -n ${NODE_EXTRA_CA_CERTS:-} || ! -r $system ]] || export NODE_EXTRA_CA_CERTS=$system
         "${NPM[@]}" ci --prefix "$work/packages" --cache "$work/cache" --legacy-peer-deps --ignore-scripts --no-audit --no-fund \
             --no-update-notifier >"$work/npm.log" 2>&1 || {
             sed 's/^/  /' "$work/npm.log" >&2
