@@ -94,12 +94,12 @@ pub(crate) struct Report {
 /// The lock of the run, shared by all workers. None only on a server with a single session.
 pub(crate) struct SharedLock {
     lock: Option<Mutex<RunLock>>,
-    pid: Option<i32>,
+    token: Option<i64>,
 }
 
 impl SharedLock {
     pub(crate) fn new(lock: Option<RunLock>) -> Self {
-        Self { pid: lock.as_ref().map(RunLock::pid), lock: lock.map(Mutex::new) }
+        Self { token: lock.as_ref().map(RunLock::token), lock: lock.map(Mutex::new) }
     }
 
     fn check(&self) -> Result<()> {
@@ -198,7 +198,7 @@ impl<'a> Worker<'a> {
 
     fn begin(&mut self, job: &Job<'_>) -> Result<Begun> {
         let Session { client, backend, .. } = &mut self.session;
-        ledger::begin(client, job.attempt, backend, self.lock.pid, job.steps.is_some()).map_err(|error| {
+        ledger::begin(client, job.attempt, backend, self.lock.token, job.steps.is_some()).map_err(|error| {
             self.lock.check().err().unwrap_or_else(|| {
                 Error::new(Exit::Failed, format!("cannot begin migration {}", job.migration.title))
                     .because_all(reasons(&error))

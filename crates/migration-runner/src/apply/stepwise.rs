@@ -207,7 +207,7 @@ impl<'j> Run<'_, '_, 'j> {
     }
 
     fn in_transaction(&mut self, statement: &Statement, place: Place<'_>) -> std::result::Result<(), Stop> {
-        let lock = self.worker.lock.pid;
+        let lock = self.worker.lock.token;
         let xid = steps::begin(&mut self.worker.session.client, place, lock)
             .map_err(|error| self.unrecorded(&error))?;
         if effects::create_index(statement).is_some_and(|index| index.if_not_exists) {
@@ -242,7 +242,7 @@ impl<'j> Run<'_, '_, 'j> {
     ) -> std::result::Result<(), Stop> {
         if matches!(outside, Outside::UpdateExtension { .. }) {
             // It has to be the first statement of its session.
-            let lock = self.worker.lock.pid;
+            let lock = self.worker.lock.token;
             steps::start(&mut self.worker.session.client, place, lock, None)
                 .map_err(|error| self.unrecorded(&error))?;
             self.worker.session = self.worker.sessions.open_untouched()?;
@@ -270,7 +270,7 @@ impl<'j> Run<'_, '_, 'j> {
             log::info!("{}:{} was done by an earlier run", self.job.migration.file, statement.head());
             return self.note_done(place);
         }
-        let lock = self.worker.lock.pid;
+        let lock = self.worker.lock.token;
         steps::start(&mut self.worker.session.client, place, lock, before.as_deref())
             .map_err(|error| self.unrecorded(&error))?;
         let patient = matches!(

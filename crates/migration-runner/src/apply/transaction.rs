@@ -69,7 +69,7 @@ fn commit(worker: &mut Worker<'_>, job: &Job<'_>, begun: &Begun, clock: Instant)
         );
     }
     log::debug!("COMMIT of {title}");
-    let lock = worker.lock.pid;
+    let lock = worker.lock.token;
     let result = worker.watched(
         || format!("{title}: COMMIT"),
         |session| ledger::commit(&mut session.client, job.attempt, begun, lock, elapsed(clock)),

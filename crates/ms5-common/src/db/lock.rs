@@ -3,6 +3,8 @@
 //! The lock is polled with `pg_try_advisory_lock`, never waited in: a session that waits for an advisory lock
 //! holds a snapshot, and CREATE INDEX CONCURRENTLY in the session that holds the lock would wait for it for ever.
 
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -42,6 +44,8 @@ pub struct RunLock {
     /// Whether a pooler is in between, which may keep the backend when the session ends.
     pooled: bool,
     mode: Mode,
+    /// A second lock that is this run's alone, taken and lost together with the first.
+    token: i64,
 }
 
 impl RunLock {
@@ -59,14 +63,15 @@ impl RunLock {
     ) -> Result<(Self, Client)> {
         let mut pair = pooler::examine(settings, lock, worker)?;
         take(settings, &mut pair, mode, wait)?;
+        let token = take_token(&mut pair)?;
         let Pair { lock, lock_backend, worker, pooled, .. } = pair;
-        Ok((Self { session: lock, backend: lock_backend, pooled, mode }, worker))
+        Ok((Self { session: lock, backend: lock_backend, pooled, mode, token }, worker))
     }
 
-    /// The server process that holds the lock.
+    /// What proves in a message of another session that the lock is still held; see [`guard`].
     #[must_use]
-    pub fn pid(&self) -> i32 {
-        self.backend
+    pub fn token(&self) -> i64 {
+        self.token
     }
 
     /// Checks that the lock is still held.
@@ -98,6 +103,7 @@ impl Drop for RunLock {
         // PostgreSQL releases it when the session ends; a pooler may give the backend to the next one as it is.
         if self.pooled && !self.session.is_closed() {
             release(&mut self.session, self.backend, self.mode);
+            let _ = self.session.query_typed("SELECT pg_advisory_unlock($1)", &[(&self.token, Type::INT8)]);
         }
     }
 }
@@ -192,16 +198,32 @@ fn release(session: &mut Client, holder: i32, mode: Mode) -> bool {
     row.is_ok_and(|row| row.get(0))
 }
 
-/// A statement that fails with 22012 (division by zero) where the exclusive lock is not held by the server process `pid`:
-/// put in front of a COMMIT, it keeps a run that has lost its lock from writing, without a round trip of its own.
+/// A statement that fails with 22012 (division by zero) where the run's lock is no longer held: put in front of a COMMIT,
+/// it keeps a run that has lost its lock from writing, without a round trip of its own, and without a look at all locks.
+///
+/// The token is a lock that nobody but the run's own lock session takes. Who gets it in its place knows that the session
+/// is gone, and the run's lock with it.
 #[must_use]
-pub fn guard(pid: i32) -> String {
+pub fn guard(token: i64) -> String {
     format!(
-        "SELECT 1 / (SELECT count(*) FROM pg_catalog.pg_locks
-                     WHERE locktype = 'advisory' AND granted AND mode = 'ExclusiveLock' AND pid = {pid} AND objsubid = 1
-                       AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
-                       AND (classid::bigint << 32) | objid::bigint = {KEY}) AS the_lock_is_held"
+        "SELECT 1 / CASE WHEN pg_catalog.pg_try_advisory_xact_lock({token}) THEN 0 ELSE 1 END AS the_lock_is_held"
     )
+}
+
+/// Takes a lock of a number that nobody else thinks of.
+fn take_token(pair: &mut Pair) -> Result<i64> {
+    let failed = |why: Vec<String>| {
+        Error::new(Exit::Unreachable, "cannot take the advisory lock of this run")
+            .because_all(why)
+            .because("nothing was touched")
+            .hint("run it again")
+    };
+    let token = i64::from_ne_bytes(RandomState::new().build_hasher().finish().to_ne_bytes());
+    let row = pair
+        .lock
+        .query_typed_one("SELECT pg_try_advisory_lock($1)", &[(&token, Type::INT8)])
+        .map_err(|error| failed(reasons(&error)))?;
+    if row.get(0) { Ok(token) } else { Err(failed(vec!["its number is taken".to_owned()])) }
 }
 
 /// Who holds the lock, in words.

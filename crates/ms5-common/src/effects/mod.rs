@@ -1,8 +1,10 @@
 //! What a statement does to transactions, to the session and to locks. Pure.
 //!
-//! In reading order: `cursor` (a place in a statement's tokens), `name`, `outside` (what no transaction may hold), `routines` (functions and procedures known by name),
-//! `body` (blocks and procedures that commit), `enums` (values that a transaction adds and may not use), `file` (all
-//! statements of a file), `session` (what lives as long as the session does); then `locks`, `query`, `alter_table`, `create`, `upkeep` and `statement` (what is locked, what rewritten).
+//! In reading order: `cursor` (a place in a statement's tokens), `name`, `outside` (what no transaction may hold),
+//! `routines` (functions and procedures known by name), `body` (blocks and procedures that commit), `enums` (values that
+//! a transaction adds and may not use), `file` (all statements of a file), `session` (what lives as long as the session
+//! does), `index` (what CREATE INDEX says); then `locks`, `query`, `alter_table`, `create`, `upkeep` and `statement`
+//! (what is locked, what rewritten).
 //!
 //! Everything is decided on tokens: a statement in a syntax that is newer than this code still has its first words.
 
@@ -14,9 +16,9 @@ mod create;
 mod cursor;
 mod enums;
 mod file;
-mod index;
 #[cfg(test)]
 mod file_tests;
+mod index;
 mod locks;
 mod name;
 mod outside;

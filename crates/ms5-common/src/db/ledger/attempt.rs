@@ -96,12 +96,12 @@ const BEGIN: &str = "BEGIN; SELECT pg_catalog.pg_current_xact_id() AS xid";
 /// the disk, since losing it to a crash of the server loses nothing but the trace.
 ///
 /// # Errors
-/// The client's; 22012 also where the run's lock is no longer held by `lock`.
+/// The client's; 22012 also where the run's lock is no longer held, as its `token` tells.
 pub fn begin(
     client: &mut Client,
     attempt: Attempt<'_>,
     backend: &Backend,
-    lock: Option<i32>,
+    token: Option<i64>,
     stepwise: bool,
 ) -> SqlResult<Begun> {
     let answers = client.simple_query(&format!(
@@ -111,7 +111,7 @@ pub fn begin(
              (migration_name, migration_file, run_id, checksum, tool_version, host, backend_pid, backend_start, continues)
              VALUES ({}, {}, {}, {}, {}, {}, {}, {}, {}) RETURNING id;
          COMMIT; {}",
-        guard(lock),
+        guard(token),
         backend.prefix(),
         quoted(attempt.name),
         quoted(attempt.file),
@@ -147,27 +147,27 @@ pub(super) fn value(answers: &[SimpleQueryMessage], column: &str) -> Option<Stri
 }
 
 /// Fails the message it stands in where the run's lock is gone.
-pub(super) fn guard(lock: Option<i32>) -> String {
-    lock.map(|pid| format!("{}; ", lock::guard(pid))).unwrap_or_default()
+pub(super) fn guard(token: Option<i64>) -> String {
+    token.map(|token| format!("{}; ", lock::guard(token))).unwrap_or_default()
 }
 
 /// Records the success inside the file's transaction and commits both: one round trip.
 ///
 /// # Errors
-/// The client's; 22012 also where the run's lock is no longer held by `lock`. A lost connection leaves the
+/// The client's; 22012 also where the run's lock is no longer held, as its `token` tells. A lost connection leaves the
 /// outcome open: ask [`committed`].
 pub fn commit(
     client: &mut Client,
     attempt: Attempt<'_>,
     begun: &Begun,
-    lock: Option<i32>,
+    token: Option<i64>,
     milliseconds: u64,
 ) -> SqlResult<()> {
     let ended = Ended { end: End::Applied, milliseconds, sqlstate: None, message: None, replace: true };
     // SET ROLE or search_path of the file must not reach the ledger.
     client.batch_execute(&format!(
         "RESET SESSION AUTHORIZATION; {}{}; COMMIT",
-        guard(lock),
+        guard(token),
         write(attempt, begun.id, ended)
     ))
 }

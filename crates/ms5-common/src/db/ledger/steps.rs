@@ -50,11 +50,11 @@ pub fn read(client: &mut Client, series: i64) -> SqlResult<BTreeMap<i32, Step>> 
 /// Opens a transaction with the record of a step in it, and gives its id.
 ///
 /// # Errors
-/// The client's; 22012 also where the run's lock is no longer held by `lock`.
-pub fn begin(client: &mut Client, place: Place<'_>, lock: Option<i32>) -> SqlResult<String> {
+/// The client's; 22012 also where the run's lock is no longer held, as its `token` tells.
+pub fn begin(client: &mut Client, place: Place<'_>, token: Option<i64>) -> SqlResult<String> {
     let answers = client.simple_query(&format!(
         "{}BEGIN; SELECT pg_catalog.pg_current_xact_id() AS xid; {}",
-        guard(lock),
+        guard(token),
         started(place, None)
     ))?;
     Ok(value(&answers, "xid").unwrap_or_default())
@@ -72,14 +72,14 @@ pub fn commit(client: &mut Client, place: Place<'_>) -> SqlResult<()> {
 /// before the first start stays on record.
 ///
 /// # Errors
-/// The client's; 22012 also where the run's lock is no longer held by `lock`.
+/// The client's; 22012 also where the run's lock is no longer held, as its `token` tells.
 pub fn start(
     client: &mut Client,
     place: Place<'_>,
-    lock: Option<i32>,
+    token: Option<i64>,
     before: Option<&[String]>,
 ) -> SqlResult<()> {
-    client.batch_execute(&format!("{}{}", guard(lock), started(place, before)))
+    client.batch_execute(&format!("{}{}", guard(token), started(place, before)))
 }
 
 /// Records that it is done.
