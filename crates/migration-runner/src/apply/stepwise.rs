@@ -96,6 +96,7 @@ fn finish(
         message: None,
         replace: true,
     };
+    log::debug!("recording that {} is applied", job.migration.title);
     let mut result = Ok(());
     for _ in 0..2 {
         let client = &mut worker.session.client;
@@ -214,7 +215,7 @@ impl<'j> Run<'_, '_, 'j> {
             indexes::drop_invalid(&mut self.worker.session.client, statement)?;
         }
         self.run(statement, place.step)?;
-        log::debug!("COMMIT of step {}", place.step);
+        log::debug!("COMMIT of step {} of {}", place.step, self.job.migration.title);
         match steps::commit(&mut self.worker.session.client, place) {
             Ok(()) => Ok(()),
             Err(error) if connection_lost(&error) => {
@@ -319,6 +320,7 @@ impl<'j> Run<'_, '_, 'j> {
 
     /// Writes down that a statement is done which has committed by itself.
     fn note_done(&mut self, place: Place<'_>) -> std::result::Result<(), Stop> {
+        log::debug!("recording that step {} of {} is done", place.step, self.job.migration.title);
         let mut result = steps::done(&mut self.worker.session.client, place);
         if result.as_ref().is_err_and(connection_lost) {
             self.worker.reconnect()?;
