@@ -58,9 +58,17 @@ impl<'a> Sessions<'a> {
         Session::of(self.connect("run")?)
     }
 
-    /// Opens a session in which nothing has run yet.
+    /// Opens another one in the middle of the work.
+    ///
+    /// # Errors
+    /// [`Exit::Failed`]: it is not the start any more, at which nothing is touched yet.
+    pub(crate) fn open_again(&self) -> Result<Session> {
+        self.open().map_err(amid)
+    }
+
+    /// Opens a session in which nothing has run yet, in the middle of the work.
     pub(crate) fn open_untouched(&self) -> Result<Session> {
-        let Connected { client, canceller, .. } = self.connect("run")?;
+        let Connected { client, canceller, .. } = self.connect("run").map_err(amid)?;
         Ok(Session { client, canceller, backend: Backend::unknown() })
     }
 }
@@ -76,6 +84,18 @@ impl Session {
         })?;
         Ok(Self { client, canceller, backend })
     }
+}
+
+/// The failure to connect as it is told once something may have been applied.
+fn amid(error: Error) -> Error {
+    let reasons = error.reasons().iter().filter(|reason| *reason != "nothing was touched").cloned();
+    let mut amid = Error::new(Exit::Failed, error.message())
+        .because_all(reasons)
+        .with_sqlstate(error.sqlstate().map(str::to_owned));
+    for hint in error.hints() {
+        amid = amid.hint(hint);
+    }
+    amid
 }
 
 /// Whole milliseconds; a limit above zero stays above zero, since zero means none.
