@@ -107,12 +107,12 @@ impl Trial {
         for file in &self.files {
             let _ = writeln!(text, "-- {} (setup: {})", file.name, file.setup.replace('\n', " "));
             // The rows of a COPY are all alike.
-            let mut last = "";
-            for line in file.text().lines() {
-                if line != last || line.is_empty() {
+            let mut last = String::new();
+            for line in file.text().lines().map(str::to_owned) {
+                if line != last {
                     let _ = writeln!(text, "  {line}");
                 }
-                last = if line.contains('\t') { "" } else { last };
+                last = line;
             }
         }
         text.push_str(told);
@@ -185,12 +185,14 @@ impl Course<'_, '_> {
                 return Err(format!("the run up to the first file ended with {}", ran.code()));
             }
         }
+        let before = self.look();
         let struck = self.strike(&trial.plan, &marks);
-        self.after(&struck, trial.hasty)?;
+        self.after(&struck, &before, trial.hasty)?;
         if let Some((kind, delay)) = trial.second {
             let plan = Plan { after: "Found ".to_owned(), delay, kind };
+            let before = self.look();
             let struck = self.strike(&plan, &marks);
-            self.after(&struck, false)?;
+            self.after(&struck, &before, false)?;
         }
         self.finish()
     }
@@ -232,7 +234,7 @@ impl Course<'_, '_> {
     }
 
     /// What a blow has left, with no other run in between.
-    fn after(&mut self, struck: &Struck, hasty: bool) -> Result<(), String> {
+    fn after(&mut self, struck: &Struck, before: &[Real], hasty: bool) -> Result<(), String> {
         let allowed: &[i32] = match (struck.at, struck.kind) {
             (Some(_), Kind::Runner) => &[137, 0, 1, 5],
             _ => &[0, 1, 4, 5],
@@ -246,11 +248,18 @@ impl Course<'_, '_> {
         truth::orphans_end(&self.lab.database)?;
         let real = self.look();
         let mut wrong = truth::violations(&self.trial.files, &real);
-        for (file, real) in self.trial.files.iter().zip(&real) {
+        // The server was back at once: it could be asked.
+        if struck.lines.iter().any(|line| line.text.contains("it is not known whether")) {
+            wrong.push("a COMMIT whose outcome the run did not learn".to_owned());
+        }
+        for ((file, real), before) in self.trial.files.iter().zip(&real).zip(before) {
             if struck.code == 0 && !real.is_recorded() {
                 wrong.push(format!("exit 0, but {} is not applied", file.name));
             }
-            if struck.code == 1 && !real.is_recorded() && !real.is_untouched() {
+            if struck.code == 4 && real.done != before.done {
+                wrong.push(format!("exit 4, but something of {} is there", file.name));
+            }
+            if struck.code == 1 && !real.is_recorded() && real.done != before.done {
                 wrong.push(format!("exit 1 means rolled back, but something of {} is there", file.name));
             }
         }

@@ -19,6 +19,7 @@ use ms5_common::exit::Exit;
 use ms5_common::interrupt;
 use ms5_common::migrations::Migration;
 use ms5_common::timescale::jobs;
+use postgres::Client;
 
 use crate::failure::Failure;
 use crate::retry::{Retries, is_conflict};
@@ -185,7 +186,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Ends the run's hold on background jobs, in a session that is clean.
-    pub(crate) fn give_back_jobs(&mut self, give_back: impl FnOnce(&mut postgres::Client)) {
+    pub(crate) fn give_back_jobs(&mut self, give_back: impl FnOnce(&mut Client)) {
         let clean =
             self.session.client.batch_execute("ROLLBACK; RESET ALL; RESET SESSION AUTHORIZATION").is_ok();
         if clean || self.reconnect().is_ok() {
@@ -255,23 +256,28 @@ impl<'a> Worker<'a> {
 
     /// Opens another session in the place of one that is gone.
     fn reconnect(&mut self) -> Result<()> {
-        self.session = self.sessions.open()?;
+        self.session = self.sessions.open_again()?;
         Ok(())
     }
 
     /// The connection was lost during a COMMIT: only the server knows how that ended.
     fn look_up(
         &mut self,
-        job: &Job<'_>,
-        begun: &Begun,
+        title: &str,
+        committed: impl Fn(&mut Client) -> std::result::Result<bool, postgres::Error>,
         lost: &postgres::Error,
     ) -> std::result::Result<(), Stop> {
-        let title = &job.migration.title;
+        let worked = self.session.backend.clone();
         log::warn!("The connection was lost during the COMMIT of {title}; asking the server how it ended");
         let deadline = Instant::now() + LOST_COMMIT_PATIENCE;
         loop {
             let answer = self.reconnect().and_then(|()| {
-                ledger::committed(&mut self.session.client, begun).map_err(|error| {
+                // In this order: what a process has committed that is gone is there to be seen.
+                let client = &mut self.session.client;
+                let known = worked
+                    .lives(client)
+                    .and_then(|lives| if lives { Ok(None) } else { committed(client).map(Some) });
+                known.map_err(|error| {
                     Error::new(Exit::Partial, "the server did not say").because_all(reasons(&error))
                 })
             });

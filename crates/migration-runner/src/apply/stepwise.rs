@@ -20,6 +20,7 @@ use super::recover::{self, TakenUp, Verdict};
 use super::{Earlier, Job, Left, Outcome, Stop, Worker, elapsed, indexes, send};
 use crate::failure::Failure;
 use crate::retry::Retries;
+use crate::sessions::Session;
 use crate::words::first_words;
 
 /// Checks that a file still begins with what was done of it.
@@ -209,7 +210,7 @@ impl<'j> Run<'_, '_, 'j> {
 
     fn in_transaction(&mut self, statement: &Statement, place: Place<'_>) -> std::result::Result<(), Stop> {
         let lock = self.worker.lock.pid;
-        let xid = steps::begin(&mut self.worker.session.client, place, lock)
+        steps::begin(&mut self.worker.session.client, place, lock)
             .map_err(|error| self.unrecorded(&error))?;
         if effects::create_index(statement).is_some_and(|index| index.if_not_exists) {
             indexes::drop_invalid(&mut self.worker.session.client, statement)?;
@@ -219,8 +220,8 @@ impl<'j> Run<'_, '_, 'j> {
         match steps::commit(&mut self.worker.session.client, place) {
             Ok(()) => Ok(()),
             Err(error) if connection_lost(&error) => {
-                let begun = Begun { id: self.attempt, xid };
-                self.worker.look_up(self.job, &begun, &error)?;
+                let title = &self.job.migration.title;
+                self.worker.look_up(title, |client| steps::committed(client, place), &error)?;
                 self.set_up_again()
             }
             Err(error) => Err(Error::new(
@@ -333,8 +334,10 @@ impl<'j> Run<'_, '_, 'j> {
         })
     }
 
-    /// A fresh session gets what the file has set so far.
+    /// A fresh session gets what the file has set so far, and is the one that a later run looks for.
     fn set_up_again(&mut self) -> std::result::Result<(), Stop> {
+        let Session { client, backend, .. } = &mut self.worker.session;
+        ledger::moved(client, self.attempt, backend).map_err(|error| self.unrecorded(&error))?;
         for statement in &self.setup {
             send::send(&mut self.worker.session, self.job.migration, statement)?;
         }

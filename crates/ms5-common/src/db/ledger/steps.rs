@@ -6,7 +6,7 @@ use postgres::Client;
 use postgres_protocol::escape::escape_literal as quoted;
 
 use super::SqlResult;
-use super::attempt::{guard, value};
+use super::attempt::guard;
 
 /// A statement that an attempt has begun.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,17 +47,12 @@ pub fn read(client: &mut Client, series: i64) -> SqlResult<BTreeMap<i32, Step>> 
         .collect())
 }
 
-/// Opens a transaction with the record of a step in it, and gives its id.
+/// Opens a transaction with the record of a step in it.
 ///
 /// # Errors
 /// The client's; 22012 also where the run's lock is no longer held by `lock`.
-pub fn begin(client: &mut Client, place: Place<'_>, lock: Option<i32>) -> SqlResult<String> {
-    let answers = client.simple_query(&format!(
-        "{}BEGIN; SELECT pg_catalog.pg_current_xact_id() AS xid; {}",
-        guard(lock),
-        started(place, None)
-    ))?;
-    Ok(value(&answers, "xid").unwrap_or_default())
+pub fn begin(client: &mut Client, place: Place<'_>, lock: Option<i32>) -> SqlResult<()> {
+    client.batch_execute(&format!("{}BEGIN; {}", guard(lock), started(place, None)))
 }
 
 /// Records the step as done inside its transaction and commits both.
@@ -66,6 +61,20 @@ pub fn begin(client: &mut Client, place: Place<'_>, lock: Option<i32>) -> SqlRes
 /// The client's. A lost connection leaves the outcome open.
 pub fn commit(client: &mut Client, place: Place<'_>) -> SqlResult<()> {
     client.batch_execute(&format!("{}; COMMIT", finished(place)))
+}
+
+/// Whether the transaction of a step was committed, asked on a new session after a lost answer, once the process that
+/// worked on it is gone.
+///
+/// # Errors
+/// The client's.
+pub fn committed(client: &mut Client, place: Place<'_>) -> SqlResult<bool> {
+    let row = client.query_one(
+        "SELECT EXISTS (SELECT FROM public.migration_steps
+                        WHERE series = $1 AND step = $2 AND attempt_id = $3 AND done_at IS NOT NULL)",
+        &[&place.series, &place.step, &place.attempt],
+    )?;
+    Ok(row.get(0))
 }
 
 /// Records that a step which cannot run in a transaction starts. Of a step that was started before, what was there
