@@ -50,8 +50,6 @@ pub(crate) struct Job<'a> {
 pub(crate) struct Earlier {
     /// Its statements that were begun, by number.
     pub(crate) steps: BTreeMap<i32, Step>,
-    /// The last attempt ended without a word: nobody wrote down whether its last statement was done.
-    pub(crate) silent: bool,
 }
 
 /// How an attempt ended.

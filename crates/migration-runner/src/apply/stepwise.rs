@@ -182,13 +182,12 @@ impl<'j> Run<'_, '_, 'j> {
         let known = known.filter(|known| known.checksum == checksum);
         let mut bare = outside.cloned();
         let mut retries = Retries::new(self.worker.lock_retries);
-        let mut tried = false;
+        let mut tried = None;
         loop {
             let result = match &bare {
                 None => self.in_transaction(statement, place),
-                Some(outside) => self.bare(statement, place, outside, known, tried),
+                Some(outside) => self.bare(statement, place, outside, known, &mut tried),
             };
-            tried = true;
             let Err(stop) = result else { return Ok(()) };
             let Stop::Failed(failure) = &stop else { return Err(stop) };
             if bare.is_none() {
@@ -240,7 +239,7 @@ impl<'j> Run<'_, '_, 'j> {
         place: Place<'_>,
         outside: &Outside,
         known: Option<&Step>,
-        tried: bool,
+        tried: &mut Option<Step>,
     ) -> std::result::Result<(), Stop> {
         if matches!(outside, Outside::UpdateExtension { .. }) {
             // It has to be the first statement of its session.
@@ -254,11 +253,9 @@ impl<'j> Run<'_, '_, 'j> {
             return self.note_done(place);
         }
         // After a lock that could not be had, this run's own start is the one to be taken up.
-        let own = Step { checksum: place.checksum.to_owned(), done: false, before: None };
-        let started = known.or(tried.then_some(&own));
-        let blind = self.earlier.silent
-            && known.is_some()
-            && !tried
+        let started = tried.as_ref().or(known);
+        // Killed, or its session was lost: the server has not said how it ended.
+        let blind = started.is_some_and(|started| !started.failed)
             && !self.job.force
             && !self.job.migration.idempotent;
         let wanted = match outside {
@@ -274,6 +271,7 @@ impl<'j> Run<'_, '_, 'j> {
         let lock = self.worker.lock.pid;
         steps::start(&mut self.worker.session.client, place, lock, before.as_deref())
             .map_err(|error| self.unrecorded(&error))?;
+        *tried = Some(Step { checksum: place.checksum.to_owned(), done: false, failed: true, before });
         let patient = matches!(
             outside,
             Outside::CreateIndex { .. }
@@ -291,6 +289,8 @@ impl<'j> Run<'_, '_, 'j> {
         };
         if result.is_err() {
             self.notes.extend(recover::leftover(outside));
+            // Where the session is gone this fails too, and that is the point.
+            let _ = steps::failed(&mut self.worker.session.client, place);
             return result;
         }
         if let Some(limit) = limit {

@@ -273,8 +273,6 @@ pub struct LastAttempt {
     pub name: String,
     /// Whether it has no proper end: its runner was killed, was stopped by a signal, or still runs.
     pub unfinished: bool,
-    /// Whether nobody wrote down how it ended.
-    pub silent: bool,
     /// Whether all of it is done.
     pub applied: bool,
     /// What was written down of the end.
@@ -316,7 +314,6 @@ pub fn last_attempts(client: &mut Client, state: State) -> SqlResult<Vec<LastAtt
             LastAttempt {
                 name: row.get(0),
                 unfinished: matches!(outcome, "running" | "interrupted"),
-                silent: outcome == "running" || row.get::<_, Option<&str>>(2) == Some(SILENT),
                 applied: matches!(outcome, "applied" | "adopted" | "repaired"),
                 message: row.get(2),
                 series: row.get(3),

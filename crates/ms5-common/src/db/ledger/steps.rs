@@ -13,8 +13,10 @@ use super::attempt::guard;
 pub struct Step {
     /// sha256 of its text.
     pub checksum: String,
-    /// Whether it is done; else nobody wrote down how it ended.
+    /// Whether it is done.
     pub done: bool,
+    /// Whether the server has said that it failed; where it is neither done nor this, nobody knows how it ended.
+    pub failed: bool,
     /// The indexes that its table had before, for CREATE INDEX outside a transaction.
     pub before: Option<Vec<String>>,
 }
@@ -38,12 +40,15 @@ pub struct Place<'a> {
 /// The client's.
 pub fn read(client: &mut Client, series: i64) -> SqlResult<BTreeMap<i32, Step>> {
     let rows = client.query(
-        "SELECT step, checksum::text, done_at IS NOT NULL, before FROM public.migration_steps WHERE series = $1",
+        "SELECT step, checksum::text, done_at IS NOT NULL, failed_at IS NOT NULL, before FROM public.migration_steps WHERE series = $1",
         &[&series],
     )?;
     Ok(rows
         .iter()
-        .map(|row| (row.get(0), Step { checksum: row.get(1), done: row.get(2), before: row.get(3) }))
+        .map(|row| {
+            let (checksum, done, failed, before) = (row.get(1), row.get(2), row.get(3), row.get(4));
+            (row.get(0), Step { checksum, done, failed, before })
+        })
         .collect())
 }
 
@@ -99,6 +104,17 @@ pub fn done(client: &mut Client, place: Place<'_>) -> SqlResult<()> {
     client.batch_execute(&finished(place))
 }
 
+/// Records that the server has refused or cancelled a step that runs outside of a transaction.
+///
+/// # Errors
+/// The client's.
+pub fn failed(client: &mut Client, place: Place<'_>) -> SqlResult<()> {
+    client.batch_execute(&format!(
+        "UPDATE public.migration_steps SET failed_at = pg_catalog.clock_timestamp() WHERE series = {} AND step = {}",
+        place.series, place.step
+    ))
+}
+
 fn finished(place: Place<'_>) -> String {
     format!(
         "UPDATE public.migration_steps SET done_at = pg_catalog.clock_timestamp() WHERE series = {} AND step = {}",
@@ -118,7 +134,7 @@ fn started(place: Place<'_>, before: Option<&[String]>) -> String {
         "INSERT INTO public.migration_steps AS s (series, step, attempt_id, checksum, started_at, done_at, before)
          VALUES ({}, {}, {}, {}, pg_catalog.clock_timestamp(), NULL, {before})
          ON CONFLICT (series, step) DO UPDATE SET attempt_id = excluded.attempt_id, checksum = excluded.checksum,
-             started_at = excluded.started_at, done_at = excluded.done_at,
+             started_at = excluded.started_at, done_at = excluded.done_at, failed_at = NULL,
              before = CASE WHEN s.checksum = excluded.checksum THEN coalesce(s.before, excluded.before)
                            ELSE excluded.before END",
         place.series,
