@@ -42,9 +42,10 @@ const SETTINGS: [&str; 4] =
 #[derive(Default)]
 struct Tally {
     begun: usize,
-    /// Blows that fell, by phase and kind; and those that are on their way.
+    /// Blows that fell, by phase and kind; what was aimed at; and how many blows are on their way to each phase.
     hits: [[usize; Kind::ALL.len()]; Phase::ALL.len()],
     aimed: [[usize; Kind::ALL.len()]; Phase::ALL.len()],
+    under_way: [usize; Phase::ALL.len()],
     trials: usize,
     missed: usize,
     near_commit: usize,
@@ -59,11 +60,10 @@ impl Tally {
 
     /// What has been hit least, phase before kind.
     fn wanted(&self) -> (usize, usize) {
-        let sum = |phase: usize| self.of(phase) + self.aimed[phase].iter().sum::<usize>();
+        let sum = |phase: usize| self.of(phase) + self.under_way[phase];
         let phase = (0..Phase::ALL.len()).min_by_key(|phase| sum(*phase)).unwrap();
-        let cell = |phase: usize, kind: usize| self.hits[phase][kind] + self.aimed[phase][kind];
-        let all = |kind: usize| (0..Phase::ALL.len()).map(|phase| cell(phase, kind)).sum::<usize>();
-        let kind = (0..Kind::ALL.len()).min_by_key(|kind| (cell(phase, *kind), all(*kind)));
+        let all = |kind: usize| self.aimed.iter().map(|kinds| kinds[kind]).sum::<usize>();
+        let kind = (0..Kind::ALL.len()).min_by_key(|kind| (self.aimed[phase][*kind], all(*kind)));
         (phase, kind.unwrap())
     }
 
@@ -143,7 +143,7 @@ fn a_struck_run_leaves_nothing_half_done_and_the_next_one_finishes_it() {
         let server = Server::start(engine, &SETTINGS).expect("a server of its own");
         let mut killer = Killer::new();
         loop {
-            let (seed, phase, kind) = {
+            let (seed, phase) = {
                 let mut tally = tally.lock().unwrap();
                 let short = (0..Phase::ALL.len()).any(|phase| tally.of(phase) < floor);
                 // A blow may miss what it was meant for: some more trials, until each phase has its share.
@@ -154,17 +154,18 @@ fn a_struck_run_leaves_nothing_half_done_and_the_next_one_finishes_it() {
                 tally.begun += 1;
                 let (phase, kind) = tally.wanted();
                 tally.aimed[phase][kind] += 1;
+                tally.under_way[phase] += 1;
                 let cells = Phase::ALL.len() * Kind::ALL.len();
                 let cell = (phase * Kind::ALL.len() + kind) as u64;
                 let any = dice.lock().unwrap().any() % 1_000_000_000;
-                (repeated.unwrap_or(any * cells as u64 + cell), phase, kind)
+                (repeated.unwrap_or(any * cells as u64 + cell), phase)
             };
             let result = Trial::of(seed).run(&server, &mut killer);
             if result.is_err() {
                 say(&format!("chaos: failure with MS5_CHAOS_SEED={seed}\n"));
             }
             let mut tally = tally.lock().unwrap();
-            tally.aimed[phase][kind] -= 1;
+            tally.under_way[phase] -= 1;
             tally.add(result);
         }
     };

@@ -466,7 +466,7 @@ pub(crate) fn marks(files: &[File], switch_is_on: bool) -> Vec<Mark> {
                     }
                 }
                 (true, Class::Bare) => {
-                    mark(line, Phase::Bare);
+                    mark(line, if statement.commits { Phase::Block } else { Phase::Bare });
                     if fails.is_none() {
                         mark(
                             format!("recording that step {step} of {} is done", file.title),

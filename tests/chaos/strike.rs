@@ -33,6 +33,8 @@ pub(crate) enum Phase {
     StepCommit,
     /// A statement outside of any transaction.
     Bare,
+    /// The same, of a block that commits inside: nothing in the database tells how far it came.
+    Block,
     /// After that one: that it is done is being recorded.
     Recording,
     /// The ledger row of a stepwise file.
@@ -40,7 +42,7 @@ pub(crate) enum Phase {
 }
 
 impl Phase {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Connecting,
         Self::Preparing,
         Self::Statement,
@@ -49,6 +51,7 @@ impl Phase {
         Self::Step,
         Self::StepCommit,
         Self::Bare,
+        Self::Block,
         Self::Recording,
         Self::Final,
     ];
@@ -63,6 +66,7 @@ impl Phase {
             Self::Step => "step in a transaction",
             Self::StepCommit => "COMMIT of a step",
             Self::Bare => "bare statement",
+            Self::Block => "block that commits inside",
             Self::Recording => "recording a bare statement",
             Self::Final => "ledger row of a stepwise file",
         }

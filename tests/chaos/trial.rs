@@ -152,7 +152,7 @@ fn plan(dice: &mut Dice, aim: Aim, marks: &[Mark], grown: bool) -> Plan {
         (Phase::Statement | Phase::Step, _) => 25_000,
         (Phase::Commit | Phase::StepCommit, _) => 8_000,
         (Phase::Between, _) => 4_000,
-        (Phase::Bare, _) => 60_000,
+        (Phase::Bare | Phase::Block, _) => 60_000,
         (Phase::Recording | Phase::Final, _) => 3_000,
     };
     // Half of the blows at once: the short windows are behind the line.
