@@ -2,7 +2,7 @@
 ENV ?= production
 ARGS ?=
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench check sandbox-up sandbox-down validate backup migrate verify rollback chain
+.PHONY: help setup demo test chaos bench check sandbox-up sandbox-down validate backup migrate verify rollback chain
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -16,6 +16,9 @@ demo:
 ## test          every test, on private servers
 test:
 	@scripts/test.sh
+## chaos         200 runs that are struck at seeded moments, and the runs after them; test has 30 of them
+chaos:
+	@scripts/chaos.sh
 ## bench         measurements, as ratios beside peers in the same run; ARGS=race|growth|field|memory for one of them
 bench:
 	@scripts/bench.sh $(ARGS)

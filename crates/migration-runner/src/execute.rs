@@ -79,7 +79,7 @@ pub(crate) fn run(context: &Context, input: &Input, sessions: &Sessions<'_>, rea
                 say(&input.migrations[index], steps[index], &mut summary);
                 let mut worker = match idle.pop() {
                     Some(worker) => worker,
-                    None => match sessions.open() {
+                    None => match sessions.open_again() {
                         Ok(session) => new_worker(session),
                         Err(error) => {
                             stop = Some(error);
@@ -134,8 +134,7 @@ pub(crate) fn run(context: &Context, input: &Input, sessions: &Sessions<'_>, rea
         worker.give_back_jobs(|client| give_back(client, context));
     }
     if let Some(error) = stop {
-        summary.say();
-        return Err(error);
+        return Err(summary.stopped(error));
     }
     Ok(summary.conclude())
 }

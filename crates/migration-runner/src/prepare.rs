@@ -130,10 +130,8 @@ fn earlier(
             found.push(None);
             continue;
         };
-        let earlier = Earlier {
-            steps: steps::read(client, last.series).map_err(unreadable("the ledger's steps"))?,
-            silent: last.silent,
-        };
+        let earlier =
+            Earlier { steps: steps::read(client, last.series).map_err(unreadable("the ledger's steps"))? };
         apply::fits(migration, &earlier)?;
         found.push(Some((last.series, earlier)));
     }

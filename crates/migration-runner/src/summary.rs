@@ -104,6 +104,39 @@ impl<'a> Summary<'a> {
             }
             return Exit::Done;
         }
+        let (first, partly) = self.tell();
+        match (first, signal) {
+            (Some(first), None) => {
+                log::error!("Next: mend the cause of {first}; then go on there with: {}", self.command())
+            }
+            _ => log::error!("Next: go on where it stopped with: {}", self.command()),
+        }
+        if partly || self.fates.iter().any(|(_, _, fate)| *fate == Fate::Applied) {
+            log::error!(
+                "To go back instead, restore the backup that was taken before: {}",
+                troubleshooting::go_back(&self.input.settings)
+            );
+        } else {
+            log::error!("This run has changed nothing: there is nothing to go back from");
+        }
+        log::error!("To see the ledger: {}", troubleshooting::show_ledger(&self.input.settings));
+        match signal {
+            Some(exit) => exit,
+            None if partly || self.input.options.force => Exit::Partial,
+            None => Exit::Failed,
+        }
+    }
+
+    /// The summary of a run that something else has stopped than a file, and that error with the right exit code.
+    pub(crate) fn stopped(&self, error: Error) -> Error {
+        self.say();
+        let (_, partly) = self.tell();
+        if partly { error.with_exit(Exit::Partial) } else { error }
+    }
+
+    /// Says what is in the database of each file that was begun. Gives the first that did not come to its end, and
+    /// whether any is there in part.
+    fn tell(&self) -> (Option<&'a str>, bool) {
         let mut partly = false;
         let applied = self.titles(|fate| *fate == Fate::Applied);
         if !applied.is_empty() {
@@ -137,26 +170,7 @@ impl<'a> Summary<'a> {
         if !whole.is_empty() {
             log::error!("Nothing of {} is in the database: each was rolled back whole", whole.join(", "));
         }
-        match (first, signal) {
-            (Some(first), None) => {
-                log::error!("Next: mend the cause of {first}; then go on there with: {}", self.command())
-            }
-            _ => log::error!("Next: go on where it stopped with: {}", self.command()),
-        }
-        if partly || !applied.is_empty() {
-            log::error!(
-                "To go back instead, restore the backup that was taken before: {}",
-                troubleshooting::go_back(&self.input.settings)
-            );
-        } else {
-            log::error!("This run has changed nothing: there is nothing to go back from");
-        }
-        log::error!("To see the ledger: {}", troubleshooting::show_ledger(&self.input.settings));
-        match signal {
-            Some(exit) => exit,
-            None if partly || self.input.options.force => Exit::Partial,
-            None => Exit::Failed,
-        }
+        (first, partly)
     }
 
     /// The command line of this run, to be given again; without the values of variables, which may be secret.

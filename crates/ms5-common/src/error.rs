@@ -45,6 +45,13 @@ impl Error {
         self.reasons.push(reason.to_string());
     }
 
+    /// The same error, ending the tool in another way.
+    #[must_use]
+    pub fn with_exit(mut self, exit: Exit) -> Self {
+        self.exit = exit;
+        self
+    }
+
     /// Adds a next step.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {

@@ -20,6 +20,7 @@ use ms5_common::exit::Exit;
 use ms5_common::interrupt;
 use ms5_common::migrations::Migration;
 use ms5_common::timescale::jobs;
+use postgres::Client;
 
 use crate::failure::Failure;
 use crate::retry::{Retries, is_conflict};
@@ -53,8 +54,6 @@ pub(crate) struct Job<'a> {
 pub(crate) struct Earlier {
     /// Its statements that were begun, by number.
     pub(crate) steps: BTreeMap<i32, Step>,
-    /// The last attempt ended without a word: nobody wrote down whether its last statement was done.
-    pub(crate) silent: bool,
 }
 
 /// How an attempt ended.
@@ -189,7 +188,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Ends the run's hold on background jobs, in a session that is clean.
-    pub(crate) fn give_back_jobs(&mut self, give_back: impl FnOnce(&mut postgres::Client)) {
+    pub(crate) fn give_back_jobs(&mut self, give_back: impl FnOnce(&mut Client)) {
         let clean = self.session.client.batch_execute("RESET ALL; RESET SESSION AUTHORIZATION").is_ok();
         if clean || self.reconnect().is_ok() {
             give_back(&mut self.session.client);
@@ -259,7 +258,7 @@ impl<'a> Worker<'a> {
     /// Opens another session in the place of one that is gone, and makes sure that it is gone on the server too: where
     /// only the network is, its statement would go on there.
     fn reconnect(&mut self) -> Result<()> {
-        let mut session = self.sessions.open()?;
+        let mut session = self.sessions.open_again()?;
         let lost = std::mem::replace(&mut self.session.backend, session.backend.clone());
         match backend::end_one(&mut session.client, &lost, LOST_SESSION_PATIENCE) {
             Ok(true) => {}
@@ -273,16 +272,21 @@ impl<'a> Worker<'a> {
     /// The connection was lost during a COMMIT: only the server knows how that ended.
     fn look_up(
         &mut self,
-        job: &Job<'_>,
-        begun: &Begun,
+        title: &str,
+        committed: impl Fn(&mut Client) -> std::result::Result<bool, postgres::Error>,
         lost: &postgres::Error,
     ) -> std::result::Result<(), Stop> {
-        let title = &job.migration.title;
+        let worked = self.session.backend.clone();
         log::warn!("The connection was lost during the COMMIT of {title}; asking the server how it ended");
         let deadline = Instant::now() + LOST_COMMIT_PATIENCE;
         loop {
             let answer = self.reconnect().and_then(|()| {
-                ledger::committed(&mut self.session.client, begun).map_err(|error| {
+                // In this order: what a process has committed that is gone is there to be seen.
+                let client = &mut self.session.client;
+                let known = worked
+                    .lives(client)
+                    .and_then(|lives| if lives { Ok(None) } else { committed(client).map(Some) });
+                known.map_err(|error| {
                     Error::new(Exit::Partial, "the server did not say").because_all(reasons(&error))
                 })
             });

@@ -64,9 +64,11 @@ fn create_index(client: &mut Client, wanted: &CreateIndex, started: Option<&Step
     };
     let mut verdict = Verdict::Run;
     for index in there.iter().filter(|index| ours(index)) {
+        // One of that name that was there before is why the statement failed, not its result.
+        let is_new = !before.as_ref().is_some_and(|before| before.contains(&index.name));
         if !index.valid {
             indexes::drop(client, index)?;
-        } else if started.is_some() {
+        } else if started.is_some() && is_new {
             verdict = Verdict::Done;
         }
     }
@@ -137,8 +139,8 @@ fn again(client: &mut Client, outside: &Outside, blind: bool) -> Result<Verdict>
             return Err(Error::new(Exit::Failed, format!("it is not known how much of {what} was done"))
                 .because("it commits by itself, and the run that began it ended without a word")
                 .hint(
-                    "see in the database how far it came; then run it again with --force, which executes that \
-                     statement again, or put SELECT 1 in its place where it is done",
+                    "see in the database how far it came; then put in its place what is missing of it, or SELECT 1 where it is \
+                     done, and run it again",
                 ));
         }
         _ => Verdict::Run,

@@ -20,6 +20,7 @@ use super::recover::{self, TakenUp, Verdict};
 use super::{Earlier, Job, Left, Outcome, Stop, Worker, elapsed, indexes, send};
 use crate::failure::Failure;
 use crate::retry::Retries;
+use crate::sessions::Session;
 use crate::words::first_words;
 
 /// Checks that a file still begins with what was done of it.
@@ -96,6 +97,7 @@ fn finish(
         message: None,
         replace: true,
     };
+    log::debug!("recording that {} is applied", job.migration.title);
     let mut result = Ok(());
     for _ in 0..2 {
         let client = &mut worker.session.client;
@@ -180,13 +182,12 @@ impl<'j> Run<'_, '_, 'j> {
         let known = known.filter(|known| known.checksum == checksum);
         let mut bare = outside.cloned();
         let mut retries = Retries::new(self.worker.lock_retries);
-        let mut tried = false;
+        let mut tried = None;
         loop {
             let result = match &bare {
                 None => self.in_transaction(statement, place),
-                Some(outside) => self.bare(statement, place, outside, known, tried),
+                Some(outside) => self.bare(statement, place, outside, known, &mut tried),
             };
-            tried = true;
             let Err(stop) = result else { return Ok(()) };
             let Stop::Failed(failure) = &stop else { return Err(stop) };
             if bare.is_none() {
@@ -208,18 +209,18 @@ impl<'j> Run<'_, '_, 'j> {
 
     fn in_transaction(&mut self, statement: &Statement, place: Place<'_>) -> std::result::Result<(), Stop> {
         let lock = self.worker.lock.token;
-        let xid = steps::begin(&mut self.worker.session.client, place, lock)
+        steps::begin(&mut self.worker.session.client, place, lock)
             .map_err(|error| self.unrecorded(&error))?;
         if effects::create_index(statement).is_some_and(|index| index.if_not_exists) {
             indexes::drop_invalid(&mut self.worker.session.client, statement)?;
         }
         self.run(statement, place.step)?;
-        log::debug!("COMMIT of step {}", place.step);
+        log::debug!("COMMIT of step {} of {}", place.step, self.job.migration.title);
         match steps::commit(&mut self.worker.session.client, place) {
             Ok(()) => Ok(()),
             Err(error) if connection_lost(&error) => {
-                let begun = Begun { id: self.attempt, xid };
-                self.worker.look_up(self.job, &begun, &error)?;
+                let title = &self.job.migration.title;
+                self.worker.look_up(title, |client| steps::committed(client, place), &error)?;
                 self.set_up_again()
             }
             Err(error) => Err(Error::new(
@@ -238,7 +239,7 @@ impl<'j> Run<'_, '_, 'j> {
         place: Place<'_>,
         outside: &Outside,
         known: Option<&Step>,
-        tried: bool,
+        tried: &mut Option<Step>,
     ) -> std::result::Result<(), Stop> {
         if matches!(outside, Outside::UpdateExtension { .. }) {
             // It has to be the first statement of its session.
@@ -253,11 +254,9 @@ impl<'j> Run<'_, '_, 'j> {
             return self.note_done(place);
         }
         // After a lock that could not be had, this run's own start is the one to be taken up.
-        let own = Step { checksum: place.checksum.to_owned(), done: false, before: None };
-        let started = known.or(tried.then_some(&own));
-        let blind = self.earlier.silent
-            && known.is_some()
-            && !tried
+        let started = tried.as_ref().or(known);
+        // Killed, or its session was lost: the server has not said how it ended.
+        let blind = started.is_some_and(|started| !started.failed)
             && !self.job.force
             && !self.job.migration.idempotent;
         let wanted = match outside {
@@ -273,6 +272,7 @@ impl<'j> Run<'_, '_, 'j> {
         let lock = self.worker.lock.token;
         steps::start(&mut self.worker.session.client, place, lock, before.as_deref())
             .map_err(|error| self.unrecorded(&error))?;
+        *tried = Some(Step { checksum: place.checksum.to_owned(), done: false, failed: true, before });
         let patient = matches!(
             outside,
             Outside::CreateIndex { .. }
@@ -290,6 +290,8 @@ impl<'j> Run<'_, '_, 'j> {
         };
         if result.is_err() {
             self.notes.extend(recover::leftover(outside));
+            // Where the session is gone this fails too, and that is the point.
+            let _ = steps::failed(&mut self.worker.session.client, place);
             return result;
         }
         if let Some(limit) = limit {
@@ -320,6 +322,7 @@ impl<'j> Run<'_, '_, 'j> {
 
     /// Writes down that a statement is done which has committed by itself.
     fn note_done(&mut self, place: Place<'_>) -> std::result::Result<(), Stop> {
+        log::debug!("recording that step {} of {} is done", place.step, self.job.migration.title);
         let mut result = steps::done(&mut self.worker.session.client, place);
         if result.as_ref().is_err_and(connection_lost) {
             self.worker.reconnect()?;
@@ -332,8 +335,10 @@ impl<'j> Run<'_, '_, 'j> {
         })
     }
 
-    /// A fresh session gets what the file has set so far.
+    /// A fresh session gets what the file has set so far, and is the one that a later run looks for.
     fn set_up_again(&mut self) -> std::result::Result<(), Stop> {
+        let Session { client, backend, .. } = &mut self.worker.session;
+        ledger::moved(client, self.attempt, backend).map_err(|error| self.unrecorded(&error))?;
         for statement in &self.setup {
             send::send(&mut self.worker.session, self.job.migration, statement)?;
         }

@@ -15,7 +15,7 @@ use crate::retry::Retries;
 use crate::words::first_words;
 
 /// Applies the file, again after each lock that could not be had in time.
-pub(super) fn apply(worker: &mut Worker<'_>, job: &Job<'_>, mut begun: Begun, clock: Instant) -> Outcome {
+pub(super) fn apply(worker: &mut Worker<'_>, job: &Job<'_>, begun: Begun, clock: Instant) -> Outcome {
     let mut retries = Retries::new(worker.lock_retries);
     loop {
         let worked = statements(worker, job).and_then(|()| commit(worker, job, &begun, clock));
@@ -27,8 +27,8 @@ pub(super) fn apply(worker: &mut Worker<'_>, job: &Job<'_>, mut begun: Begun, cl
             // The locks go before the pause, or everyone behind them would wait for it too.
             let rolled_back = worker.session.roll_back();
             if rolled_back && worker.try_again(job, failure, &mut retries) {
-                let backend = worker.session.backend.clone();
-                match ledger::again(&mut worker.session.client, &mut begun, &backend) {
+                let session = &mut worker.session;
+                match ledger::again(&mut session.client, &session.backend) {
                     Ok(()) => continue,
                     Err(error) => log::warn!("cannot try again: {}", reasons(&error).join("; ")),
                 }
@@ -76,7 +76,9 @@ fn commit(worker: &mut Worker<'_>, job: &Job<'_>, begun: &Begun, clock: Instant)
     );
     match result {
         Ok(()) => Ok(()),
-        Err(error) if connection_lost(&error) => worker.look_up(job, begun, &error),
+        Err(error) if connection_lost(&error) => {
+            worker.look_up(title, |client| ledger::committed(client, job.attempt, begun), &error)
+        }
         Err(error) => {
             let server = ServerError::of(&error);
             if server.as_ref().is_some_and(|server| server.sqlstate == "22012") {

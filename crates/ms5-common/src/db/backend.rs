@@ -46,6 +46,19 @@ impl Backend {
         Self { pid: 0, since: String::new(), watches_client: false }
     }
 
+    /// Whether the process still serves its session, asked on another one.
+    ///
+    /// # Errors
+    /// The client's.
+    pub fn lives(&self, client: &mut Client) -> std::result::Result<bool, postgres::Error> {
+        let row = client.query_one(
+            "SELECT EXISTS (SELECT FROM pg_catalog.pg_stat_activity
+                            WHERE pid = $1 AND backend_start = $2::text::timestamptz AND pid <> pg_backend_pid())",
+            &[&self.pid, &self.since],
+        )?;
+        Ok(row.get(0))
+    }
+
     /// The settings that a session gets beside those it was started with; each file begins with them.
     #[must_use]
     pub fn prefix(&self) -> String {

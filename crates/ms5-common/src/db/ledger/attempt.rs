@@ -33,9 +33,6 @@ pub struct Attempt<'a> {
 pub struct Begun {
     /// migration_attempts.id.
     pub id: i64,
-    /// The transaction that applies the file, to ask for its outcome should the answer to COMMIT be lost.
-    /// Empty for a file that runs statement by statement.
-    pub xid: String,
 }
 
 /// How an attempt ended.
@@ -87,7 +84,7 @@ pub struct Ended<'a> {
 /// How a session is made fresh for a file.
 const RESET: &str = "RESET ALL; RESET SESSION AUTHORIZATION; DISCARD TEMP";
 /// How the transaction of a file begins.
-const BEGIN: &str = "BEGIN; SELECT pg_catalog.pg_current_xact_id() AS xid";
+const BEGIN: &str = "BEGIN;";
 
 /// Resets the session, records the attempt, and, unless the file runs statement by statement, opens the transaction
 /// that applies it: one round trip.
@@ -125,17 +122,27 @@ pub fn begin(
         if stepwise { "" } else { BEGIN },
     ))?;
     let id = value(&answers, "id").and_then(|text| text.parse().ok()).unwrap_or_default();
-    Ok(Begun { id, xid: value(&answers, "xid").unwrap_or_default() })
+    Ok(Begun { id })
 }
 
 /// Opens the transaction once more, after a rollback, for the same attempt.
 ///
 /// # Errors
 /// The client's.
-pub fn again(client: &mut Client, begun: &mut Begun, backend: &Backend) -> SqlResult<()> {
-    let answers = client.simple_query(&format!("{RESET}; {} {BEGIN}", backend.prefix()))?;
-    begun.xid = value(&answers, "xid").unwrap_or_default();
-    Ok(())
+pub fn again(client: &mut Client, backend: &Backend) -> SqlResult<()> {
+    client.batch_execute(&format!("{RESET}; {} {BEGIN}", backend.prefix()))
+}
+
+/// Notes that another session works on the attempt now: a later run looks for that one.
+///
+/// # Errors
+/// The client's.
+pub fn moved(client: &mut Client, id: i64, backend: &Backend) -> SqlResult<()> {
+    client.batch_execute(&format!(
+        "UPDATE public.migration_attempts SET backend_pid = {}, backend_start = {} WHERE id = {id}",
+        backend.pid,
+        quoted(&backend.since)
+    ))
 }
 
 /// The value of a column in the first row that has it.
@@ -172,24 +179,18 @@ pub fn commit(
     ))
 }
 
-/// Whether a transaction of an attempt was committed, asked on a new session after a lost answer.
-/// None while the server still works on it.
+/// Whether the transaction of an attempt was committed, asked on a new session after a lost answer, once the process that
+/// worked on it is gone. Its own row knows; txid_status does not after a crash, which gives the ids of lost transactions
+/// to others.
 ///
 /// # Errors
 /// The client's.
-pub fn committed(client: &mut Client, begun: &Begun) -> SqlResult<Option<bool>> {
+pub fn committed(client: &mut Client, attempt: Attempt<'_>, begun: &Begun) -> SqlResult<bool> {
     let row = client.query_one(
-        "SELECT pg_catalog.txid_status($1::text::bigint),
-                (SELECT outcome = 'applied' FROM public.migration_attempts WHERE id = $2)",
-        &[&begun.xid, &begun.id],
+        "SELECT EXISTS (SELECT FROM public.migration_attempts WHERE id = $1 AND run_id = $2 AND outcome = 'applied')",
+        &[&begun.id, &attempt.run_id],
     )?;
-    Ok(match row.get::<_, Option<String>>(0).as_deref() {
-        Some("committed") => Some(true),
-        Some("aborted") => Some(false),
-        Some(_) => None,
-        // Too long ago for the server to remember: the attempt's own row knows.
-        None => Some(row.get::<_, Option<bool>>(1).unwrap_or(false)),
-    })
+    Ok(row.get(0))
 }
 
 /// Ends an attempt outside of the file's transaction: a failure after the rollback, or a file whose statements
@@ -272,8 +273,6 @@ pub struct LastAttempt {
     pub name: String,
     /// Whether it has no proper end: its runner was killed, was stopped by a signal, or still runs.
     pub unfinished: bool,
-    /// Whether nobody wrote down how it ended.
-    pub silent: bool,
     /// Whether all of it is done.
     pub applied: bool,
     /// What was written down of the end.
@@ -315,7 +314,6 @@ pub fn last_attempts(client: &mut Client, state: State) -> SqlResult<Vec<LastAtt
             LastAttempt {
                 name: row.get(0),
                 unfinished: matches!(outcome, "running" | "interrupted"),
-                silent: outcome == "running" || row.get::<_, Option<&str>>(2) == Some(SILENT),
                 applied: matches!(outcome, "applied" | "adopted" | "repaired"),
                 message: row.get(2),
                 series: row.get(3),

@@ -65,9 +65,12 @@ CREATE TABLE IF NOT EXISTS public.migration_steps (
     checksum varchar(64) NOT NULL,
     started_at timestamptz NOT NULL,
     done_at timestamptz,
+    failed_at timestamptz,
     before text[],
     PRIMARY KEY (series, step)
 );
+COMMENT ON COLUMN public.migration_steps.failed_at IS
+    'the server has said that it failed; where this is not set either, nobody knows how far it came';
 COMMENT ON TABLE public.migration_steps IS
     'statements of files that run statement by statement; series is the first attempt at the file';
 COMMENT ON COLUMN public.migration_steps.before IS

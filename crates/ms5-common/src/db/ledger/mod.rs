@@ -13,7 +13,7 @@ use postgres::Client;
 
 pub use attempt::{
     Attempt, Begun, End, Ended, LastAttempt, again, begin, close_interrupted, commit, committed, end,
-    last_attempts, record,
+    last_attempts, moved, record,
 };
 pub use layout::{State, ensure, state};
 

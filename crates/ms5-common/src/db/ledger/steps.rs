@@ -6,15 +6,17 @@ use postgres::Client;
 use postgres_protocol::escape::escape_literal as quoted;
 
 use super::SqlResult;
-use super::attempt::{guard, value};
+use super::attempt::guard;
 
 /// A statement that an attempt has begun.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
     /// sha256 of its text.
     pub checksum: String,
-    /// Whether it is done; else nobody wrote down how it ended.
+    /// Whether it is done.
     pub done: bool,
+    /// Whether the server has said that it failed; where it is neither done nor this, nobody knows how it ended.
+    pub failed: bool,
     /// The indexes that its table had before, for CREATE INDEX outside a transaction.
     pub before: Option<Vec<String>>,
 }
@@ -38,26 +40,24 @@ pub struct Place<'a> {
 /// The client's.
 pub fn read(client: &mut Client, series: i64) -> SqlResult<BTreeMap<i32, Step>> {
     let rows = client.query(
-        "SELECT step, checksum::text, done_at IS NOT NULL, before FROM public.migration_steps WHERE series = $1",
+        "SELECT step, checksum::text, done_at IS NOT NULL, failed_at IS NOT NULL, before FROM public.migration_steps WHERE series = $1",
         &[&series],
     )?;
     Ok(rows
         .iter()
-        .map(|row| (row.get(0), Step { checksum: row.get(1), done: row.get(2), before: row.get(3) }))
+        .map(|row| {
+            let (checksum, done, failed, before) = (row.get(1), row.get(2), row.get(3), row.get(4));
+            (row.get(0), Step { checksum, done, failed, before })
+        })
         .collect())
 }
 
-/// Opens a transaction with the record of a step in it, and gives its id.
+/// Opens a transaction with the record of a step in it.
 ///
 /// # Errors
 /// The client's; 22012 also where the run's lock is no longer held, as its `token` tells.
-pub fn begin(client: &mut Client, place: Place<'_>, token: Option<i64>) -> SqlResult<String> {
-    let answers = client.simple_query(&format!(
-        "{}BEGIN; SELECT pg_catalog.pg_current_xact_id() AS xid; {}",
-        guard(token),
-        started(place, None)
-    ))?;
-    Ok(value(&answers, "xid").unwrap_or_default())
+pub fn begin(client: &mut Client, place: Place<'_>, token: Option<i64>) -> SqlResult<()> {
+    client.batch_execute(&format!("{}BEGIN; {}", guard(token), started(place, None)))
 }
 
 /// Records the step as done inside its transaction and commits both.
@@ -66,6 +66,20 @@ pub fn begin(client: &mut Client, place: Place<'_>, token: Option<i64>) -> SqlRe
 /// The client's. A lost connection leaves the outcome open.
 pub fn commit(client: &mut Client, place: Place<'_>) -> SqlResult<()> {
     client.batch_execute(&format!("{}; COMMIT", finished(place)))
+}
+
+/// Whether the transaction of a step was committed, asked on a new session after a lost answer, once the process that
+/// worked on it is gone.
+///
+/// # Errors
+/// The client's.
+pub fn committed(client: &mut Client, place: Place<'_>) -> SqlResult<bool> {
+    let row = client.query_one(
+        "SELECT EXISTS (SELECT FROM public.migration_steps
+                        WHERE series = $1 AND step = $2 AND attempt_id = $3 AND done_at IS NOT NULL)",
+        &[&place.series, &place.step, &place.attempt],
+    )?;
+    Ok(row.get(0))
 }
 
 /// Records that a step which cannot run in a transaction starts. Of a step that was started before, what was there
@@ -90,6 +104,17 @@ pub fn done(client: &mut Client, place: Place<'_>) -> SqlResult<()> {
     client.batch_execute(&finished(place))
 }
 
+/// Records that the server has refused or cancelled a step that runs outside of a transaction.
+///
+/// # Errors
+/// The client's.
+pub fn failed(client: &mut Client, place: Place<'_>) -> SqlResult<()> {
+    client.batch_execute(&format!(
+        "UPDATE public.migration_steps SET failed_at = pg_catalog.clock_timestamp() WHERE series = {} AND step = {}",
+        place.series, place.step
+    ))
+}
+
 fn finished(place: Place<'_>) -> String {
     format!(
         "UPDATE public.migration_steps SET done_at = pg_catalog.clock_timestamp() WHERE series = {} AND step = {}",
@@ -109,7 +134,7 @@ fn started(place: Place<'_>, before: Option<&[String]>) -> String {
         "INSERT INTO public.migration_steps AS s (series, step, attempt_id, checksum, started_at, done_at, before)
          VALUES ({}, {}, {}, {}, pg_catalog.clock_timestamp(), NULL, {before})
          ON CONFLICT (series, step) DO UPDATE SET attempt_id = excluded.attempt_id, checksum = excluded.checksum,
-             started_at = excluded.started_at, done_at = excluded.done_at,
+             started_at = excluded.started_at, done_at = excluded.done_at, failed_at = NULL,
              before = CASE WHEN s.checksum = excluded.checksum THEN coalesce(s.before, excluded.before)
                            ELSE excluded.before END",
         place.series,

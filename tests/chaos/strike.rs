@@ -1,0 +1,377 @@
+//! The runner, struck while it works: its lines are read as it prints them, and the blow falls after one of them.
+
+use std::fmt;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use migration_tests::server::{Database, Server};
+use postgres::Client;
+
+use super::files::{File, Mark};
+
+/// What the runner was doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    /// Opens its sessions, takes the lock.
+    Connecting,
+    /// Looks for orphans, makes the extension and the ledger.
+    Preparing,
+    /// A statement of a file in one transaction.
+    Statement,
+    /// The COMMIT of such a file, with its ledger row.
+    Commit,
+    /// Between two files: the attempt is being recorded, or the run ends.
+    Between,
+    /// A statement of a stepwise file, in a transaction of its own.
+    Step,
+    /// The COMMIT of that one.
+    StepCommit,
+    /// A statement outside of any transaction.
+    Bare,
+    /// The same, of a block that commits inside: nothing in the database tells how far it came.
+    Block,
+    /// After that one: that it is done is being recorded.
+    Recording,
+    /// The ledger row of a stepwise file.
+    Final,
+}
+
+impl Phase {
+    pub(crate) const ALL: [Self; 11] = [
+        Self::Connecting,
+        Self::Preparing,
+        Self::Statement,
+        Self::Commit,
+        Self::Between,
+        Self::Step,
+        Self::StepCommit,
+        Self::Bare,
+        Self::Block,
+        Self::Recording,
+        Self::Final,
+    ];
+
+    pub(crate) const fn words(self) -> &'static str {
+        match self {
+            Self::Connecting => "connecting, lock",
+            Self::Preparing => "extension, ledger",
+            Self::Statement => "statement of a transactional file",
+            Self::Commit => "COMMIT of a transactional file",
+            Self::Between => "between files",
+            Self::Step => "step in a transaction",
+            Self::StepCommit => "COMMIT of a step",
+            Self::Bare => "bare statement",
+            Self::Block => "block that commits inside",
+            Self::Recording => "recording a bare statement",
+            Self::Final => "ledger row of a stepwise file",
+        }
+    }
+}
+
+/// How it is struck.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// SIGKILL to the runner; its backends live on for a while.
+    Runner,
+    /// pg_terminate_backend of the session that works.
+    Terminate,
+    /// SIGKILL to the backend of the session that works, as the kernel does where memory ends: the server ends every
+    /// session and recovers.
+    Backend,
+    /// pg_terminate_backend of the session that holds the lock.
+    Lock,
+    /// An immediate shutdown of the server, which is started again at once.
+    Server,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Runner, Self::Terminate, Self::Backend, Self::Lock, Self::Server];
+
+    pub(crate) const fn words(self) -> &'static str {
+        match self {
+            Self::Runner => "kill runner",
+            Self::Terminate => "terminate",
+            Self::Backend => "kill backend",
+            Self::Lock => "end lock",
+            Self::Server => "immediate",
+        }
+    }
+}
+
+/// When and how to strike.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    /// The blow falls after this line ...
+    pub(crate) after: String,
+    /// ... and after this time.
+    pub(crate) delay: Duration,
+    pub(crate) kind: Kind,
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} {} us after the line {:?}", self.kind.words(), self.delay.as_micros(), self.after)
+    }
+}
+
+/// A line of the runner, with the time at which it was read.
+#[derive(Debug, Clone)]
+pub(crate) struct Line {
+    pub(crate) at: Instant,
+    pub(crate) text: String,
+}
+
+impl Line {
+    /// Behind `[time] [LEVEL] `.
+    fn body(&self) -> &str {
+        self.text.splitn(3, "] ").nth(2).unwrap_or(&self.text)
+    }
+}
+
+/// A run that was to be struck.
+pub(crate) struct Struck {
+    /// When the blow began to fall; None where the line never came, or no session of that kind was there.
+    pub(crate) at: Option<Instant>,
+    pub(crate) kind: Kind,
+    pub(crate) lines: Vec<Line>,
+    pub(crate) code: i32,
+}
+
+impl Struck {
+    /// Everything it printed, times left out.
+    pub(crate) fn text(&self) -> String {
+        self.lines.iter().map(|line| format!("  {}\n", line.text)).collect()
+    }
+
+    /// What it was doing, from its own lines: those before the first that tells of the blow, where one does, else those
+    /// before the blow.
+    pub(crate) fn phase(&self, files: &[File], marks: &[Mark]) -> Option<Phase> {
+        let at = self.at?;
+        let tells = |line: &Line| {
+            line.at >= at && (line.text.contains("] [ERROR] ") || line.text.contains("connection was lost"))
+        };
+        let end = match self.lines.iter().position(tells) {
+            Some(first) => first,
+            // A killed runner prints nothing more: all of it came before.
+            None if self.kind == Kind::Runner => self.lines.len(),
+            None => self.lines.iter().take_while(|line| line.at <= at).count(),
+        };
+        self.lines[..end].iter().rev().find_map(|line| phase_of(line.body(), files, marks))
+    }
+
+    /// How far from a COMMIT the blow fell.
+    pub(crate) fn to_commit(&self) -> Option<Duration> {
+        let at = self.at?;
+        let commits = self.lines.iter().filter(|line| line.body().starts_with("COMMIT of "));
+        commits.map(|line| if line.at > at { line.at - at } else { at - line.at }).min()
+    }
+}
+
+/// The lines before the first file.
+pub(crate) const CONNECTING: [&str; 3] = ["Found ", "Database connection successful", "Server: "];
+pub(crate) const PREPARING: [&str; 3] =
+    ["Creating the extension", "TimescaleDB extension verified", "Migration log table created"];
+
+fn phase_of(body: &str, files: &[File], marks: &[Mark]) -> Option<Phase> {
+    if let Some(mark) = marks.iter().find(|mark| body.starts_with(&mark.line)) {
+        return Some(mark.phase);
+    }
+    let begins = |lines: &[&str]| lines.iter().any(|line| body.starts_with(line));
+    if begins(&CONNECTING) || begins(&["Starting MS5.0", "Environment: "]) {
+        return Some(Phase::Connecting);
+    }
+    // A file of an earlier part of the trial.
+    let skips = files.iter().any(|file| body.starts_with(&format!("Migration {} already", file.title)));
+    if skips {
+        return Some(Phase::Between);
+    }
+    begins(&PREPARING).then_some(Phase::Preparing)
+}
+
+/// A shell that waits for orders: a signal is sent by its own `kill`, without the time that starting a program takes.
+pub(crate) struct Killer {
+    shell: Child,
+    orders: ChildStdin,
+}
+
+impl Killer {
+    pub(crate) fn new() -> Self {
+        let mut shell = Command::new("sh")
+            .args(["-c", "while read -r signal pid; do kill -$signal $pid; done"])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let orders = shell.stdin.take().unwrap();
+        Self { shell, orders }
+    }
+
+    fn kill(&mut self, signal: &str, pid: i32) {
+        writeln!(self.orders, "{signal} {pid}").unwrap();
+    }
+}
+
+impl Drop for Killer {
+    fn drop(&mut self) {
+        let _ = self.shell.kill();
+        let _ = self.shell.wait();
+    }
+}
+
+/// The postmaster, if it is a process of this machine that works in the server's data folder.
+fn postmaster(server: &Server) -> Option<i32> {
+    let data = Path::new(server.variable("MS5_SANDBOX_DATA"));
+    let pid: i32 =
+        fs::read_to_string(data.join("postmaster.pid")).ok()?.lines().next()?.trim().parse().ok()?;
+    let works_in = fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
+    (works_in == fs::canonicalize(data).ok()?).then_some(pid)
+}
+
+/// Starts the runner, strikes it, waits for its end, and sees that the server runs again.
+pub(crate) fn run(
+    server: &Server,
+    database: &Database<'_>,
+    killer: &mut Killer,
+    mut runner: Command,
+    plan: &Plan,
+) -> Struck {
+    let mut eyes = database.superuser().unwrap();
+    let postmaster = postmaster(server);
+    runner.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = runner.spawn().unwrap();
+    let lines = follow(&mut child);
+    let mut seen = Vec::new();
+    let mut at = None;
+    while let Some(line) = next(&lines, &mut child) {
+        let strikes = at.is_none() && line.body().starts_with(&plan.after);
+        let due = line.at + plan.delay;
+        seen.push(line);
+        if strikes {
+            wait_until(due);
+            at = blow(server, killer, &mut child, &mut eyes, postmaster, plan.kind);
+            if at.is_none() {
+                break;
+            }
+        }
+    }
+    while let Some(line) = next(&lines, &mut child) {
+        seen.push(line);
+    }
+    let code = exit_code(&mut child);
+    if matches!(plan.kind, Kind::Backend | Kind::Server) {
+        wait_for_server(database);
+    }
+    Struck { at, kind: plan.kind, lines: seen, code }
+}
+
+/// Strikes; the time at which it was done, None where there was nothing to hit.
+fn blow(
+    server: &Server,
+    killer: &mut Killer,
+    child: &mut Child,
+    eyes: &mut Client,
+    postmaster: Option<i32>,
+    kind: Kind,
+) -> Option<Instant> {
+    let session = |purpose: &str| {
+        format!(
+            "FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'migration-runner {purpose}'"
+        )
+    };
+    let mut terminate = |purpose| {
+        let query = format!("SELECT count(pg_terminate_backend(pid)) {}", session(purpose));
+        eyes.query_one(&query, &[]).unwrap().get::<_, i64>(0) > 0
+    };
+    let at = Instant::now();
+    let hit = match kind {
+        Kind::Runner => child.kill().is_ok(),
+        Kind::Terminate => terminate("run"),
+        Kind::Lock => terminate("lock"),
+        Kind::Backend => {
+            let query = format!("SELECT max(pid) {}", session("run"));
+            let pid: Option<i32> = eyes.query_one(&query, &[]).unwrap().get(0);
+            if let Some(pid) = pid {
+                killer.kill("KILL", pid);
+            }
+            pid.is_some()
+        }
+        Kind::Server => {
+            if let Some(pid) = postmaster {
+                killer.kill("QUIT", pid);
+            }
+            true
+        }
+    };
+    if kind == Kind::Server {
+        // Also where the postmaster could not be reached by a signal; and it waits until it is gone.
+        server.sandbox(&["stop", "--mode=immediate"]).unwrap();
+        server.sandbox(&["start"]).unwrap();
+    }
+    hit.then_some(at)
+}
+
+/// The lines of the runner as they come, each with its time.
+fn follow(child: &mut Child) -> Receiver<Line> {
+    let (sender, receiver) = channel();
+    let streams: [Box<dyn Read + Send>; 2] =
+        [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
+    for stream in streams {
+        let sender = sender.clone();
+        thread::spawn(move || {
+            for text in BufReader::new(stream).lines() {
+                let Ok(text) = text else { break };
+                if sender.send(Line { at: Instant::now(), text }).is_err() {
+                    break;
+                }
+            }
+        });
+    }
+    receiver
+}
+
+/// None at the end. A runner that says nothing for two minutes hangs.
+fn next(lines: &Receiver<Line>, child: &mut Child) -> Option<Line> {
+    match lines.recv_timeout(Duration::from_secs(120)) {
+        Ok(line) => Some(line),
+        Err(RecvTimeoutError::Disconnected) => None,
+        Err(RecvTimeoutError::Timeout) => {
+            let _ = child.kill();
+            Some(Line { at: Instant::now(), text: "HANGS: killed by the test".to_owned() })
+        }
+    }
+}
+
+fn exit_code(child: &mut Child) -> i32 {
+    use std::os::unix::process::ExitStatusExt;
+    let status = child.wait().unwrap();
+    status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(-1)
+}
+
+fn wait_until(due: Instant) {
+    // The scheduler is late by a part of a millisecond, which is what this is about.
+    if let Some(long) =
+        due.checked_duration_since(Instant::now()).and_then(|left| left.checked_sub(Duration::from_millis(1)))
+    {
+        thread::sleep(long);
+    }
+    while Instant::now() < due {
+        std::hint::spin_loop();
+    }
+}
+
+/// Waits until the server takes sessions again.
+fn wait_for_server(database: &Database<'_>) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    // A backend that was killed is seen by the postmaster a moment later: until then the old server still answers.
+    thread::sleep(Duration::from_millis(50));
+    while database.superuser().is_err() {
+        assert!(Instant::now() < deadline, "the server does not come back");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
