@@ -245,6 +245,19 @@ INSERT INTO p VALUES (2);
 }
 
 #[test]
+fn what_was_there_before_is_not_taken_for_the_result_of_a_statement_that_failed() {
+    // A server of its own: databases are the server's.
+    let server = Server::start(Engine::Pg17, &[]).unwrap();
+    let lab = Lab::new(&server, &[("001_a.sql", "CREATE TABLE t (id int);\nCREATE DATABASE postgres;\n")]);
+    for _ in 0..2 {
+        let _ = lab.run("").expect(5).shows(&["42P04", "001_a.sql:2:1"]);
+    }
+    lab.write("001_a.sql", b"CREATE TABLE t (id int);\nCREATE DATABASE another;\n");
+    let _ = lab.run("").expect(0);
+    assert_eq!(lab.ask("SELECT count(*) FROM pg_database WHERE datname = 'another'"), "1");
+}
+
+#[test]
 fn a_copy_and_a_dropped_index_in_a_stepwise_file() {
     let lab = lab(&[(
         "001_a.sql",

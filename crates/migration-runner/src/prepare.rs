@@ -1,5 +1,7 @@
 //! What comes before the first file: the lock, what earlier runs have left, the extension, the ledger.
 
+use std::time::Duration;
+
 use ms5_common::db::backend;
 use ms5_common::db::connect::Connected;
 use ms5_common::db::ledger::{self, State, steps};
@@ -20,6 +22,10 @@ use crate::look::{Seen, say_extension};
 use crate::plan::Step;
 use crate::run::{Input, unreadable};
 use crate::sessions::{Session, Sessions};
+
+/// How often, and after which pause, it is tried again beside the session of a killed run.
+const ORPHAN_TRIES: usize = 5;
+const ORPHAN_PAUSE: Duration = Duration::from_millis(300);
 
 /// A database that is ready, with what is to be done to it.
 pub(crate) struct Ready {
@@ -61,14 +67,14 @@ pub(crate) fn prepare(
     let mut extension = seen.extension.clone();
     if extension.installed.is_none() {
         log::info!("Creating the extension timescaledb");
-        timescale::create_extension(client)?;
+        beside_an_orphan(|| timescale::create_extension(client))?;
         extension = timescale::extension(client).map_err(unreadable("the extension's state"))?;
         say_extension(&extension, &input.settings, false)?;
     }
     if seen.state == State::Current {
         ledger::close_interrupted(client).map_err(unreadable("the ledger"))?;
     } else {
-        ensure_ledger(client)?;
+        beside_an_orphan(|| ensure_ledger(client))?;
     }
     success!("Migration log table created/verified");
     for last in seen.last.iter().filter(|last| last.unfinished) {
@@ -136,6 +142,23 @@ fn earlier(
         found.push(Some((last.series, earlier)));
     }
     Ok(found)
+}
+
+/// Tries again where a run that was killed at this very point is still at it on the server: before there is a ledger,
+/// nobody has written down which session that is.
+fn beside_an_orphan(mut make: impl FnMut() -> Result<()>) -> Result<()> {
+    // unique_violation in a catalog, duplicate table, column or object, a lock that could not be had.
+    const MET: [&str; 6] = ["23505", "42P07", "42701", "42710", "55P03", "40P01"];
+    for _ in 0..ORPHAN_TRIES {
+        match make() {
+            Err(error) if error.sqlstate().is_some_and(|code| MET.contains(&code)) => {
+                log::warn!("Somebody else is making the same: {}; trying again", error.reasons().join("; "));
+                let _ = interrupt::sleep(ORPHAN_PAUSE);
+            }
+            other => return other,
+        }
+    }
+    make()
 }
 
 fn ensure_ledger(client: &mut Client) -> Result<()> {

@@ -96,9 +96,9 @@ impl<'a> Lab<'a> {
     /// Waits until a condition holds in the database.
     ///
     /// # Panics
-    /// Where it does not within half a minute.
+    /// Where it does not within a minute.
     pub fn wait_for(&self, condition: &str) {
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while self.ask(condition) != "true" {
             assert!(Instant::now() < deadline, "it never holds: {condition}");
             std::thread::sleep(Duration::from_millis(20));

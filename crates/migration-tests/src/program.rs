@@ -251,7 +251,8 @@ impl Started {
     /// Where it has ended already.
     #[allow(clippy::panic)]
     pub fn signal(&self, name: &str) {
-        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status();
+        // The shell's own: a machine may have no program of that name.
+        let sent = Command::new("sh").arg("-c").arg(format!("kill -{name} {}", self.child.id())).status();
         assert!(sent.is_ok_and(|status| status.success()), "cannot send SIG{name} to {}", self.shown);
     }
 

@@ -46,11 +46,40 @@ pub(super) fn take_up(
     if matches!(outside, Outside::Reindex { concurrently: true }) {
         return reindex(client, started);
     }
+    if let Outside::ContinuousAggregate { name } = outside {
+        return continuous_aggregate(client, name, started);
+    }
     let verdict = match started {
         None => Verdict::Run,
+        // What is there now was there before, and is why it failed. But half of a DETACH stays.
+        Some(step) if step.failed && !matches!(outside, Outside::DetachPartition { .. }) => Verdict::Run,
         Some(_) => again(client, outside, blind)?,
     };
     Ok(TakenUp { verdict, before: None })
+}
+
+/// It is made in one transaction and filled in others: what may be missing is the filling.
+fn continuous_aggregate(client: &mut Client, name: &str, started: Option<&Step>) -> Result<TakenUp> {
+    let there = ask(client, "a continuous aggregate", RELATION, name)?;
+    let before = started.and_then(|step| step.before.clone());
+    let ours = before.as_ref().is_some_and(|before| !before.iter().any(|known| known == name));
+    let verdict = if there && ours {
+        let literal = format!("'{}'", name.replace('\'', "''"));
+        Verdict::Instead(format!("CALL refresh_continuous_aggregate({literal}, NULL, NULL)"))
+    } else {
+        Verdict::Run
+    };
+    let now = if there { vec![name.to_owned()] } else { Vec::new() };
+    Ok(TakenUp { verdict, before: before.or(Some(now)) })
+}
+
+const RELATION: &str = "SELECT to_regclass($1) IS NOT NULL";
+
+fn ask(client: &mut Client, what: &str, query: &str, name: &str) -> Result<bool> {
+    client.query_one(query, &[&name]).map(|row| row.get(0)).map_err(|error| {
+        Error::new(Exit::Failed, format!("cannot see whether {what} of {name} was done"))
+            .because_all(reasons(&error))
+    })
 }
 
 fn create_index(client: &mut Client, wanted: &CreateIndex, started: Option<&Step>) -> Result<TakenUp> {
@@ -91,14 +120,8 @@ fn reindex(client: &mut Client, started: Option<&Step>) -> Result<TakenUp> {
 
 /// A statement that was begun before.
 fn again(client: &mut Client, outside: &Outside, blind: bool) -> Result<Verdict> {
-    let mut ask = |query: &str, name: &str| -> Result<bool> {
-        client.query_one(query, &[&name]).map(|row| row.get(0)).map_err(|error| {
-            Error::new(Exit::Failed, format!("cannot see whether {} of {name} was done", outside.words()))
-                .because_all(reasons(&error))
-        })
-    };
+    let mut ask = |query: &str, name: &str| ask(client, outside.words(), query, name);
     let done = |yes: bool| if yes { Verdict::Done } else { Verdict::Run };
-    const RELATION: &str = "SELECT to_regclass($1) IS NOT NULL";
     const DATABASE: &str =
         "SELECT EXISTS (SELECT FROM pg_catalog.pg_database WHERE datname = (parse_ident($1))[1])";
     const TABLESPACE: &str =
@@ -119,11 +142,6 @@ fn again(client: &mut Client, outside: &Outside, blind: bool) -> Result<Verdict>
         Outside::DropTablespace { name } => done(!ask(TABLESPACE, name)?),
         Outside::CreateSubscription { name } => done(ask(SUBSCRIPTION, name)?),
         Outside::DropSubscription { name } => done(!ask(SUBSCRIPTION, name)?),
-        Outside::ContinuousAggregate { name } if ask(RELATION, name)? => {
-            // It is made in one transaction and filled in others: what is missing is the filling.
-            let literal = postgres_literal(name);
-            Verdict::Instead(format!("CALL refresh_continuous_aggregate({literal}, NULL, NULL)"))
-        }
         Outside::DetachPartition { table, partition } => {
             const PENDING: &str = "SELECT coalesce((SELECT inhdetachpending FROM pg_catalog.pg_inherits
                                                     WHERE inhrelid = to_regclass($1)), false)";
@@ -139,16 +157,12 @@ fn again(client: &mut Client, outside: &Outside, blind: bool) -> Result<Verdict>
             return Err(Error::new(Exit::Failed, format!("it is not known how much of {what} was done"))
                 .because("it commits by itself, and the run that began it ended without a word")
                 .hint(
-                    "see in the database how far it came; then put in its place what is missing of it, or SELECT 1 where it is \
-                     done, and run it again",
+                    "see in the database how far it came; then put in its place what is missing of it, or SELECT 1 where \
+                     it is done, and run it again; --force executes the whole statement once more",
                 ));
         }
         _ => Verdict::Run,
     })
-}
-
-fn postgres_literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
 }
 
 /// What a statement may have left behind that has failed outside of a transaction, for the operator.

@@ -288,15 +288,16 @@ impl<'j> Run<'_, '_, 'j> {
             }
             _ => self.run(statement, place.step),
         };
+        if let Some(limit) = limit {
+            // Where the session is gone this fails, and the next one has its own limit.
+            let client = &mut self.worker.session.client;
+            let _ = client.execute("SELECT set_config('lock_timeout', $1, false)", &[&limit]);
+        }
         if result.is_err() {
             self.notes.extend(recover::leftover(outside));
             // Where the session is gone this fails too, and that is the point.
             let _ = steps::failed(&mut self.worker.session.client, place);
             return result;
-        }
-        if let Some(limit) = limit {
-            let _ =
-                self.worker.session.client.execute("SELECT set_config('lock_timeout', $1, false)", &[&limit]);
         }
         self.note_done(place)
     }

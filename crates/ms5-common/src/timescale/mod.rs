@@ -52,7 +52,8 @@ pub fn create_extension(client: &mut Client) -> Result<()> {
     client.batch_execute("CREATE EXTENSION IF NOT EXISTS timescaledb").map_err(|error| {
         let failure = Error::new(Exit::Failed, "cannot create the extension timescaledb in this database")
             .because_all(reasons(&error))
-            .because("no migration was begun");
+            .because("no migration was begun")
+            .with_sqlstate(error.code().map(|code| code.code().to_owned()));
         match error.code().map(postgres::error::SqlState::code) {
             Some("42501") => failure.hint(
                 "let a superuser run CREATE EXTENSION timescaledb in this database, or give the role CREATE on it",
