@@ -3,6 +3,7 @@
 pub mod jobs;
 
 use postgres::Client;
+use postgres::error::SqlState;
 
 use crate::db::server_error::{connection_lost, reasons};
 use crate::error::{Error, Result};
@@ -49,11 +50,17 @@ pub fn extension(client: &mut Client) -> std::result::Result<Extension, postgres
 /// # Errors
 /// [`Exit::Failed`] with what to install or to configure.
 pub fn create_extension(client: &mut Client) -> Result<()> {
-    client.batch_execute("CREATE EXTENSION IF NOT EXISTS timescaledb").map_err(|error| {
+    const CREATE: &str = "CREATE EXTENSION IF NOT EXISTS timescaledb";
+    let created = match client.batch_execute(CREATE) {
+        // Another session was about to: one that a killed run has left behind ends with its statement.
+        Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => client.batch_execute(CREATE),
+        other => other,
+    };
+    created.map_err(|error| {
         let failure = Error::new(Exit::Failed, "cannot create the extension timescaledb in this database")
             .because_all(reasons(&error))
             .because("no migration was begun");
-        match error.code().map(postgres::error::SqlState::code) {
+        match error.code().map(SqlState::code) {
             Some("42501") => failure.hint(
                 "let a superuser run CREATE EXTENSION timescaledb in this database, or give the role CREATE on it",
             ),

@@ -1,6 +1,7 @@
 //! The ledger's tables: which layout a database has, and how it is brought up to date.
 
 use postgres::Client;
+use postgres::error::SqlState;
 
 use super::SqlResult;
 
@@ -131,6 +132,14 @@ pub fn state(client: &mut Client) -> SqlResult<State> {
 /// # Errors
 /// The client's.
 pub fn ensure(client: &mut Client) -> SqlResult<()> {
+    match make(client) {
+        // IF NOT EXISTS does not see what another session is about to commit: one that a killed run has left behind.
+        Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => make(client),
+        other => other,
+    }
+}
+
+fn make(client: &mut Client) -> SqlResult<()> {
     let mut transaction = client.transaction()?;
     transaction.batch_execute(ENSURE)?;
     transaction.batch_execute(&format!("COMMENT ON TABLE public.migration_attempts IS '{LAYOUT}'"))?;
