@@ -65,8 +65,10 @@ impl Tally {
         // What happens most, and leaves the most behind.
         let weight = |kind: usize| if Kind::ALL[kind] == Kind::Runner { 1 } else { 2 };
         let all = |kind: usize| self.aimed.iter().map(|kinds| kinds[kind]).sum::<usize>();
-        let kind =
-            (0..Kind::ALL.len()).min_by_key(|kind| (weight(*kind) * self.aimed[phase][*kind], all(*kind)));
+        let kind = (0..Kind::ALL.len()).min_by_key(|kind| {
+            let share = weight(*kind) * self.aimed[phase][*kind];
+            (share, weight(*kind), all(*kind))
+        });
         (phase, kind.unwrap())
     }
 
