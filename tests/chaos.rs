@@ -62,8 +62,13 @@ impl Tally {
     fn wanted(&self) -> (usize, usize) {
         let sum = |phase: usize| self.of(phase) + self.under_way[phase];
         let phase = (0..Phase::ALL.len()).min_by_key(|phase| sum(*phase)).unwrap();
+        // What happens most, and leaves the most behind.
+        let weight = |kind: usize| if Kind::ALL[kind] == Kind::Runner { 1 } else { 2 };
         let all = |kind: usize| self.aimed.iter().map(|kinds| kinds[kind]).sum::<usize>();
-        let kind = (0..Kind::ALL.len()).min_by_key(|kind| (self.aimed[phase][*kind], all(*kind)));
+        let kind = (0..Kind::ALL.len()).min_by_key(|kind| {
+            let share = weight(*kind) * self.aimed[phase][*kind];
+            (share, weight(*kind), all(*kind))
+        });
         (phase, kind.unwrap())
     }
 

@@ -127,8 +127,9 @@ BEGIN
 END $$;
 ";
 
-/// Three to six files, at least one of each kind; one statement that can fail where `failing` says so.
-pub(crate) fn generate(dice: &mut Dice, parallel: bool, failing: bool) -> Vec<File> {
+/// Three to six files, at least one of each kind; one statement that can fail where `failing` says so. With `slow`, each
+/// file begins with a statement whose COMMIT takes so many milliseconds.
+pub(crate) fn generate(dice: &mut Dice, parallel: bool, failing: bool, slow: Option<u64>) -> Vec<File> {
     let count = dice.between(3, 6);
     let count = usize::try_from(count).unwrap();
     let first_stepwise = dice.once_in(2);
@@ -142,6 +143,9 @@ pub(crate) fn generate(dice: &mut Dice, parallel: bool, failing: bool) -> Vec<Fi
             let independent_of =
                 if parallel && !dice.once_in(3) { (1..number).collect() } else { Vec::new() };
             let mut file = Builder::new(dice, number, stepwise, independent_of);
+            if let Some(ms) = slow {
+                file.slow_and_set(ms);
+            }
             file.fill();
             file.file
         })
@@ -297,11 +301,7 @@ impl<'d> Builder<'d> {
             ),
             6 => {
                 let ms = self.dice.between(5, 300);
-                (
-                    format!("INSERT INTO slow VALUES ({file}, {id}, {ms}, false);"),
-                    format!("SELECT count(*) FROM slow WHERE file = {file} AND statement = {id}"),
-                    1,
-                )
+                return self.slow(ms);
             }
             7 if self.columns < 10 => {
                 let column = self.column();
@@ -314,6 +314,30 @@ impl<'d> Builder<'d> {
             _ => (format!("INSERT INTO effects SELECT {file}, {id} FROM pg_sleep({seconds});"), rows, 1),
         };
         self.add(Class::Inside, text, Some((query, whole)));
+    }
+
+    /// In a stepwise file between a setting and what needs it: a session that is lost here is replaced by one that has to
+    /// be set up again.
+    fn slow_and_set(&mut self, ms: u64) {
+        if !self.file.stepwise {
+            return self.slow(ms);
+        }
+        self.setting();
+        let needs = self.file.statements.pop();
+        self.line -= 1;
+        self.slow(ms);
+        if let Some(needs) = needs {
+            self.add(needs.class, needs.text, needs.effect.map(|effect| (effect.query, effect.whole)));
+        }
+    }
+
+    fn slow(&mut self, ms: u64) {
+        let (file, id, _) = self.next();
+        self.add(
+            Class::Inside,
+            format!("INSERT INTO slow VALUES ({file}, {id}, {ms}, false);"),
+            Some((format!("SELECT count(*) FROM slow WHERE file = {file} AND statement = {id}"), 1)),
+        );
     }
 
     fn column(&mut self) -> String {

@@ -31,6 +31,8 @@ pub(crate) enum Phase {
     Step,
     /// The COMMIT of that one.
     StepCommit,
+    /// Either COMMIT is done, and its answer is held back: the server waits for a standby that does not answer.
+    Answer,
     /// A statement outside of any transaction.
     Bare,
     /// The same, of a block that commits inside: nothing in the database tells how far it came.
@@ -42,7 +44,7 @@ pub(crate) enum Phase {
 }
 
 impl Phase {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Connecting,
         Self::Preparing,
         Self::Statement,
@@ -50,6 +52,7 @@ impl Phase {
         Self::Between,
         Self::Step,
         Self::StepCommit,
+        Self::Answer,
         Self::Bare,
         Self::Block,
         Self::Recording,
@@ -65,6 +68,7 @@ impl Phase {
             Self::Between => "between files",
             Self::Step => "step in a transaction",
             Self::StepCommit => "COMMIT of a step",
+            Self::Answer => "committed, and not yet answered",
             Self::Bare => "bare statement",
             Self::Block => "block that commits inside",
             Self::Recording => "recording a bare statement",
@@ -109,8 +113,10 @@ impl Kind {
 pub(crate) struct Plan {
     /// The blow falls after this line ...
     pub(crate) after: String,
-    /// ... and after this time.
+    /// ... and after this time, ...
     pub(crate) delay: Duration,
+    /// ... but not before the COMMIT of that line is done and its answer is held back.
+    pub(crate) held: bool,
     pub(crate) kind: Kind,
 }
 
@@ -139,6 +145,8 @@ pub(crate) struct Struck {
     /// When the blow began to fall; None where the line never came, or no session of that kind was there.
     pub(crate) at: Option<Instant>,
     pub(crate) kind: Kind,
+    /// It fell while the answer to a COMMIT was held back.
+    held: bool,
     pub(crate) lines: Vec<Line>,
     pub(crate) code: i32,
 }
@@ -153,6 +161,9 @@ impl Struck {
     /// before the blow.
     pub(crate) fn phase(&self, files: &[File], marks: &[Mark]) -> Option<Phase> {
         let at = self.at?;
+        if self.held {
+            return Some(Phase::Answer);
+        }
         let tells = |line: &Line| {
             line.at >= at && (line.text.contains("] [ERROR] ") || line.text.contains("connection was lost"))
         };
@@ -248,13 +259,22 @@ pub(crate) fn run(
     let lines = follow(&mut child);
     let mut seen = Vec::new();
     let mut at = None;
+    let mut held = false;
     while let Some(line) = next(&lines, &mut child) {
         let strikes = at.is_none() && line.body().starts_with(&plan.after);
         let due = line.at + plan.delay;
         seen.push(line);
         if strikes {
+            if plan.held {
+                held = hold_back(&mut eyes);
+            }
             wait_until(due);
-            at = blow(server, killer, &mut child, &mut eyes, postmaster, plan.kind);
+            if held || !plan.held {
+                at = blow(server, killer, &mut child, &mut eyes, postmaster, plan.kind);
+            }
+            if plan.held {
+                let_go(database);
+            }
             if at.is_none() {
                 break;
             }
@@ -267,7 +287,36 @@ pub(crate) fn run(
     if matches!(plan.kind, Kind::Backend | Kind::Server) {
         wait_for_server(database);
     }
-    Struck { at, kind: plan.kind, lines: seen, code }
+    Struck { at, kind: plan.kind, held, lines: seen, code }
+}
+
+/// Makes COMMITs wait for a standby that there is not, as they do where one is lost, and waits until the runner's waits:
+/// it is done then, and nobody has been told. False where it was over before.
+fn hold_back(eyes: &mut Client) -> bool {
+    eyes.batch_execute("ALTER SYSTEM SET synchronous_standby_names TO 'nobody'").unwrap();
+    eyes.batch_execute("SELECT pg_reload_conf()").unwrap();
+    let deadline = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < deadline {
+        let waiting: i64 = eyes
+            .query_one(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+                 AND application_name = 'migration-runner run' AND wait_event = 'SyncRep'",
+                &[],
+            )
+            .unwrap()
+            .get(0);
+        if waiting > 0 {
+            return true;
+        }
+    }
+    false
+}
+
+fn let_go(database: &Database<'_>) {
+    wait_for_server(database);
+    let mut client = database.superuser().unwrap();
+    client.batch_execute("ALTER SYSTEM RESET synchronous_standby_names").unwrap();
+    client.batch_execute("SELECT pg_reload_conf()").unwrap();
 }
 
 /// Strikes; the time at which it was done, None where there was nothing to hit.

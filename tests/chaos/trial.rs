@@ -56,26 +56,40 @@ impl Trial {
         let aim = Aim { phase: Phase::ALL[cell / Kind::ALL.len()], kind: Kind::ALL[cell % Kind::ALL.len()] };
         let mut dice = Dice::new(seed);
         let parallel = dice.once_in(4);
-        let failing = dice.once_in(3);
+        // A killed runner's backend that goes on with its COMMIT when the next run has begun; or time to hold it back.
+        let slow = match (aim.phase, aim.kind) {
+            (Phase::Commit | Phase::StepCommit, Kind::Runner) => Some(700),
+            (Phase::Answer, _) => Some(200),
+            (Phase::Commit | Phase::StepCommit, _) if dice.once_in(2) => Some(60),
+            _ => None,
+        };
+        let failing = slow.is_none() && dice.once_in(3);
         let grown = aim.phase != Phase::Preparing && dice.once_in(4) || dice.once_in(8);
-        let mut files = files::generate(&mut dice, parallel, failing);
+        let mut files = files::generate(&mut dice, parallel, failing, slow);
         let mut failing = failing && files.iter().any(|file| file.failing().is_some());
         let aims = |marks: &[Mark]| -> Vec<Mark> {
-            marks.iter().filter(|mark| mark.phase == aim.phase).cloned().collect()
+            let is_slow =
+                |mark: &Mark| mark.phase == Phase::Commit || mark.line.starts_with("COMMIT of step 1 of ");
+            let wanted = |mark: &&Mark| match (aim.phase, slow) {
+                (Phase::Answer, _) => is_slow(mark),
+                (phase, Some(_)) => mark.phase == phase && is_slow(mark),
+                (phase, None) => mark.phase == phase,
+            };
+            marks.iter().filter(wanted).cloned().collect()
         };
         let struck = |files: &[File]| if grown { files[1..].to_vec() } else { files.to_vec() };
         let mut marks = aims(&files::marks(&struck(&files), !failing));
         while marks.is_empty() && !matches!(aim.phase, Phase::Connecting | Phase::Preparing) {
             // The failure comes before what is aimed at, or the first file was the only one of its kind.
             failing = false;
-            files = files::generate(&mut dice, parallel, false);
+            files = files::generate(&mut dice, parallel, false, slow);
             marks = aims(&files::marks(&struck(&files), true));
         }
         let plan = plan(&mut dice, aim, &marks, grown);
         let second = dice
-            .once_in(4)
+            .once_in(3)
             .then(|| (*dice.pick(&Kind::ALL), Duration::from_micros(dice.between(0, 600_000))));
-        let hasty = aim.kind == Kind::Runner && dice.once_in(2);
+        let hasty = aim.kind == Kind::Runner && (dice.once_in(2) || slow == Some(700));
         let stubborn = dice.once_in(2);
         Self { seed, files, failing, parallel, grown, hasty, second, stubborn, plan }
     }
@@ -150,14 +164,19 @@ fn plan(dice: &mut Dice, aim: Aim, marks: &[Mark], grown: bool) -> Plan {
         (Phase::Connecting, _) => 30_000,
         (Phase::Preparing, _) => 6_000,
         (Phase::Statement | Phase::Step, _) => 25_000,
-        (Phase::Commit | Phase::StepCommit, _) => 8_000,
+        (Phase::Commit | Phase::StepCommit | Phase::Answer, _) => 8_000,
         (Phase::Between, _) => 4_000,
         (Phase::Bare | Phase::Block, _) => 60_000,
         (Phase::Recording | Phase::Final, _) => 3_000,
     };
     // Half of the blows at once: the short windows are behind the line.
     let most = if dice.once_in(2) { most / 20 } else { most };
-    Plan { after, delay: Duration::from_micros(dice.between(0, most)), kind: aim.kind }
+    Plan {
+        after,
+        delay: Duration::from_micros(dice.between(0, most)),
+        kind: aim.kind,
+        held: aim.phase == Phase::Answer,
+    }
 }
 
 /// A trial under way.
@@ -189,7 +208,7 @@ impl Course<'_, '_> {
         let struck = self.strike(&trial.plan, &marks);
         self.after(&struck, &before, trial.hasty)?;
         if let Some((kind, delay)) = trial.second {
-            let plan = Plan { after: "Found ".to_owned(), delay, kind };
+            let plan = Plan { after: "Found ".to_owned(), delay, kind, held: false };
             let before = self.look();
             let struck = self.strike(&plan, &marks);
             self.after(&struck, &before, false)?;
