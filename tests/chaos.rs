@@ -140,7 +140,8 @@ fn a_struck_run_leaves_nothing_half_done_and_the_next_one_finishes_it() {
         30.. => (1, 3),
         _ => (0, 0),
     };
-    let first = Dice::of_the_clock().any();
+    // The tests' own trials are the same every time; those of `make chaos` are others every time.
+    let first = if number("MS5_CHAOS_TRIALS").is_some() { Dice::of_the_clock().any() } else { 0 };
     let dice = Mutex::new(Dice::new(repeated.unwrap_or(first)));
     let tally = Mutex::new(Tally::default());
     let clock = Instant::now();

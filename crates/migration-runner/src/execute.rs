@@ -151,9 +151,9 @@ fn patience(input: &Input) -> Duration {
 
 /// Says of the files before `end` that do not run, each once, that they don't.
 fn say_passed_over(input: &Input, steps: &[Step], said: &mut usize, end: usize, summary: &mut Summary<'_>) {
-    for index in *said..end {
-        if !matches!(steps[index], Step::Apply { .. }) {
-            say(&input.migrations[index], steps[index], summary);
+    for (migration, step) in input.migrations.iter().zip(steps).take(end).skip(*said) {
+        if !matches!(step, Step::Apply { .. }) {
+            say(migration, *step, summary);
         }
     }
     *said = end.max(*said);

@@ -2,7 +2,7 @@
 //! that failed.
 //!
 //! What can run in a transaction runs in one of its own, together with its record: it is done exactly once. What cannot
-//! is recorded before and after; [`recover`](super::recover) decides what a start without an end means.
+//! is recorded before and after; [`recover`] decides what a start without an end means.
 
 use std::time::Instant;
 

@@ -7,7 +7,7 @@ use super::locks::{Effects, LockMode, Rewrite};
 use crate::sql::{Token, TokenKind};
 use LockMode::{AccessExclusive, AccessShare, ShareRowExclusive, ShareUpdateExclusive};
 
-/// The cursor stands behind ALTER [FOREIGN] TABLE, INDEX, VIEW or MATERIALIZED VIEW.
+/// The cursor stands behind `ALTER [FOREIGN] TABLE`, INDEX, VIEW or MATERIALIZED VIEW.
 pub(super) fn of_alter(mut cursor: Cursor<'_, '_>) -> Effects {
     let mut effects = Effects::NONE;
     if cursor.take(&["all", "in", "tablespace"]) {
