@@ -85,11 +85,17 @@ impl Trial {
             files = files::generate(&mut dice, parallel, false, slow);
             marks = aims(&files::marks(&struck(&files), true));
         }
-        let plan = plan(&mut dice, aim, &marks, grown);
+        let mut plan = plan(&mut dice, aim, &marks, grown);
+        if slow == Some(700) {
+            // In the middle of it: what comes first in that message looks whether the lock is still held.
+            plan.delay = Duration::from_micros(dice.between(15_000, 100_000));
+        }
         let second = dice
             .once_in(3)
             .then(|| (*dice.pick(&Kind::ALL), Duration::from_micros(dice.between(0, 600_000))));
-        let hasty = aim.kind == Kind::Runner && (dice.once_in(2) || slow == Some(700));
+        // A bare statement that is left alone comes to its end without its runner, and the next run has to find that out.
+        let haste = if aim.phase == Phase::Bare { 4 } else { 2 };
+        let hasty = aim.kind == Kind::Runner && (dice.once_in(haste) || slow == Some(700));
         let stubborn = dice.once_in(2);
         Self { seed, files, failing, parallel, grown, hasty, second, stubborn, plan }
     }
