@@ -146,7 +146,7 @@ pub(crate) struct Struck {
     pub(crate) at: Option<Instant>,
     pub(crate) kind: Kind,
     /// It fell while the answer to a COMMIT was held back.
-    held: bool,
+    pub(crate) held: bool,
     pub(crate) lines: Vec<Line>,
     pub(crate) code: i32,
 }

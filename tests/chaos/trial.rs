@@ -176,7 +176,8 @@ fn plan(dice: &mut Dice, aim: Aim, marks: &[Mark], grown: bool) -> Plan {
         (Phase::Recording | Phase::Final, _) => 3_000,
     };
     // Half of the blows at once: the short windows are behind the line.
-    let most = if dice.once_in(2) { most / 20 } else { most };
+    let short = dice.once_in(2) && (aim.phase, aim.kind) != (Phase::Bare, Kind::Runner);
+    let most = if short { most / 20 } else { most };
     Plan {
         after,
         delay: Duration::from_micros(dice.between(0, most)),
@@ -276,6 +277,13 @@ impl Course<'_, '_> {
         // The server was back at once: it could be asked.
         if struck.lines.iter().any(|line| line.text.contains("it is not known whether")) {
             wrong.push("a COMMIT whose outcome the run did not learn".to_owned());
+        }
+        // Only the session is gone, and the COMMIT is done: the run goes on behind it.
+        if struck.held && struck.kind == Kind::Terminate && !self.trial.parallel && struck.code != 0 {
+            wrong.push(format!(
+                "a COMMIT was done and its answer lost, and the run ended with {}",
+                struck.code
+            ));
         }
         for ((file, real), before) in self.trial.files.iter().zip(&real).zip(before) {
             if struck.code == 0 && !real.is_recorded() {
