@@ -46,6 +46,8 @@ pub(crate) struct Seen {
     pub(crate) near_commit: usize,
     /// Runs that were refused because nobody could know.
     pub(crate) refused: usize,
+    /// What the runs have printed.
+    pub(crate) told: String,
 }
 
 impl Trial {
@@ -110,7 +112,10 @@ impl Trial {
             Course { trial: self, lab: &lab, server, killer, seen: Seen::default(), told: String::new() };
         let result = course.run();
         let (seen, told) = (course.seen, course.told);
-        let result = result.map(|()| seen).map_err(|why| self.report(&lab, &why, &told));
+        let result = match result {
+            Ok(()) => Ok(Seen { told, ..seen }),
+            Err(why) => Err(self.report(&lab, &why, &told)),
+        };
         // Each database with the extension has background workers.
         let drop = format!("DROP DATABASE {} WITH (FORCE)", lab.database.name);
         server.superuser("postgres").unwrap().batch_execute(&drop).unwrap();
