@@ -1,7 +1,8 @@
 //! Runs of the runner that are struck at seeded moments, on real servers, and what the next run makes of them: every
 //! statement applied exactly once or its file not at all, ledger and attempts equal to reality.
 //!
-//! MS5_CHAOS_TRIALS sets how many trials there are (30; `make chaos`: 200), MS5_CHAOS_SEED repeats one of them.
+//! MS5_CHAOS_TRIALS sets how many trials there are (30; `make chaos`: 200), MS5_CHAOS_SEED repeats one of them and shows what
+//! its runs print.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
@@ -19,6 +20,7 @@ mod truth;
 use std::env;
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::thread;
 use std::time::Instant;
@@ -166,9 +168,16 @@ fn a_struck_run_leaves_nothing_half_done_and_the_next_one_finishes_it() {
                 let any = dice.lock().unwrap().any() % 1_000_000_000;
                 (repeated.unwrap_or(any * cells as u64 + cell), phase)
             };
-            let result = Trial::of(seed).run(&server, &mut killer);
+            let trial = || Trial::of(seed).run(&server, &mut killer);
+            // Where the harness itself fails, the seed must not be lost.
+            let result = catch_unwind(AssertUnwindSafe(trial)).unwrap_or_else(|_| {
+                Err(format!("\n== MS5_CHAOS_SEED={seed}: the trial itself broke off; see above\n"))
+            });
             if result.is_err() {
                 say(&format!("chaos: failure with MS5_CHAOS_SEED={seed}\n"));
+            }
+            if let (Some(_), Ok(seen)) = (repeated, &result) {
+                say(&seen.told);
             }
             let mut tally = tally.lock().unwrap();
             tally.under_way[phase] -= 1;

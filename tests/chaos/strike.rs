@@ -82,12 +82,12 @@ impl Phase {
 pub(crate) enum Kind {
     /// SIGKILL to the runner; its backends live on for a while.
     Runner,
-    /// pg_terminate_backend of the session that works.
+    /// The session that works is ended, as by pg_terminate_backend.
     Terminate,
     /// SIGKILL to the backend of the session that works, as the kernel does where memory ends: the server ends every
     /// session and recovers.
     Backend,
-    /// pg_terminate_backend of the session that holds the lock.
+    /// The session that holds the lock is ended in the same way.
     Lock,
     /// An immediate shutdown of the server, which is started again at once.
     Server,
@@ -146,7 +146,7 @@ pub(crate) struct Struck {
     pub(crate) at: Option<Instant>,
     pub(crate) kind: Kind,
     /// It fell while the answer to a COMMIT was held back.
-    held: bool,
+    pub(crate) held: bool,
     pub(crate) lines: Vec<Line>,
     pub(crate) code: i32,
 }
@@ -235,13 +235,32 @@ impl Drop for Killer {
     }
 }
 
-/// The postmaster, if it is a process of this machine that works in the server's data folder.
+/// Whether a process of this machine is the server's: its number may be another's by now.
+fn is_of(server: &Server, pid: i32) -> bool {
+    let data = fs::canonicalize(server.variable("MS5_SANDBOX_DATA"));
+    let works_in = fs::read_link(format!("/proc/{pid}/cwd"));
+    data.is_ok_and(|data| works_in.is_ok_and(|folder| folder == data))
+}
+
 fn postmaster(server: &Server) -> Option<i32> {
-    let data = Path::new(server.variable("MS5_SANDBOX_DATA"));
-    let pid: i32 =
-        fs::read_to_string(data.join("postmaster.pid")).ok()?.lines().next()?.trim().parse().ok()?;
-    let works_in = fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
-    (works_in == fs::canonicalize(data).ok()?).then_some(pid)
+    let file = Path::new(server.variable("MS5_SANDBOX_DATA")).join("postmaster.pid");
+    let pid = fs::read_to_string(file).ok()?.lines().next()?.trim().parse().ok()?;
+    is_of(server, pid).then_some(pid)
+}
+
+/// Processes that are known before the blow, so that asking does not put it off.
+struct Known {
+    postmaster: Option<i32>,
+    run: Option<i32>,
+    lock: Option<i32>,
+}
+
+/// A session of the runner in this database.
+fn pid_of(eyes: &mut Client, purpose: &str) -> Option<i32> {
+    let name = format!("migration-runner {purpose}");
+    let query =
+        "SELECT max(pid) FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1";
+    eyes.query_one(query, &[&name]).ok()?.get(0)
 }
 
 /// Starts the runner, strikes it, waits for its end, and sees that the server runs again.
@@ -253,7 +272,7 @@ pub(crate) fn run(
     plan: &Plan,
 ) -> Struck {
     let mut eyes = database.superuser().unwrap();
-    let postmaster = postmaster(server);
+    let mut known = Known { postmaster: postmaster(server), run: None, lock: None };
     runner.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = runner.spawn().unwrap();
     let lines = follow(&mut child);
@@ -263,6 +282,10 @@ pub(crate) fn run(
     while let Some(line) = next(&lines, &mut child) {
         let strikes = at.is_none() && line.body().starts_with(&plan.after);
         let due = line.at + plan.delay;
+        if line.body().starts_with("Migration log table created") {
+            known.run = pid_of(&mut eyes, "run");
+            known.lock = pid_of(&mut eyes, "lock");
+        }
         seen.push(line);
         if strikes {
             if plan.held {
@@ -270,7 +293,7 @@ pub(crate) fn run(
             }
             wait_until(due);
             if held || !plan.held {
-                at = blow(server, killer, &mut child, &mut eyes, postmaster, plan.kind);
+                at = blow(server, killer, &mut child, &mut eyes, &known, plan.kind);
             }
             if plan.held {
                 let_go(database);
@@ -325,33 +348,27 @@ fn blow(
     killer: &mut Killer,
     child: &mut Child,
     eyes: &mut Client,
-    postmaster: Option<i32>,
+    known: &Known,
     kind: Kind,
 ) -> Option<Instant> {
-    let session = |purpose: &str| {
-        format!(
-            "FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'migration-runner {purpose}'"
-        )
-    };
-    let mut terminate = |purpose| {
-        let query = format!("SELECT count(pg_terminate_backend(pid)) {}", session(purpose));
-        eyes.query_one(&query, &[]).unwrap().get::<_, i64>(0) > 0
-    };
     let at = Instant::now();
+    let pid = match kind {
+        Kind::Runner | Kind::Server => None,
+        Kind::Lock => known.lock.or_else(|| pid_of(eyes, "lock")),
+        Kind::Terminate | Kind::Backend => known.run.or_else(|| pid_of(eyes, "run")),
+    };
     let hit = match kind {
         Kind::Runner => child.kill().is_ok(),
-        Kind::Terminate => terminate("run"),
-        Kind::Lock => terminate("lock"),
-        Kind::Backend => {
-            let query = format!("SELECT max(pid) {}", session("run"));
-            let pid: Option<i32> = eyes.query_one(&query, &[]).unwrap().get(0);
-            if let Some(pid) = pid {
-                killer.kill("KILL", pid);
-            }
-            pid.is_some()
+        Kind::Terminate | Kind::Lock | Kind::Backend => {
+            // SIGTERM is what pg_terminate_backend sends.
+            let signal = if kind == Kind::Backend { "KILL" } else { "TERM" };
+            pid.filter(|pid| is_of(server, *pid)).is_some_and(|pid| {
+                killer.kill(signal, pid);
+                true
+            })
         }
         Kind::Server => {
-            if let Some(pid) = postmaster {
+            if let Some(pid) = known.postmaster {
                 killer.kill("QUIT", pid);
             }
             true

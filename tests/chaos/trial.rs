@@ -46,6 +46,8 @@ pub(crate) struct Seen {
     pub(crate) near_commit: usize,
     /// Runs that were refused because nobody could know.
     pub(crate) refused: usize,
+    /// What the runs have printed.
+    pub(crate) told: String,
 }
 
 impl Trial {
@@ -85,11 +87,17 @@ impl Trial {
             files = files::generate(&mut dice, parallel, false, slow);
             marks = aims(&files::marks(&struck(&files), true));
         }
-        let plan = plan(&mut dice, aim, &marks, grown);
+        let mut plan = plan(&mut dice, aim, &marks, grown);
+        if slow == Some(700) {
+            // In the middle of it: what comes first in that message looks whether the lock is still held.
+            plan.delay = Duration::from_micros(dice.between(15_000, 100_000));
+        }
         let second = dice
             .once_in(3)
             .then(|| (*dice.pick(&Kind::ALL), Duration::from_micros(dice.between(0, 600_000))));
-        let hasty = aim.kind == Kind::Runner && (dice.once_in(2) || slow == Some(700));
+        // A bare statement that is left alone comes to its end without its runner, and the next run has to find that out.
+        let haste = if aim.phase == Phase::Bare { 4 } else { 2 };
+        let hasty = aim.kind == Kind::Runner && (dice.once_in(haste) || slow == Some(700));
         let stubborn = dice.once_in(2);
         Self { seed, files, failing, parallel, grown, hasty, second, stubborn, plan }
     }
@@ -104,7 +112,10 @@ impl Trial {
             Course { trial: self, lab: &lab, server, killer, seen: Seen::default(), told: String::new() };
         let result = course.run();
         let (seen, told) = (course.seen, course.told);
-        let result = result.map(|()| seen).map_err(|why| self.report(&lab, &why, &told));
+        let result = match result {
+            Ok(()) => Ok(Seen { told, ..seen }),
+            Err(why) => Err(self.report(&lab, &why, &told)),
+        };
         // Each database with the extension has background workers.
         let drop = format!("DROP DATABASE {} WITH (FORCE)", lab.database.name);
         server.superuser("postgres").unwrap().batch_execute(&drop).unwrap();
@@ -170,7 +181,8 @@ fn plan(dice: &mut Dice, aim: Aim, marks: &[Mark], grown: bool) -> Plan {
         (Phase::Recording | Phase::Final, _) => 3_000,
     };
     // Half of the blows at once: the short windows are behind the line.
-    let most = if dice.once_in(2) { most / 20 } else { most };
+    let short = dice.once_in(2) && (aim.phase, aim.kind) != (Phase::Bare, Kind::Runner);
+    let most = if short { most / 20 } else { most };
     Plan {
         after,
         delay: Duration::from_micros(dice.between(0, most)),
@@ -270,6 +282,13 @@ impl Course<'_, '_> {
         // The server was back at once: it could be asked.
         if struck.lines.iter().any(|line| line.text.contains("it is not known whether")) {
             wrong.push("a COMMIT whose outcome the run did not learn".to_owned());
+        }
+        // Only the session is gone, and the COMMIT is done: the run goes on behind it.
+        if struck.held && struck.kind == Kind::Terminate && !self.trial.parallel && struck.code != 0 {
+            wrong.push(format!(
+                "a COMMIT was done and its answer lost, and the run ended with {}",
+                struck.code
+            ));
         }
         for ((file, real), before) in self.trial.files.iter().zip(&real).zip(before) {
             if struck.code == 0 && !real.is_recorded() {
