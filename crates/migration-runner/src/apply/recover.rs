@@ -92,16 +92,19 @@ fn create_index(client: &mut Client, wanted: &CreateIndex, started: Option<&Step
         (None, None) => false,
     };
     let mut verdict = Verdict::Run;
+    let mut dropped = Vec::new();
     for index in there.iter().filter(|index| ours(index)) {
         // One of that name that was there before is why the statement failed, not its result.
         let is_new = !before.as_ref().is_some_and(|before| before.contains(&index.name));
         if !index.valid {
             indexes::drop(client, index)?;
+            dropped.push(index.name.clone());
         } else if started.is_some() && is_new {
             verdict = Verdict::Done;
         }
     }
-    let names = there.into_iter().filter(|index| index.valid).map(|index| index.name).collect();
+    // Also those that are INVALID: without a name in the statement, they are not ours to drop.
+    let names = there.into_iter().map(|index| index.name).filter(|name| !dropped.contains(name)).collect();
     Ok(TakenUp { verdict, before: before.or(Some(names)) })
 }
 

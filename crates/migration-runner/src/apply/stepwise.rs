@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use ms5_common::db::ledger::steps::{self, Place, Step};
 use ms5_common::db::ledger::{self, Begun, End, Ended};
+use ms5_common::db::lock;
 use ms5_common::db::server_error::{ServerError, connection_lost, reasons};
 use ms5_common::effects::{self, Outside};
 use ms5_common::error::{Error, Result};
@@ -98,11 +99,12 @@ fn finish(
         replace: true,
     };
     log::debug!("recording that {} is applied", job.migration.title);
+    let guard = worker.lock.token.map(|token| format!("{}; ", lock::guard(token))).unwrap_or_default();
     let mut result = Ok(());
     for _ in 0..2 {
         let client = &mut worker.session.client;
         result = client
-            .batch_execute("RESET SESSION AUTHORIZATION")
+            .batch_execute(&format!("{guard}RESET SESSION AUTHORIZATION"))
             .and_then(|()| ledger::end(client, job.attempt, begun.id, ended));
         match &result {
             Err(error) if connection_lost(error) => worker.reconnect()?,
@@ -110,6 +112,9 @@ fn finish(
         }
     }
     result.map_err(|error| {
+        if let Err(lost) = worker.lock.check() {
+            return lost.into();
+        }
         Error::new(
             Exit::Failed,
             format!("Migration {} is done, but its ledger row could not be written", job.migration.title),
