@@ -27,6 +27,11 @@ pub fn create_index(statement: &Statement) -> Option<CreateIndex> {
         return None;
     }
     cursor.take(&["concurrently"]);
+    described(&mut cursor)
+}
+
+/// The description that follows CREATE INDEX CONCURRENTLY, at which the cursor stands, up to the table.
+pub(super) fn described(cursor: &mut Cursor<'_, '_>) -> Option<CreateIndex> {
     let if_not_exists = cursor.take(&["if", "not", "exists"]);
     let name = if cursor.is("on") { None } else { Some(cursor.name_text()?) };
     if !cursor.take(&["on"]) {

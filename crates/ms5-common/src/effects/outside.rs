@@ -6,6 +6,7 @@
 //! tell: CLUSTER of a partitioned table or hypertable, REINDEX of a partitioned table or its index.
 
 use super::cursor::Cursor;
+use super::index::{self, CreateIndex};
 use super::routines;
 
 /// What a statement is that cannot run inside a transaction, with what a later run needs to take it up again.
@@ -196,12 +197,7 @@ fn create(mut cursor: Cursor<'_, '_>) -> Option<Outside> {
 
 fn create_index(mut cursor: Cursor<'_, '_>) -> Option<Outside> {
     let concurrently = cursor.take(&["concurrently"]);
-    let if_not_exists = cursor.take(&["if", "not", "exists"]);
-    let name = if cursor.is("on") { None } else { Some(cursor.name_text()?) };
-    if !cursor.take(&["on"]) {
-        return None;
-    }
-    let table = cursor.relation()?.text;
+    let CreateIndex { name, table, if_not_exists } = index::described(&mut cursor)?;
     let per_chunk = cursor
         .with_options()
         .iter()
