@@ -70,10 +70,11 @@ pub(crate) fn run(context: &Context, input: &Input, sessions: &Sessions<'_>, rea
     let mut idle = vec![new_worker(session)];
     let mut running = 0;
     let mut stop = None;
-    thread::scope(|scope| -> Result<()> {
+    let mut begins = true;
+    thread::scope(|scope| {
         let (sender, receiver) = mpsc::channel::<(usize, Worker<'_>, Answer)>();
         loop {
-            while stop.is_none() && interrupt::requested().is_none() && running < input.options.jobs {
+            while begins && interrupt::requested().is_none() && running < input.options.jobs {
                 let Some(index) = schedule.next() else { break };
                 say_passed_over(input, &steps, &mut said, index, &mut summary);
                 say(&input.migrations[index], steps[index], &mut summary);
@@ -82,7 +83,7 @@ pub(crate) fn run(context: &Context, input: &Input, sessions: &Sessions<'_>, rea
                     None => match sessions.open_again() {
                         Ok(session) => new_worker(session),
                         Err(error) => {
-                            stop = Some(error);
+                            (stop, begins) = (Some(error), false);
                             break;
                         }
                     },
@@ -101,32 +102,16 @@ pub(crate) fn run(context: &Context, input: &Input, sessions: &Sessions<'_>, rea
             running -= 1;
             idle.push(worker);
             schedule.ended(index);
+            // After a failure nothing more begins; what still runs beside it comes to its own end.
             match answer {
                 Err(panic) => resume_unwind(panic),
-                Ok(Err(error)) => stop = Some(error),
+                Ok(Err(error)) => (stop, begins) = (Some(error), false),
                 Ok(Ok(report)) => {
-                    let goes_on = tell(context, input, &input.migrations[index], report, &mut summary);
-                    if !goes_on {
-                        break;
-                    }
+                    begins &= tell(context, input, &input.migrations[index], report, &mut summary);
                 }
             }
         }
-        // What still runs beside the one that failed comes to its own end.
-        while running > 0 {
-            let Ok((index, worker, answer)) = receiver.recv() else { break };
-            running -= 1;
-            idle.push(worker);
-            match answer {
-                Err(panic) => resume_unwind(panic),
-                Ok(Err(error)) => stop = Some(error),
-                Ok(Ok(report)) => {
-                    tell(context, input, &input.migrations[index], report, &mut summary);
-                }
-            }
-        }
-        Ok(())
-    })?;
+    });
     if stop.is_none() && summary.is_well() && interrupt::requested().is_none() {
         say_passed_over(input, &steps, &mut said, steps.len(), &mut summary);
     }

@@ -89,12 +89,14 @@ fn unreadable(table: &str, error: &postgres::Error) -> Error {
 }
 
 /// Drops the index that `CREATE INDEX IF NOT EXISTS` would take for the wanted one though it is INVALID, inside the
-/// file's transaction.
+/// file's transaction. Other statements are left alone, without a question to the server.
 ///
 /// # Errors
 /// The client's words; an index that another session is building.
 pub(super) fn drop_invalid(client: &mut Client, statement: &Statement) -> Result<()> {
-    let Some(wanted) = effects::create_index(statement) else { return Ok(()) };
+    let Some(wanted) = effects::create_index(statement).filter(|index| index.if_not_exists) else {
+        return Ok(());
+    };
     for index in of_table(client, &wanted)?.iter().filter(|index| index.named && !index.valid) {
         refuse_building(index)?;
         say(index);

@@ -216,9 +216,7 @@ impl<'j> Run<'_, '_, 'j> {
         let lock = self.worker.lock.token;
         steps::begin(&mut self.worker.session.client, place, lock)
             .map_err(|error| self.unrecorded(&error))?;
-        if effects::create_index(statement).is_some_and(|index| index.if_not_exists) {
-            indexes::drop_invalid(&mut self.worker.session.client, statement)?;
-        }
+        indexes::drop_invalid(&mut self.worker.session.client, statement)?;
         self.run(statement, place.step)?;
         log::debug!("COMMIT of step {} of {}", place.step, self.job.migration.title);
         match steps::commit(&mut self.worker.session.client, place) {

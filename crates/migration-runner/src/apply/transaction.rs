@@ -4,7 +4,6 @@ use std::time::Instant;
 
 use ms5_common::db::ledger::{self, Begun};
 use ms5_common::db::server_error::{ServerError, connection_lost, reasons};
-use ms5_common::effects;
 use ms5_common::error::Error;
 use ms5_common::exit::Exit;
 use ms5_common::interrupt;
@@ -48,9 +47,7 @@ fn statements(worker: &mut Worker<'_>, job: &Job<'_>) -> Result<(), Stop> {
             Action::Run(statement) => {
                 number += 1;
                 log::debug!("{}:{} {}", migration.file, statement.head(), first_words(&statement.text));
-                if effects::create_index(statement).is_some_and(|index| index.if_not_exists) {
-                    indexes::drop_invalid(&mut worker.session.client, statement)?;
-                }
+                indexes::drop_invalid(&mut worker.session.client, statement)?;
                 worker.watched(
                     || format!("{}: statement {number} of {count}", migration.title),
                     |session| send::send(session, migration, statement),

@@ -65,7 +65,7 @@ pub fn begin(client: &mut Client, place: Place<'_>, token: Option<i64>) -> SqlRe
 /// # Errors
 /// The client's. A lost connection leaves the outcome open.
 pub fn commit(client: &mut Client, place: Place<'_>) -> SqlResult<()> {
-    client.batch_execute(&format!("{}; COMMIT", finished(place)))
+    client.batch_execute(&format!("{}; COMMIT", stamped(place, "done_at")))
 }
 
 /// Whether the transaction of a step was committed, asked on a new session after a lost answer, once the process that
@@ -101,7 +101,7 @@ pub fn start(
 /// # Errors
 /// The client's.
 pub fn done(client: &mut Client, place: Place<'_>) -> SqlResult<()> {
-    client.batch_execute(&finished(place))
+    client.batch_execute(&stamped(place, "done_at"))
 }
 
 /// Records that the server has refused or cancelled a step that runs outside of a transaction.
@@ -109,15 +109,13 @@ pub fn done(client: &mut Client, place: Place<'_>) -> SqlResult<()> {
 /// # Errors
 /// The client's.
 pub fn failed(client: &mut Client, place: Place<'_>) -> SqlResult<()> {
-    client.batch_execute(&format!(
-        "UPDATE public.migration_steps SET failed_at = pg_catalog.clock_timestamp() WHERE series = {} AND step = {}",
-        place.series, place.step
-    ))
+    client.batch_execute(&stamped(place, "failed_at"))
 }
 
-fn finished(place: Place<'_>) -> String {
+/// Sets one of a step's times to now.
+fn stamped(place: Place<'_>, column: &str) -> String {
     format!(
-        "UPDATE public.migration_steps SET done_at = pg_catalog.clock_timestamp() WHERE series = {} AND step = {}",
+        "UPDATE public.migration_steps SET {column} = pg_catalog.clock_timestamp() WHERE series = {} AND step = {}",
         place.series, place.step
     )
 }
