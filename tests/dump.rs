@@ -5,7 +5,6 @@
 use migration_tests::lab::Lab;
 use migration_tests::program::{Program, project_root};
 use migration_tests::server::{Database, Engine, Server};
-use ms5_common::catalog::Inventory;
 
 fn rows(database: &Database<'_>) -> Vec<(String, i64, String)> {
     let mut client = database.connect().unwrap();
@@ -61,9 +60,9 @@ fn replayed_by_psql_and_by_the_runner() {
 
     assert_eq!(rows(&by_psql), rows(&source), "psql's replay");
     assert_eq!(rows(&by_runner.database), rows(&source), "the runner's replay");
-    let inventory = |database: &Database<'_>| Inventory::take(&mut database.connect().unwrap()).unwrap();
-    let differences: Vec<String> = inventory(&by_psql)
-        .compare(&inventory(&by_runner.database))
+    let differences: Vec<String> = by_psql
+        .inventory()
+        .compare(&by_runner.database.inventory())
         .iter()
         .map(ToString::to_string)
         .filter(|difference| !difference.starts_with("added: extension timescaledb"))

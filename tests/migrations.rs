@@ -168,7 +168,7 @@ fn from_every_start(engine: Engine) {
             "{name}\n{ran}"
         );
     }
-    let wanted = Inventory::take(&mut empty.client()).unwrap();
+    let wanted = empty.database.inventory();
     five_hypertables(&mut empty.client());
     views_work(&mut empty.client());
     assert_eq!(empty.ask("SELECT count(*) FROM factory_telemetry.users"), "0", "no account is created");
@@ -180,12 +180,12 @@ fn from_every_start(engine: Engine) {
     let _ = migrate(&field, "").expect(0).shows(&["9 applied", "the old scripts' word alone is not trusted"]);
     assert!(all_rows_are_there(&mut client, &tables) > 30_000);
     views_work(&mut client);
-    equal("empty and field", &wanted, &Inventory::take(&mut client).unwrap());
+    equal("empty and field", &wanted, &field.database.inventory());
 
     // Again, and again by force: nothing to do, and nothing changes.
     let _ = migrate(&field, "").expect(0).shows(&["0 applied, 9 already applied"]);
     let _ = migrate(&field, "--force").expect(0).shows(&["9 applied"]);
-    equal("field and field by force", &wanted, &Inventory::take(&mut client).unwrap());
+    equal("field and field by force", &wanted, &field.database.inventory());
 }
 
 #[test]
@@ -211,8 +211,8 @@ fn over_a_half_done_run_of_the_old_scripts() {
     five_hypertables(&mut client);
     views_work(&mut client);
     // A column that was missing comes last: the one difference that is accepted, as migrations/README.md says.
-    let inventory = |client: &mut Client| Inventory::take(client).unwrap().without_positions();
-    assert_eq!(inventory(&mut empty.client()), inventory(&mut client));
+    let inventory = |lab: &Lab<'_>| lab.database.inventory().without_positions();
+    assert_eq!(inventory(&empty), inventory(&half));
 }
 
 #[test]
@@ -249,8 +249,7 @@ fn every_file_runs_by_plain_psql_too() {
     files.sort();
     assert_eq!(files.len(), 9);
     let _ = by_psql.database.psql_files(&[], &files).expect(0);
-    let inventory = |lab: &Lab<'_>| Inventory::take(&mut lab.client()).unwrap();
-    equal("runner and psql", &inventory(&by_runner), &inventory(&by_psql));
+    equal("runner and psql", &by_runner.database.inventory(), &by_psql.database.inventory());
 }
 
 #[test]
@@ -259,7 +258,7 @@ fn expected_json_is_what_the_migrations_make() {
     let expected: serde_json::Value = serde_json::from_str(&text).unwrap();
     let empty = start(Server::shared(Engine::Pg17), Start::Empty);
     let _ = migrate(&empty, "").expect(0);
-    let inventory = Inventory::take(&mut empty.client()).unwrap();
+    let inventory = empty.database.inventory();
     let mut columns = 0;
     for kind in ["tables", "views", "materialized_views", "continuous_aggregates"] {
         for (relation, of) in expected[kind].as_object().unwrap() {
@@ -428,7 +427,8 @@ fn under_the_timescale_licence_in_webassembly() {
         five_hypertables(&mut client);
         views_work(&mut client);
         community_features(&mut client);
-        inventories.push(Inventory::take(&mut client).unwrap());
+        drop(client);
+        inventories.push(server.inventory());
     }
     equal("empty and field in WebAssembly", &inventories[0], &inventories[1]);
 }
@@ -447,8 +447,8 @@ fn under_the_timescale_licence_on_a_full_community_server() {
     let _ = migrate(&field, "").expect(0);
     assert!(all_rows_are_there(&mut client, &tables) > 30_000);
     community_features(&mut client);
-    let wanted = Inventory::take(&mut empty.client()).unwrap();
-    equal("empty and field on Community", &wanted, &Inventory::take(&mut client).unwrap());
+    let wanted = empty.database.inventory();
+    equal("empty and field on Community", &wanted, &field.database.inventory());
     let _ = migrate(&field, "--force").expect(0);
-    equal("again by force on Community", &wanted, &Inventory::take(&mut client).unwrap());
+    equal("again by force on Community", &wanted, &field.database.inventory());
 }

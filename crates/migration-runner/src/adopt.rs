@@ -3,6 +3,7 @@
 
 use ms5_common::catalog::{Difference, Inventory};
 use ms5_common::config::Settings;
+use ms5_common::db::client::Client;
 use ms5_common::db::ledger::{self, Attempt, End};
 use ms5_common::db::server_error::{ServerError, reasons};
 use ms5_common::error::{Error, Result};
@@ -11,7 +12,6 @@ use ms5_common::interrupt;
 use ms5_common::migrations::Migration;
 use ms5_common::tool::Context;
 use ms5_common::{success, timescale};
-use postgres::Client;
 use serde_json::json;
 use sysinfo::System;
 
@@ -165,14 +165,15 @@ fn build(
     let host = System::host_name().unwrap_or_else(|| "unknown".to_owned());
     for migration in files {
         log::info!("Applying {} to the scratch database", migration.title);
-        let report = worker.apply(&Job {
+        let job = Job {
             migration,
             attempt: attempt(context, migration, None, &host),
             keep: false,
             steps: migration.stepwise.then(Default::default),
             force: false,
             pause: None,
-        })?;
+        };
+        let report = worker.apply(&job, None)?;
         match report.outcome {
             Outcome::Applied => {}
             Outcome::Failed { failure, .. } => {

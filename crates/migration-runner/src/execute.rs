@@ -71,6 +71,8 @@ pub(crate) fn run(context: &Context, input: &Input, sessions: &Sessions<'_>, rea
     let mut running = 0;
     let mut stop = None;
     let mut begins = true;
+    // One file after the other, by one worker: here, and each knows which one follows.
+    let alone = input.options.jobs == 1;
     thread::scope(|scope| {
         let (sender, receiver) = mpsc::channel::<(usize, Worker<'_>, Answer)>();
         loop {
@@ -90,10 +92,16 @@ pub(crate) fn run(context: &Context, input: &Input, sessions: &Sessions<'_>, rea
                 };
                 running += 1;
                 let (sender, job) = (sender.clone(), &jobs[index]);
-                scope.spawn(move || {
-                    let answer = catch_unwind(AssertUnwindSafe(|| worker.apply(job)));
+                let next = schedule.following().filter(|_| alone).map(|next| &jobs[next]);
+                let work = move || {
+                    let answer = catch_unwind(AssertUnwindSafe(|| worker.apply(job, next)));
                     let _ = sender.send((index, worker, answer));
-                });
+                };
+                if alone {
+                    work();
+                } else {
+                    scope.spawn(work);
+                }
             }
             if running == 0 {
                 break;

@@ -1,13 +1,13 @@
 //! `--status` and `--dry-run`: read and show, write nothing.
 
 use ms5_common::config::Settings;
+use ms5_common::db::client::Client;
 use ms5_common::db::ledger::{self, Entry, LastAttempt, State};
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 use ms5_common::timescale::{self, Extension, jobs};
 use ms5_common::tool::Context;
 use ms5_common::{success, troubleshooting};
-use postgres::Client;
 use serde_json::json;
 
 use crate::plan::{self, Known, Standing, Step};

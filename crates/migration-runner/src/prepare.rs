@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ms5_common::db::backend;
+use ms5_common::db::client::Client;
 use ms5_common::db::connect::Connected;
 use ms5_common::db::ledger::{self, State, steps};
 use ms5_common::db::lock::{Mode as LockMode, RunLock};
@@ -14,7 +15,6 @@ use ms5_common::interrupt::{self, Work};
 use ms5_common::success;
 use ms5_common::timescale::{self, Extension, jobs};
 use ms5_common::tool::Context;
-use postgres::Client;
 
 use crate::apply::{self, Earlier};
 use crate::args::Mode;

@@ -38,6 +38,11 @@ impl<'a> Schedule<'a> {
         Some(next)
     }
 
+    /// The file that is next once all that run have ended.
+    pub(crate) fn following(&self) -> Option<usize> {
+        self.states.iter().position(|state| *state == State::Waiting)
+    }
+
     /// A file has ended, well or not.
     pub(crate) fn ended(&mut self, index: usize) {
         self.states[index] = State::Ended;

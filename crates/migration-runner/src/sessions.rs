@@ -2,12 +2,13 @@
 
 use ms5_common::config::Settings;
 use ms5_common::db::backend::Backend;
+use ms5_common::db::client::Client;
 use ms5_common::db::connect::{Canceller, Connected};
+use ms5_common::db::ledger::Prepared;
 use ms5_common::db::server_error::reasons;
 use ms5_common::db::session::{self, Tuning};
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
-use postgres::Client;
 
 use crate::args::{Options, TOOL};
 
@@ -18,11 +19,12 @@ pub(crate) struct Sessions<'a> {
     tuning: Tuning,
 }
 
-/// A session, what cancels its statement, and the server process behind it.
+/// A session, what cancels its statement, the server process behind it, and whether it has the ledger's statements prepared.
 pub(crate) struct Session {
     pub(crate) client: Client,
     pub(crate) canceller: Canceller,
     pub(crate) backend: Backend,
+    pub(crate) prepared: Prepared,
 }
 
 impl<'a> Sessions<'a> {
@@ -70,7 +72,7 @@ impl<'a> Sessions<'a> {
     /// Opens a session in which nothing has run yet, in the middle of the work.
     pub(crate) fn open_untouched(&self) -> Result<Session> {
         let Connected { client, canceller, .. } = self.connect("run").map_err(amid)?;
-        Ok(Session { client, canceller, backend: Backend::unknown() })
+        Ok(Session { client, canceller, backend: Backend::unknown(), prepared: Prepared::default() })
     }
 }
 
@@ -82,7 +84,7 @@ impl Session {
                 .because_all(reasons(&error))
                 .hint("run it again")
         })?;
-        Ok(Self { client, canceller, backend })
+        Ok(Self { client, canceller, backend, prepared: Prepared::default() })
     }
 
     /// Rolls back; false where the session is gone.

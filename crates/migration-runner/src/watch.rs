@@ -6,9 +6,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use ms5_common::config::Settings;
+use ms5_common::db::client::Client;
 use ms5_common::db::session::{self, Tuning};
 use ms5_common::progress::{self, Line};
-use postgres::Client;
 
 use crate::args::TOOL;
 use crate::words::first_words;

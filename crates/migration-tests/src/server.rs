@@ -6,6 +6,8 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use ms5_common::catalog::Inventory;
+use ms5_common::db::connect::{Secret, Settings, SslMode, connect};
 use postgres::{Client, NoTls};
 
 use crate::program::{Program, Ran, project_root};
@@ -242,6 +244,18 @@ pub struct Database<'a> {
     pub name: String,
 }
 
+/// What is in the database that a tool's variables lead to, read over a session of its own as the tools open theirs.
+#[allow(clippy::expect_used)]
+fn inventory(variables: &[(String, String)]) -> Inventory {
+    let of = |name: &str| variables.iter().find(|(other, _)| other == name).map_or("", |(_, value)| value);
+    let port = of("DB_PORT").parse().unwrap_or_default();
+    let mut settings = Settings::new(of("DB_HOST"), port, of("DB_NAME"), of("DB_USER"));
+    settings.password = Some(Secret::new(of("POSTGRES_PASSWORD_TEST")));
+    settings.sslmode = Some(SslMode::Disable);
+    let mut session = connect(&settings, |_| {}).expect("a session");
+    Inventory::take(&mut session.client).expect("an inventory")
+}
+
 impl Database<'_> {
     /// A session of the role that owns it.
     ///
@@ -258,6 +272,15 @@ impl Database<'_> {
     /// The client's.
     pub fn superuser(&self) -> Result<Client, postgres::Error> {
         self.server.superuser(&self.name)
+    }
+
+    /// What is in it, as the tools see it.
+    ///
+    /// # Panics
+    /// Where it cannot be read.
+    #[must_use]
+    pub fn inventory(&self) -> Inventory {
+        inventory(&self.variables())
     }
 
     /// The variables that lead a tool to it, under `--environment=test`.
@@ -326,6 +349,15 @@ impl Wasm {
         call(script, &name, &["up".to_owned(), format!("--owner-pid={}", std::process::id())])?;
         let variables = exports(&call(script, &name, &["env".to_owned()])?);
         Ok(Self { name, variables })
+    }
+
+    /// What is in its database, as the tools see it; there must be no session.
+    ///
+    /// # Panics
+    /// Where it cannot be read.
+    #[must_use]
+    pub fn inventory(&self) -> Inventory {
+        inventory(&self.variables())
     }
 
     /// Its one session; there must be no other.

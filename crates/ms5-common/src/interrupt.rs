@@ -58,7 +58,7 @@ pub fn listen(
                 _ => (Exit::Terminate, "SIGTERM"),
             };
             if state().requested.is_some() {
-                log::warn!("{name} again: ending at once; the server rolls back by itself");
+                log::warn!("{name} again: ending at once; what the server was sent it ends or rolls back by itself (--status tells)");
                 end(code(exit));
             }
             let working = {

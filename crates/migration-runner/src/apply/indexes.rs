@@ -1,12 +1,12 @@
 //! Indexes that a CREATE INDEX has left behind INVALID: they cost every write and serve no query, and IF NOT EXISTS
 //! takes them for the index that is wanted.
 
+use ms5_common::db::client::Client;
 use ms5_common::db::server_error::reasons;
 use ms5_common::effects::{self, CreateIndex};
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 use ms5_common::sql::Statement;
-use postgres::Client;
 use postgres::error::SqlState;
 
 /// An index of a table.
@@ -88,15 +88,23 @@ fn unreadable(table: &str, error: &postgres::Error) -> Error {
     Error::new(Exit::Failed, format!("cannot read the indexes of {table}")).because_all(reasons(error))
 }
 
+/// The index of a statement before which it is looked whether there is an INVALID one by its name.
+fn asked_for(statement: &Statement) -> Option<CreateIndex> {
+    effects::create_index(statement).filter(|index| index.if_not_exists)
+}
+
+/// Whether [`drop_invalid`] asks the server something before this statement.
+pub(super) fn asks(statement: &Statement) -> bool {
+    asked_for(statement).is_some()
+}
+
 /// Drops the index that `CREATE INDEX IF NOT EXISTS` would take for the wanted one though it is INVALID, inside the
 /// file's transaction. Other statements are left alone, without a question to the server.
 ///
 /// # Errors
 /// The client's words; an index that another session is building.
 pub(super) fn drop_invalid(client: &mut Client, statement: &Statement) -> Result<()> {
-    let Some(wanted) = effects::create_index(statement).filter(|index| index.if_not_exists) else {
-        return Ok(());
-    };
+    let Some(wanted) = asked_for(statement) else { return Ok(()) };
     for index in of_table(client, &wanted)?.iter().filter(|index| index.named && !index.valid) {
         refuse_building(index)?;
         say(index);

@@ -2,6 +2,7 @@
 
 mod indexes;
 mod recover;
+mod rounds;
 mod send;
 mod stepwise;
 mod transaction;
@@ -11,6 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ms5_common::db::backend;
+use ms5_common::db::client::Client;
 use ms5_common::db::ledger::steps::Step;
 use ms5_common::db::ledger::{self, Attempt, Begun, End, Ended};
 use ms5_common::db::lock::RunLock;
@@ -20,7 +22,6 @@ use ms5_common::exit::Exit;
 use ms5_common::interrupt;
 use ms5_common::migrations::Migration;
 use ms5_common::timescale::jobs;
-use postgres::Client;
 
 use crate::failure::Failure;
 use crate::retry::{Retries, is_conflict};
@@ -47,6 +48,13 @@ pub(crate) struct Job<'a> {
     pub(crate) force: bool,
     /// Where there are background jobs: the tables whose jobs are paused, None for all.
     pub(crate) pause: Option<Option<Vec<String>>>,
+}
+
+impl Job<'_> {
+    /// Nothing has to be done between the COMMIT of the file before and the BEGIN of this one.
+    fn begins_at_once(&self) -> bool {
+        self.steps.is_none() && self.pause.is_none()
+    }
 }
 
 /// What earlier attempts at a file have done.
@@ -113,6 +121,8 @@ pub(crate) struct Worker<'a> {
     lock: &'a SharedLock,
     watch: Option<Watch>,
     lock_retries: u32,
+    /// The attempt that the last COMMIT has begun already.
+    ahead: Option<(Attempt<'a>, Begun)>,
 }
 
 /// Why an attempt came to no good end.
@@ -144,7 +154,7 @@ impl<'a> Worker<'a> {
         lock_retries: u32,
     ) -> Self {
         let watch = patience.map(|patience| Watch::start(sessions.settings, patience));
-        Self { sessions, session, lock, watch, lock_retries }
+        Self { sessions, session, lock, watch, lock_retries, ahead: None }
     }
 
     /// The working session.
@@ -152,21 +162,23 @@ impl<'a> Worker<'a> {
         &mut self.session
     }
 
-    /// Runs one migration to its end, and records how it ended.
+    /// Runs one migration to its end, and records how it ended. `next` is the job that this worker gets after a success:
+    /// its attempt begins in the message that commits this one.
     ///
     /// # Errors
     /// Where it could not even begin: the lock is lost, or the session.
-    pub(crate) fn apply(&mut self, job: &Job<'_>) -> Result<Report> {
+    pub(crate) fn apply(&mut self, job: &Job<'a>, next: Option<&Job<'a>>) -> Result<Report> {
         let clock = Instant::now();
         if let Some(tables) = &job.pause {
             self.pause_jobs(tables.as_deref(), job.attempt.run_id);
         }
         let begun = self.begin(job)?;
         let outcome = match &job.steps {
-            None => transaction::apply(self, job, begun, clock),
-            Some(earlier) => stepwise::apply(self, job, earlier, &begun, clock),
+            None => transaction::apply(self, job, &begun, next.filter(|next| next.begins_at_once())),
+            Some(earlier) => stepwise::apply(self, job, earlier, &begun),
         };
-        Ok(Report { outcome, milliseconds: elapsed(clock) })
+        let milliseconds = u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Ok(Report { outcome, milliseconds })
     }
 
     /// Unschedules the jobs of tables. One that cannot be is waited for as any other session is.
@@ -187,8 +199,24 @@ impl<'a> Worker<'a> {
         }
     }
 
+    /// Takes back the beginning of a job that does not run after all.
+    fn withdraw(&mut self) {
+        if let Some((attempt, _)) = self.ahead.take() {
+            self.session.roll_back();
+            self.forget(attempt);
+        }
+    }
+
+    fn forget(&mut self, attempt: Attempt<'_>) {
+        if let Err(error) = ledger::withdraw(&mut self.session.client, attempt) {
+            let reasons = reasons(&error).join("; ");
+            log::warn!("the ledger tells of an attempt at {} that was not made: {reasons}", attempt.name);
+        }
+    }
+
     /// Ends the run's hold on background jobs, in a session that is clean.
     pub(crate) fn give_back_jobs(&mut self, give_back: impl FnOnce(&mut Client)) {
+        self.withdraw();
         let clean = self.session.client.batch_execute("RESET ALL; RESET SESSION AUTHORIZATION").is_ok();
         if clean || self.reconnect().is_ok() {
             give_back(&mut self.session.client);
@@ -196,8 +224,23 @@ impl<'a> Worker<'a> {
     }
 
     fn begin(&mut self, job: &Job<'_>) -> Result<Begun> {
-        let Session { client, backend, .. } = &mut self.session;
-        ledger::begin(client, job.attempt, backend, self.lock.token, job.steps.is_some()).map_err(|error| {
+        match &self.ahead {
+            Some((attempt, begun)) if attempt.name == job.attempt.name => {
+                let begun = begun.clone();
+                self.ahead = None;
+                return Ok(begun);
+            }
+            _ => self.withdraw(),
+        }
+        let Session { client, backend, prepared, .. } = &mut self.session;
+        let token = self.lock.token;
+        let begun = if job.steps.is_none() {
+            ledger::begin(client, job.attempt, backend, token, prepared)
+        } else {
+            prepared.forget();
+            ledger::begin_stepwise(client, job.attempt, backend, token)
+        };
+        begun.map_err(|error| {
             self.lock.check().err().unwrap_or_else(|| {
                 Error::new(Exit::Failed, format!("cannot begin migration {}", job.migration.title))
                     .because_all(reasons(&error))
@@ -318,7 +361,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Writes the end down, after the rollback; what cannot be written is a warning, since the rollback stands.
-    fn conclude(&mut self, job: &Job<'_>, begun: &Begun, clock: Instant, stop: Stop, left: Left) -> Outcome {
+    fn conclude(&mut self, job: &Job<'_>, begun: &Begun, stop: Stop, left: Left) -> Outcome {
         let failure = match stop {
             Stop::Failed(failure) => failure,
             Stop::Unknown(error) => return Outcome::Unknown { error },
@@ -329,7 +372,6 @@ impl<'a> Worker<'a> {
             if interrupted { "stopped by a signal".to_owned() } else { failure.error.lines().join("\n") };
         let ended = Ended {
             end: if interrupted { End::Interrupted } else { End::Failed },
-            milliseconds: elapsed(clock),
             sqlstate: failure.error.sqlstate(),
             message: Some(&message),
             replace: !job.keep && !interrupted,
@@ -360,8 +402,4 @@ impl<'a> Worker<'a> {
             log::warn!("how it ended could not be recorded in the ledger: {}", reasons(&error).join("; "));
         }
     }
-}
-
-fn elapsed(clock: Instant) -> u64 {
-    u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX)
 }

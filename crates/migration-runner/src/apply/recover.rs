@@ -1,11 +1,11 @@
 //! A statement that cannot run inside a transaction, before it runs: what an earlier run may have left of it.
 
+use ms5_common::db::client::Client;
 use ms5_common::db::ledger::steps::Step;
 use ms5_common::db::server_error::reasons;
 use ms5_common::effects::{CreateIndex, Outside};
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
-use postgres::Client;
 
 use super::indexes;
 

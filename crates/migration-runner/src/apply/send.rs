@@ -1,14 +1,14 @@
 //! Sends one statement as a message of its own, with the rows of the file behind it where it is a COPY.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom};
 
+use ms5_common::db::client::Client;
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 use ms5_common::interrupt;
 use ms5_common::migrations::Migration;
 use ms5_common::sql::{CopyData, Statement};
-use postgres::Client;
 
 use crate::failure::{self, Failure};
 use crate::sessions::Session;
@@ -49,7 +49,6 @@ fn copy_in(
         Ok(writer) => writer,
         Err(error) => return Ok(Err(error)),
     };
-    // A failed write is the server's refusal (finish tells why) or the file's.
     let mut buffer = vec![0; 256 * 1024];
     let mut sent = 0;
     loop {
@@ -58,18 +57,8 @@ fn copy_in(
             break;
         }
         sent += u64::try_from(length).unwrap_or(u64::MAX);
-        if let Err(error) = writer.write_all(&buffer[..length]) {
-            return match error.downcast::<postgres::Error>() {
-                Ok(error) => Ok(Err(error)),
-                Err(error) => Err(Error::new(
-                    Exit::Failed,
-                    format!(
-                        "Migration {} failed: the connection broke while rows were sent",
-                        migration.title
-                    ),
-                )
-                .because(error)),
-            };
+        if let Err(error) = writer.send(&buffer[..length]) {
+            return Ok(Err(error));
         }
     }
     if sent != data.length {

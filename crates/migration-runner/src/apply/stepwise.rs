@@ -4,8 +4,6 @@
 //! What can run in a transaction runs in one of its own, together with its record: it is done exactly once. What cannot
 //! is recorded before and after; [`recover`] decides what a start without an end means.
 
-use std::time::Instant;
-
 use ms5_common::db::ledger::steps::{self, Place, Step};
 use ms5_common::db::ledger::{self, Begun, End, Ended};
 use ms5_common::db::lock;
@@ -18,7 +16,7 @@ use ms5_common::migrations::{Action, Migration, statement_checksum};
 use ms5_common::sql::Statement;
 
 use super::recover::{self, TakenUp, Verdict};
-use super::{Earlier, Job, Left, Outcome, Stop, Worker, elapsed, indexes, send};
+use super::{Earlier, Job, Left, Outcome, Stop, Worker, indexes, send};
 use crate::failure::Failure;
 use crate::retry::Retries;
 use crate::sessions::Session;
@@ -56,13 +54,7 @@ pub(crate) fn fits(migration: &Migration, earlier: &Earlier) -> Result<()> {
 }
 
 /// Applies what is left of the file.
-pub(super) fn apply(
-    worker: &mut Worker<'_>,
-    job: &Job<'_>,
-    earlier: &Earlier,
-    begun: &Begun,
-    clock: Instant,
-) -> Outcome {
+pub(super) fn apply(worker: &mut Worker<'_>, job: &Job<'_>, earlier: &Earlier, begun: &Begun) -> Outcome {
     let mut run = Run {
         worker,
         job,
@@ -77,27 +69,16 @@ pub(super) fn apply(
     let (done, notes) = (run.done, std::mem::take(&mut run.notes));
     let of = job.migration.statements().filter(|statement| !effects::session_only(statement)).count();
     let left = if done == 0 && notes.is_empty() { Left::Nothing } else { Left::Part { done, of, notes } };
-    let stop = match result.and_then(|()| finish(worker, job, begun, clock)) {
+    let stop = match result.and_then(|()| finish(worker, job, begun)) {
         Ok(()) => return Outcome::Applied,
         Err(stop) => stop,
     };
-    worker.conclude(job, begun, clock, stop, left)
+    worker.conclude(job, begun, stop, left)
 }
 
 /// All statements are done: the ledger's row.
-fn finish(
-    worker: &mut Worker<'_>,
-    job: &Job<'_>,
-    begun: &Begun,
-    clock: Instant,
-) -> std::result::Result<(), Stop> {
-    let ended = Ended {
-        end: End::Applied,
-        milliseconds: elapsed(clock),
-        sqlstate: None,
-        message: None,
-        replace: true,
-    };
+fn finish(worker: &mut Worker<'_>, job: &Job<'_>, begun: &Begun) -> std::result::Result<(), Stop> {
+    let ended = Ended { end: End::Applied, sqlstate: None, message: None, replace: true };
     log::debug!("recording that {} is applied", job.migration.title);
     let guard = worker.lock.token.map(|token| format!("{}; ", lock::guard(token))).unwrap_or_default();
     let mut result = Ok(());

@@ -9,7 +9,7 @@ mod queries;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use postgres::Client;
+use crate::db::client::Client;
 
 /// Every object of a database with its definition, in the order of the names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -62,11 +62,7 @@ impl Inventory {
     /// # Errors
     /// The client's.
     pub fn take(client: &mut Client) -> Result<Self, postgres::Error> {
-        let mut transaction = client
-            .build_transaction()
-            .isolation_level(postgres::IsolationLevel::RepeatableRead)
-            .read_only(true)
-            .start()?;
+        let mut transaction = client.transaction("ISOLATION LEVEL REPEATABLE READ, READ ONLY")?;
         // Definitions are printed with what search_path makes necessary: with none, all names are qualified.
         transaction.batch_execute("SET LOCAL search_path TO ''")?;
         let mut objects = BTreeMap::new();
@@ -75,11 +71,10 @@ impl Inventory {
             .is_some();
         let of_timescale = if timescale { queries::TIMESCALE } else { &[] };
         for query in queries::POSTGRES.iter().chain(of_timescale) {
-            for row in transaction.query(*query, &[])? {
+            for row in transaction.query(query, &[])? {
                 objects.insert(row.get::<_, String>(0), row.get::<_, Option<String>>(1).unwrap_or_default());
             }
         }
-        transaction.rollback()?;
         Ok(Self(objects))
     }
 

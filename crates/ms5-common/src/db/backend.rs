@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use postgres::Client;
+use crate::db::client::Client;
 
 use crate::db::server_error::reasons;
 use crate::error::{Error, Result};

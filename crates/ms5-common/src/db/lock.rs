@@ -8,7 +8,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use postgres::Client;
+use crate::db::client::Client;
 use postgres::types::Type;
 
 use crate::config::Settings;

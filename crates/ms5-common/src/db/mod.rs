@@ -1,6 +1,7 @@
 //! Everything that talks to the server but TimescaleDB's own catalog: connections, sessions, the lock, the ledger.
 
 pub mod backend;
+pub mod client;
 pub mod connect;
 pub mod ledger;
 pub mod lock;

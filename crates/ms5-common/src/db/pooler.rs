@@ -15,7 +15,8 @@ use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::Duration;
 
-use postgres::{Client, SimpleQueryMessage};
+use crate::db::client::Client;
+use postgres::SimpleQueryMessage;
 
 use crate::config::Settings;
 use crate::db::connect::Connected;

@@ -1,7 +1,7 @@
 //! Sessions as the tools use them: connected by libpq's rules, notices in the log, and the database's identity.
 
-use postgres::Client;
-use postgres::error::{DbError, Severity};
+use crate::db::client::Client;
+use postgres::error::{DbError, Severity, SqlState};
 
 use crate::config::Settings;
 use crate::db::connect::{self, Connected, Kind};
@@ -83,6 +83,10 @@ fn notice(message: DbError) {
         .join("; ");
     // The server translates the severity's word; the parsed one it does not.
     match message.parsed_severity() {
+        // Our own ROLLBACK, to be sure, behind a COMMIT that has failed.
+        Some(Severity::Warning) if *message.code() == SqlState::NO_ACTIVE_SQL_TRANSACTION => {
+            log::debug!("server: {text}");
+        }
         Some(Severity::Warning | Severity::Error | Severity::Fatal | Severity::Panic) => {
             log::warn!("server: {} {}: {text}", message.severity(), message.code().code());
         }

@@ -3,7 +3,7 @@
 //! The intent is committed together with the change, in public.migration_paused_jobs; whoever holds the run's lock next
 //! finds it there and gives the jobs back.
 
-use postgres::Client;
+use crate::db::client::Client;
 use postgres::error::SqlState;
 
 use crate::db::server_error::reasons;
@@ -39,7 +39,7 @@ pub fn pause(client: &mut Client, tables: Option<&[String]>, run_id: &str) -> Sq
     let mut paused = Vec::new();
     for row in rows {
         let (id, job, schema): (i32, String, String) = (row.get(0), row.get(1), row.get(2));
-        let result = client.transaction().and_then(|mut transaction| {
+        let result = client.transaction("").and_then(|mut transaction| {
             transaction.execute(
                 "INSERT INTO public.migration_paused_jobs (job_id, job, run_id) VALUES ($1, $2, $3)
                  ON CONFLICT (job_id) DO NOTHING",
@@ -68,7 +68,7 @@ pub fn give_back(client: &mut Client) -> SqlResult<Vec<String>> {
     let mut given = Vec::new();
     for row in paused {
         let (id, job): (i32, String) = (row.get(0), row.get(1));
-        let mut transaction = client.transaction()?;
+        let mut transaction = client.transaction("")?;
         transaction.execute("DELETE FROM public.migration_paused_jobs WHERE job_id = $1", &[&id])?;
         let schema = transaction.query_opt(
             "SELECT quote_ident(n.nspname) FROM pg_catalog.pg_extension e

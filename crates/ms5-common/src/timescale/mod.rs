@@ -2,7 +2,7 @@
 
 pub mod jobs;
 
-use postgres::Client;
+use crate::db::client::Client;
 
 use crate::db::server_error::{connection_lost, reasons};
 use crate::error::{Error, Result};

@@ -22,7 +22,9 @@ use std::time::{Duration, Instant};
 
 use postgres::config::{SslMode as CrateSslMode, SslNegotiation};
 use postgres::error::DbError;
-use postgres::{CancelToken, Client, Config};
+use tokio_postgres::{CancelToken, Config};
+
+use crate::db::client::{self, Client};
 
 pub use self::error::{Cause, ConnectError, Failure, Kind, ServerMessage, Target};
 pub use self::passfile::{FoundPassword, PasswordSource, find_password};
@@ -93,8 +95,11 @@ impl Canceller {
         let mut opener = self.opener.clone();
         opener.watch = Arc::clone(&watch);
         opener.deadline = Instant::now().checked_add(self.timeout);
-        self.token.cancel_query(opener).map_err(|error| {
-            let failure = judge(&error, &watch, self.settings.is_socket());
+        let socket = self.settings.is_socket();
+        let asked = client::runtime().map_err(|error| no_loop(&error)).and_then(|runtime| {
+            runtime.block_on(self.token.cancel_query(opener)).map_err(|error| judge(&error, &watch, socket))
+        });
+        asked.map_err(|failure| {
             let circumstances = Circumstances {
                 settings: &self.settings,
                 passfile: None,
@@ -269,8 +274,8 @@ impl Run<'_> {
         let socket = matches!(place, Place::Socket(_));
         let outcome = match self.config(place, deadline) {
             None => Err(Failure::new(Cause::TimedOut, "no time was left of the connect timeout")),
-            Some(config) if socket => open_socket(config, opener.clone()),
-            Some(config) => config.connect(opener.clone()).map_err(|error| judge(&error, &watch, false)),
+            Some(config) if socket => open_socket(config, opener.clone(), &self.notice),
+            Some(config) => log_in(&config, opener.clone(), &self.notice, false),
         };
         match outcome {
             Ok(client) => {
@@ -297,7 +302,7 @@ impl Run<'_> {
         }
     }
 
-    /// The `postgres` crate's configuration for one attempt; none if no time is left for it.
+    /// The engine's configuration for one attempt; none if no time is left for it.
     fn config(&self, place: &Place, deadline: Option<Instant>) -> Option<Config> {
         let settings = self.settings;
         let mut config = Config::new();
@@ -330,8 +335,6 @@ impl Run<'_> {
             let left = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
             config.connect_timeout(left);
         }
-        let notice = Arc::clone(&self.notice);
-        config.notice_callback(move |message| notice(message));
         Some(config)
     }
 
@@ -460,17 +463,28 @@ fn check(settings: &Settings) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Connects, as far as to the first answer to a log-in that went well.
+fn log_in(config: &Config, opener: Opener, notice: &Notices, socket: bool) -> Result<Client, Failure> {
+    let (watch, notice) = (Arc::clone(&opener.watch), Arc::clone(notice));
+    let runtime = client::runtime().map_err(|error| no_loop(&error))?;
+    Client::open(runtime, config, opener, move |message| notice(message))
+        .map_err(|error| judge(&error, &watch, socket))
+}
+
+fn no_loop(error: &io::Error) -> Failure {
+    Failure::new(Cause::Network, format!("the system has no event loop left to connect with: {error}"))
+}
+
 /// Connects to a socket file. There the crate gives the opener no say, so if there is a deadline, a thread
 /// does the waiting; should the server answer it later, that session is dropped.
-fn open_socket(config: Config, opener: Opener) -> Result<Client, Failure> {
-    let watch = Arc::clone(&opener.watch);
-    let judge = |error: postgres::Error| judge(&error, &watch, true);
+fn open_socket(config: Config, opener: Opener, notice: &Notices) -> Result<Client, Failure> {
     let Some(deadline) = opener.deadline else {
-        return config.connect(opener).map_err(judge);
+        return log_in(&config, opener, notice, true);
     };
     let (send, receive) = sync_channel(1);
+    let notice = Arc::clone(notice);
     let worker = thread::Builder::new().name("connect".to_owned()).spawn(move || {
-        let _ = send.send(config.connect(opener));
+        let _ = send.send(log_in(&config, opener, &notice, true));
     });
     if let Err(error) = worker {
         return Err(Failure::new(
@@ -479,7 +493,7 @@ fn open_socket(config: Config, opener: Opener) -> Result<Client, Failure> {
         ));
     }
     match receive.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-        Ok(outcome) => outcome.map_err(judge),
+        Ok(outcome) => outcome,
         Err(_) => Err(Failure::new(Cause::TimedOut, "no answer to the log-in within the connect timeout")),
     }
 }

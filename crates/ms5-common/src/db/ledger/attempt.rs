@@ -1,9 +1,10 @@
 //! Attempts: begun before the work, ended with it.
 
-use postgres::{Client, SimpleQueryMessage};
+use crate::db::client::Client;
+use postgres::SimpleQueryMessage;
 use postgres_protocol::escape::escape_literal as quoted;
 
-use super::{SqlResult, State};
+use super::{SqlResult, State, statements};
 use crate::db::backend::Backend;
 use crate::db::lock;
 
@@ -35,6 +36,14 @@ pub struct Begun {
     pub id: i64,
 }
 
+impl Begun {
+    /// The attempt of an answer.
+    #[must_use]
+    pub fn of(answers: &[SimpleQueryMessage]) -> Self {
+        Self { id: value(answers, "id").and_then(|text| text.parse().ok()).unwrap_or_default() }
+    }
+}
+
 /// How an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
@@ -51,7 +60,7 @@ pub enum End {
 }
 
 impl End {
-    const fn word(self) -> &'static str {
+    pub(super) const fn word(self) -> &'static str {
         match self {
             Self::Applied => "applied",
             Self::Failed => "failed",
@@ -61,7 +70,7 @@ impl End {
         }
     }
 
-    const fn success(self) -> bool {
+    pub(super) const fn success(self) -> bool {
         matches!(self, Self::Applied | Self::Adopted | Self::Repaired)
     }
 }
@@ -71,8 +80,6 @@ impl End {
 pub struct Ended<'a> {
     /// How.
     pub end: End,
-    /// The attempt's whole time.
-    pub milliseconds: u64,
     /// The server's code, where it gave one.
     pub sqlstate: Option<&'a str>,
     /// What is to be read of it.
@@ -82,15 +89,46 @@ pub struct Ended<'a> {
 }
 
 /// How a session is made fresh for a file.
-const RESET: &str = "RESET ALL; RESET SESSION AUTHORIZATION; DISCARD TEMP";
-/// How the transaction of a file begins.
-const BEGIN: &str = "BEGIN;";
+const RESET: &str = "RESET ALL; RESET SESSION AUTHORIZATION; DISCARD TEMP;";
 
-/// Resets the session, records the attempt, and, unless the file runs statement by statement, opens the transaction
-/// that applies it: one round trip.
+/// Resets the session and records the attempt at a file that runs statement by statement: one round trip.
 ///
-/// The record is committed before the work begins, so that a killed run leaves a trace; without waiting for
-/// the disk, since losing it to a crash of the server loses nothing but the trace.
+/// # Errors
+/// The client's; 22012 also where the run's lock is no longer held, as its `token` tells.
+pub fn begin_stepwise(
+    client: &mut Client,
+    attempt: Attempt<'_>,
+    backend: &Backend,
+    token: Option<i64>,
+) -> SqlResult<Begun> {
+    let insert = statements::begin(attempt, backend);
+    let answers =
+        client.simple_query(&format!("{}{RESET} {} {}", guard(token), backend.prefix(), traced(&insert)))?;
+    Ok(Begun::of(&answers))
+}
+
+/// A record that is committed before the work begins, so that a killed run leaves a trace; without waiting for the disk,
+/// since losing it to a crash of the server loses nothing but the trace.
+fn traced(insert: &str) -> String {
+    format!("BEGIN; SET LOCAL synchronous_commit TO off; {insert}; COMMIT;")
+}
+
+/// A session that applies files in transactions: whether it has our statements prepared.
+#[derive(Debug, Default)]
+pub struct Prepared(bool);
+
+impl Prepared {
+    /// The statements have to be prepared again: a file that ran may have thrown them away.
+    pub fn forget(&mut self) {
+        self.0 = false;
+    }
+
+    fn again(&mut self) -> String {
+        if std::mem::replace(&mut self.0, true) { String::new() } else { statements::prepare() }
+    }
+}
+
+/// Resets the session, records the attempt, and opens the transaction that applies the file: one round trip.
 ///
 /// # Errors
 /// The client's; 22012 also where the run's lock is no longer held, as its `token` tells.
@@ -99,30 +137,20 @@ pub fn begin(
     attempt: Attempt<'_>,
     backend: &Backend,
     token: Option<i64>,
-    stepwise: bool,
+    prepared: &mut Prepared,
 ) -> SqlResult<Begun> {
+    let insert = statements::begin_prepared(attempt, backend);
     let answers = client.simple_query(&format!(
-        "{}{RESET}; {}
-         BEGIN; SET LOCAL synchronous_commit TO off;
-         INSERT INTO public.migration_attempts
-             (migration_name, migration_file, run_id, checksum, tool_version, host, backend_pid, backend_start, continues)
-             VALUES ({}, {}, {}, {}, {}, {}, {}, {}, {}) RETURNING id;
-         COMMIT; {}",
+        "{}{RESET} {} {} {} BEGIN;",
         guard(token),
         backend.prefix(),
-        quoted(attempt.name),
-        quoted(attempt.file),
-        quoted(attempt.run_id),
-        quoted(attempt.checksum),
-        quoted(attempt.tool_version),
-        quoted(attempt.host),
-        backend.pid,
-        quoted(&backend.since),
-        attempt.continues.map_or_else(|| "NULL".to_owned(), |first| first.to_string()),
-        if stepwise { "" } else { BEGIN },
-    ))?;
-    let id = value(&answers, "id").and_then(|text| text.parse().ok()).unwrap_or_default();
-    Ok(Begun { id })
+        prepared.again(),
+        traced(&insert)
+    ));
+    if answers.is_err() {
+        prepared.forget();
+    }
+    Ok(Begun::of(&answers?))
 }
 
 /// Opens the transaction once more, after a rollback, for the same attempt.
@@ -130,7 +158,7 @@ pub fn begin(
 /// # Errors
 /// The client's.
 pub fn again(client: &mut Client, backend: &Backend) -> SqlResult<()> {
-    client.batch_execute(&format!("{RESET}; {} {BEGIN}", backend.prefix()))
+    client.batch_execute(&format!("{RESET} {} BEGIN;", backend.prefix()))
 }
 
 /// Notes that another session works on the attempt now: a later run looks for that one.
@@ -158,24 +186,47 @@ pub(super) fn guard(token: Option<i64>) -> String {
     token.map(|token| format!("{}; ", lock::guard(token))).unwrap_or_default()
 }
 
-/// Records the success inside the file's transaction and commits both: one round trip.
+/// The message that records the success inside the file's transaction and commits both.
 ///
-/// # Errors
-/// The client's; 22012 also where the run's lock is no longer held, as its `token` tells. A lost connection leaves the
-/// outcome open: ask [`committed`].
+/// With a `next` attempt it is also what [`begin`] does for that one, whose record is in the same transaction: a file that
+/// follows at once costs no message of its own. Read the answer with [`Begun::of`].
+///
+/// Its failure has SQLSTATE 22012 also where the run's lock is no longer held, as its `token` tells, and 26000 where the
+/// file has thrown away what was prepared. After a failure with a `next`, and after a lost connection, only [`committed`]
+/// tells the outcome.
+#[must_use]
 pub fn commit(
-    client: &mut Client,
     attempt: Attempt<'_>,
     begun: &Begun,
     token: Option<i64>,
-    milliseconds: u64,
-) -> SqlResult<()> {
-    let ended = Ended { end: End::Applied, milliseconds, sqlstate: None, message: None, replace: true };
+    prepared: &mut Prepared,
+    next: Option<(Attempt<'_>, &Backend)>,
+) -> String {
+    let (record, fresh) = match next {
+        None => (String::new(), String::new()),
+        Some((next, backend)) => (
+            format!("{};", statements::begin_prepared(next, backend)),
+            format!("; {RESET} {} BEGIN", backend.prefix()),
+        ),
+    };
     // SET ROLE or search_path of the file must not reach the ledger.
-    client.batch_execute(&format!(
-        "RESET SESSION AUTHORIZATION; {}{}; COMMIT",
+    format!(
+        "RESET SESSION AUTHORIZATION; {}{} {}; {record} COMMIT{fresh}",
         guard(token),
-        write(attempt, begun.id, ended)
+        prepared.again(),
+        statements::end_prepared(attempt, begun.id),
+    )
+}
+
+/// Takes back the record of an attempt whose file was not begun after all.
+///
+/// # Errors
+/// The client's.
+pub fn withdraw(client: &mut Client, attempt: Attempt<'_>) -> SqlResult<()> {
+    client.batch_execute(&format!(
+        "DELETE FROM public.migration_attempts WHERE migration_name = {} AND run_id = {} AND outcome = 'running'",
+        quoted(attempt.name),
+        quoted(attempt.run_id)
     ))
 }
 
@@ -199,7 +250,7 @@ pub fn committed(client: &mut Client, attempt: Attempt<'_>, begun: &Begun) -> Sq
 /// # Errors
 /// The client's.
 pub fn end(client: &mut Client, attempt: Attempt<'_>, id: i64, ended: Ended<'_>) -> SqlResult<()> {
-    client.batch_execute(&write(attempt, id, ended))
+    client.batch_execute(&statements::ended(attempt, id, ended))
 }
 
 /// Records a success that nothing was run for.
@@ -213,57 +264,9 @@ pub fn record(
     end: End,
     message: &str,
 ) -> SqlResult<()> {
-    let begun = begin(client, attempt, backend, None, true)?;
-    let ended = Ended { end, milliseconds: 0, sqlstate: None, message: Some(message), replace: true };
+    let begun = begin_stepwise(client, attempt, backend, None)?;
+    let ended = Ended { end, sqlstate: None, message: Some(message), replace: true };
     self::end(client, attempt, begun.id, ended)
-}
-
-/// The one statement that ends an attempt and writes migration_log, both with the same time; and the texts.
-fn write(attempt: Attempt<'_>, id: i64, ended: Ended<'_>) -> String {
-    let optional = |text: Option<&str>| text.map_or_else(|| "NULL".to_owned(), quoted);
-    let success = ended.end.success();
-    // A NUL cannot stand in a text value; a message of the server never holds one, ours might quote a file.
-    let message = ended.message.map(|text| text.replace('\0', "\u{fffd}"));
-    let update = format!(
-        "UPDATE public.migration_attempts SET outcome = {}, finished_at = pg_catalog.clock_timestamp(),
-             sqlstate = {}, message = {}, replaced = (SELECT r FROM old) WHERE id = {id} RETURNING id, finished_at",
-        quoted(ended.end.word()),
-        optional(ended.sqlstate),
-        optional(message.as_deref()),
-    );
-    let old = format!(
-        "old AS (SELECT pg_catalog.to_jsonb(l) AS r FROM public.migration_log l WHERE {} AND migration_name = {})",
-        ended.replace,
-        quoted(attempt.name)
-    );
-    if !ended.replace {
-        return format!("WITH {old} {update}");
-    }
-    let kept = attempt.kept.filter(|_| success).map(|statements| {
-        let texts: Vec<String> = statements.iter().map(|text| quoted(text)).collect();
-        format!(
-            ", kept AS (INSERT INTO public.migration_texts VALUES ({}, ARRAY[{}]::text[]) ON CONFLICT DO NOTHING)",
-            quoted(attempt.checksum),
-            texts.join(", ")
-        )
-    });
-    format!(
-        "WITH {old}, done AS ({update}){}
-         INSERT INTO public.migration_log (migration_name, migration_file, applied_at, applied_by,
-             execution_time_ms, success, error_message, checksum, attempt_id)
-         SELECT {}, {}, finished_at, current_user, {}, {success}, {}, {}, id FROM done
-         ON CONFLICT (migration_name) DO UPDATE SET migration_file = excluded.migration_file,
-             applied_at = excluded.applied_at, applied_by = excluded.applied_by,
-             execution_time_ms = excluded.execution_time_ms, success = excluded.success,
-             error_message = excluded.error_message, checksum = excluded.checksum,
-             attempt_id = excluded.attempt_id",
-        kept.unwrap_or_default(),
-        quoted(attempt.name),
-        quoted(attempt.file),
-        i32::try_from(ended.milliseconds).unwrap_or(i32::MAX),
-        optional(message.as_deref().filter(|_| !success)),
-        quoted(attempt.checksum),
-    )
 }
 
 /// How the last attempt at a migration ended.

@@ -1,6 +1,6 @@
 //! The ledger's tables: which layout a database has, and how it is brought up to date.
 
-use postgres::Client;
+use crate::db::client::Client;
 
 use super::SqlResult;
 
@@ -131,7 +131,7 @@ pub fn state(client: &mut Client) -> SqlResult<State> {
 /// # Errors
 /// The client's.
 pub fn ensure(client: &mut Client) -> SqlResult<()> {
-    let mut transaction = client.transaction()?;
+    let mut transaction = client.transaction("")?;
     transaction.batch_execute(ENSURE)?;
     transaction.batch_execute(&format!("COMMENT ON TABLE public.migration_attempts IS '{LAYOUT}'"))?;
     transaction.commit()

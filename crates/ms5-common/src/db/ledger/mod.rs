@@ -7,13 +7,14 @@
 
 mod attempt;
 mod layout;
+mod statements;
 pub mod steps;
 
-use postgres::Client;
+use crate::db::client::Client;
 
 pub use attempt::{
-    Attempt, Begun, End, Ended, LastAttempt, again, begin, close_interrupted, commit, committed, end,
-    last_attempts, moved, record,
+    Attempt, Begun, End, Ended, LastAttempt, Prepared, again, begin, begin_stepwise, close_interrupted,
+    commit, committed, end, last_attempts, moved, record, withdraw,
 };
 pub use layout::{State, ensure, state};
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use postgres::Client;
+use crate::db::client::Client;
 use postgres_protocol::escape::escape_literal as quoted;
 
 use super::SqlResult;
