@@ -66,7 +66,17 @@ fn every_way_to_end_keeps_to_the_schema() {
     // The code under MS5_EXIT=classic is the caller's; the record keeps the real one.
     let classic = lab.runner("--json --bogus").env("MS5_EXIT", "classic").run().expect(1);
     assert_eq!(classic.records().last().unwrap()["exit"], 2);
-    assert_eq!(check(&Program::tool("pre-validate").arg("--json").run().expect(70)), ["start", "verdict"]);
+    assert_eq!(check(&Program::tool("backup-manager").arg("--json").run().expect(70)), ["start", "verdict"]);
+    let checks = |ran: &Ran| check(ran).iter().filter(|kind| *kind == "check").count();
+    let validate = || {
+        Program::tool("pre-validate")
+            .envs(&lab.database.variables())
+            .env("MS5_HOME", lab.home())
+            .args(["--json", "--quick"])
+    };
+    let wanted = Program::tool("pre-validate").arg("--list-checks").run().expect(0).stdout().lines().count();
+    assert_eq!(checks(&validate().run()), wanted);
+    assert!(checks(&validate().env("DB_PORT", "1").run().expect(4)) > 8);
 }
 
 #[test]

@@ -9,11 +9,11 @@ use ms5_common::db::server_error::{ServerError, reasons};
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 use ms5_common::interrupt;
+use ms5_common::machine;
 use ms5_common::migrations::Migration;
 use ms5_common::tool::Context;
 use ms5_common::{success, timescale};
 use serde_json::json;
-use sysinfo::System;
 
 use crate::apply::{Job, Outcome, SharedLock, Worker};
 use crate::args::TOOL_VERSION;
@@ -57,7 +57,7 @@ pub(crate) fn run(
     let there = Inventory::take(client).map_err(unreadable("the catalog"))?;
     prove(&wanted, &there)?;
 
-    let host = System::host_name().unwrap_or_else(|| "unknown".to_owned());
+    let host = machine::host_name();
     let message = format!("adopted: applied to a scratch database, {} objects compared", wanted.len());
     for migration in &adopted {
         let kept = if input.has_variables { None } else { kept::statements(migration) };
@@ -162,7 +162,7 @@ fn build(
     ledger::ensure(&mut session.client).map_err(unreadable("the scratch database"))?;
     let lock = SharedLock::new(None);
     let mut worker = Worker::new(&sessions, session, &lock, None, 0);
-    let host = System::host_name().unwrap_or_else(|| "unknown".to_owned());
+    let host = machine::host_name();
     for migration in files {
         log::info!("Applying {} to the scratch database", migration.title);
         let job = Job {

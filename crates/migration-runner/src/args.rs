@@ -33,6 +33,7 @@ const LOCK_RETRIES: &str = "--lock-retries";
 const STATEMENT_TIMEOUT: &str = "--statement-timeout";
 const MAINTENANCE_WORK_MEM: &str = "--maintenance-work-mem";
 const GATE: &str = "--gate";
+const REPORT: &str = "--report";
 const GATE_MAX_AGE: &str = "--gate-max-age";
 const LOCK_WAIT: &str = "--lock-wait";
 const SINGLE_SESSION: &str = "--unsafe-single-session";
@@ -81,6 +82,7 @@ pub(crate) const SPEC: Spec = Spec {
             "Start only if these records of pre-validate (- is stdin) say that all is well",
         ),
         Flag::value(GATE_MAX_AGE, "HOURS", "How old those records may be").default("24"),
+        Flag::value(REPORT, "FILE", "Write the records to this file too, with or without --json"),
         Flag::value(LOCK_WAIT, "SECONDS", "How long to wait while another run holds the lock").default("10"),
         Flag::value(
             LOCK_TIMEOUT,
@@ -156,6 +158,7 @@ pub(crate) struct Options {
     pub(crate) jobs: usize,
     pub(crate) gate: Option<String>,
     pub(crate) gate_max_age: Duration,
+    pub(crate) report: Option<String>,
     pub(crate) lock_wait: Duration,
     /// Seconds; None where it was not given.
     pub(crate) lock_timeout: Option<f64>,
@@ -189,6 +192,7 @@ impl Options {
             jobs: jobs(arguments)?,
             gate: arguments.value(GATE).map(str::to_owned),
             gate_max_age: Duration::from_secs(hours.saturating_mul(3600)),
+            report: arguments.value(REPORT).map(str::to_owned),
             lock_wait: Duration::from_secs(seconds),
             lock_timeout: arguments.seconds(LOCK_TIMEOUT)?,
             lock_retries: arguments

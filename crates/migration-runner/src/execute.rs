@@ -10,11 +10,11 @@ use ms5_common::db::ledger::Attempt;
 use ms5_common::error::Result;
 use ms5_common::exit::Exit;
 use ms5_common::interrupt;
+use ms5_common::machine;
 use ms5_common::migrations::Migration;
 use ms5_common::success;
 use ms5_common::tool::Context;
 use serde_json::json;
-use sysinfo::System;
 
 use crate::apply::{Job, Left, Outcome, Report, SharedLock, Worker};
 use crate::args::{LOCK_TIMEOUT_DEFAULT, TOOL_VERSION};
@@ -38,7 +38,7 @@ pub(crate) fn run(context: &Context, input: &Input, sessions: &Sessions<'_>, rea
     let new_worker = |session| Worker::new(sessions, session, &lock, patience, input.options.lock_retries);
     let known = input.known();
     let kept = kept::texts(input);
-    let host = System::host_name().unwrap_or_else(|| "unknown".to_owned());
+    let host = machine::host_name();
     let jobs: Vec<Job<'_>> = (input.migrations.iter().zip(&steps).zip(earlier))
         .zip(&kept)
         .map(|(((migration, step), earlier), kept)| {

@@ -4,11 +4,11 @@ use ms5_common::db::ledger::{self, Attempt, End};
 use ms5_common::db::server_error::reasons;
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
+use ms5_common::machine;
 use ms5_common::migrations::Migration;
 use ms5_common::success;
 use ms5_common::tool::Context;
 use serde_json::json;
-use sysinfo::System;
 
 use crate::args::TOOL_VERSION;
 use crate::kept;
@@ -21,7 +21,7 @@ use crate::words::first_words;
 pub(crate) fn run(context: &Context, input: &Input, mut ready: Ready) -> Result<Exit> {
     let known = input.known();
     let standings = ready.seen.standings(&known);
-    let host = System::host_name().unwrap_or_else(|| "unknown".to_owned());
+    let host = machine::host_name();
     let kept = kept::texts(input);
     let mut repaired = 0;
     for (index, migration) in input.migrations.iter().enumerate() {

@@ -1,15 +1,12 @@
 //! The flow of a run: read everything, check everything, then do what the flags ask for.
 
-use std::fs::File;
-use std::io::{self, BufReader, IsTerminal};
-
 use ms5_common::config::{self, Choices, Environment, Settings};
 use ms5_common::db::connect::Connected;
 use ms5_common::db::server_error::reasons;
 use ms5_common::db::session::{self, Server};
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
-use ms5_common::gate::Story;
+use ms5_common::gate::{self, Story};
 use ms5_common::migrations::{self, Migration};
 use ms5_common::tool::Context;
 use ms5_common::{clock, logging, success};
@@ -18,6 +15,9 @@ use crate::args::{Mode, Options, TOOL, TOOL_VERSION};
 use crate::plan::{Known, Permissions};
 use crate::sessions::Sessions;
 use crate::{adopt, execute, explain, look, prepare, repair, system, variables};
+
+/// What feeds `--gate=-`.
+const CHAIN: &str = "pre-validate --json | migration-runner --gate=-";
 
 /// Everything a run has read before it connects.
 pub(crate) struct Input {
@@ -82,14 +82,16 @@ fn identify(context: &Context, input: &Input, connected: &mut Connected) -> Resu
 /// Flags, variables, files and the gate: all that can be wrong before a server is asked.
 fn read(context: &Context) -> Result<Input> {
     let options = Options::of(&context.arguments)?;
-    if options.gate.as_deref() == Some("-") && io::stdin().is_terminal() {
-        return Err(Error::new(Exit::Usage, "--gate=- reads records from stdin, which is a terminal")
-            .hint("pre-validate --json | migration-runner --gate=-"));
+    if options.gate.as_deref() == Some("-") {
+        gate::refuse_terminal(CHAIN)?;
     }
     let settings =
         config::load(Choices::of(&context.arguments), &context.variables, Environment::Production)?;
     let environment = settings.environment.defaults().name;
     context.recorder.environment(environment);
+    if let Some(file) = &options.report {
+        context.recorder.report_to(file.as_ref())?;
+    }
     logging::open_file(
         &settings.log_dir.join("migrations"),
         &format!("migration_{environment}_{}", clock::file_stamp()),
@@ -107,7 +109,7 @@ fn read(context: &Context) -> Result<Input> {
     log::info!("Environment: {environment}");
     log::info!("Dry run: {}", options.mode == Mode::DryRun);
     // To the end, before anything is connected or locked: the whole pipeline started at once.
-    let story = options.gate.as_deref().map(read_gate).transpose()?;
+    let story = options.gate.as_deref().map(|gate| Story::of(gate, CHAIN)).transpose()?;
     for line in story.iter().flat_map(Story::lines) {
         context.recorder.pass_on(line);
     }
@@ -129,18 +131,6 @@ fn read(context: &Context) -> Result<Input> {
         settings.migrations_dir.display()
     );
     Ok(Input { options, settings, migrations, has_variables: !variables.is_empty(), digest, story })
-}
-
-fn read_gate(gate: &str) -> Result<Story> {
-    if gate == "-" {
-        return Story::read(io::stdin().lock());
-    }
-    let file = File::open(gate).map_err(|error| {
-        Error::new(Exit::Config, format!("cannot read the records of {gate}"))
-            .because(error)
-            .hint("pre-validate --json > FILE writes them; then --gate=FILE")
-    })?;
-    Story::read(BufReader::new(file))
 }
 
 /// A failed look at the database, before anything was touched.

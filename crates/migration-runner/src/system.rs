@@ -3,9 +3,8 @@
 
 use std::path::Path;
 
-use sysinfo::{Disks, System};
+use ms5_common::machine::{self, FreeSpace, GIB, MIB};
 
-const GIB: u64 = 1 << 30;
 /// The spec's minimum of free disk.
 const MIN_DISK: u64 = 10 * GIB;
 /// The spec's minimum of total memory.
@@ -14,14 +13,7 @@ const MIN_MEMORY: u64 = 4 * GIB;
 /// Logs what there is, as WARN where it is below the spec's minimum.
 pub(crate) fn check(home: &Path) {
     let home = ms5_common::config::absolute(home);
-    let disks = Disks::new_with_refreshed_list();
-    // The disk with the longest mount point above the folder is the one that holds it.
-    let free = disks
-        .iter()
-        .filter(|disk| home.starts_with(disk.mount_point()))
-        .max_by_key(|disk| disk.mount_point().as_os_str().len())
-        .map(sysinfo::Disk::available_space);
-    match free {
+    match FreeSpace::look().under(&home) {
         Some(free) if free < MIN_DISK => {
             log::warn!(
                 "Disk space: {} GB free under {}, less than {} GB",
@@ -33,11 +25,9 @@ pub(crate) fn check(home: &Path) {
         Some(free) => log::info!("Disk space: {} GB free under {}", free / GIB, home.display()),
         None => log::warn!("Disk space: cannot be read for {}", home.display()),
     }
-    let mut system = System::new();
-    system.refresh_memory();
-    let (total, available) = (system.total_memory(), system.available_memory());
-    let text = format!("Memory: {} MB in all, {} MB available", total / 1024 / 1024, available / 1024 / 1024);
-    if total < MIN_MEMORY {
+    let memory = machine::memory();
+    let text = format!("Memory: {} MB in all, {} MB available", memory.total / MIB, memory.available / MIB);
+    if memory.total < MIN_MEMORY {
         log::warn!("{text}, less than {} GB in all", MIN_MEMORY / GIB)
     } else {
         log::info!("{text}")

@@ -3,7 +3,8 @@
 //! A pipeline starts all its tools at once, so a gate reads to the end of its input before its tool connects
 //! or locks anything. That makes the chain safe without `set -o pipefail`.
 
-use std::io::BufRead;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, IsTerminal};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -14,6 +15,19 @@ use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::record::Identity;
 
+/// Refuses `--gate=-` where nobody feeds it; a tool asks before it writes a log file.
+///
+/// # Errors
+/// [`Exit::Usage`], with `example` as the hint.
+pub fn refuse_terminal(example: &str) -> Result<()> {
+    if io::stdin().is_terminal() {
+        return Err(
+            Error::new(Exit::Usage, "--gate=- reads records from stdin, which is a terminal").hint(example)
+        );
+    }
+    Ok(())
+}
+
 /// The records of the tools before this one.
 #[derive(Debug, Default)]
 pub struct Story {
@@ -22,6 +36,24 @@ pub struct Story {
 }
 
 impl Story {
+    /// Reads what `--gate` names, a file or stdin (`-`), to its end. `example` is a command line that writes records for it.
+    ///
+    /// # Errors
+    /// [`Exit::Usage`] where stdin is a terminal, [`Exit::Config`] for a file that cannot be read, and those of
+    /// [`Story::read`].
+    pub fn of(gate: &str, example: &str) -> Result<Self> {
+        if gate == "-" {
+            refuse_terminal(example)?;
+            return Self::read(io::stdin().lock());
+        }
+        let file = File::open(gate).map_err(|error| {
+            Error::new(Exit::Config, format!("cannot read the records of {gate}"))
+                .because(error)
+                .hint("--json > FILE writes them; then --gate=FILE")
+        })?;
+        Self::read(BufReader::new(file))
+    }
+
     /// Reads records to the end of the input.
     ///
     /// # Errors
@@ -52,6 +84,14 @@ impl Story {
     #[must_use]
     pub fn lines(&self) -> &[String] {
         &self.lines
+    }
+
+    /// The records of a type that the newest run of `tool` has written, in their order.
+    pub fn records<'a>(&'a self, tool: &str, kind: &'a str) -> impl Iterator<Item = &'a Value> {
+        let start = self.records.iter().rfind(|record| record["tool"] == tool && record["type"] == "start");
+        self.records.iter().filter(move |record| {
+            record["type"] == kind && start.is_some_and(|start| record["run_id"] == start["run_id"])
+        })
     }
 
     /// Checks that `tool` ended well on these migration files, not too long ago; answers with the run to
@@ -96,6 +136,39 @@ impl Story {
                 max_age.as_secs() / 60
             ))),
             _ => Err(refuse(format!("the verdict of {tool} has no usable time"))),
+        }
+    }
+}
+
+impl Story {
+    /// As [`Story::require`] for migration-runner: a run that was to change the database, not one that only looked.
+    ///
+    /// # Errors
+    /// [`Exit::Failed`], naming what is missing or wrong.
+    pub fn require_migrated(&self, migrations_digest: &str, max_age: Duration) -> Result<Passed<'_>> {
+        let passed = self.require("migration-runner", migrations_digest, max_age)?;
+        let of_run = |record: &&Value| record["run_id"] == passed.start["run_id"];
+        // What each way to run leaves: a dry run says what it would do, --status how files stand, --plan statements.
+        let looked = self.records.iter().filter(of_run).find_map(|record| {
+            let counts = &record["counts"];
+            if record["outcome"] == "would run" || counts.get("would_run").is_some() {
+                Some("it was a dry run")
+            } else if record.get("standing").is_some() || counts.get("pending").is_some() {
+                Some("it only showed the status")
+            } else if record["type"] == "statement" || counts.get("statements").is_some() {
+                Some("it only showed the plan")
+            } else {
+                None
+            }
+        });
+        match looked {
+            None => Ok(passed),
+            Some(why) => Err(Error::new(
+                Exit::Failed,
+                format!("the gate is closed: migration-runner changed nothing: {why}"),
+            )
+            .because("nothing was touched")
+            .hint("run migration-runner --json without --dry-run, --status and --plan, and pass its output to --gate")),
         }
     }
 }
@@ -152,6 +225,32 @@ mod tests {
 
     fn check(text: &str) -> Result<()> {
         Story::read(text.as_bytes())?.require("pre-validate", "d", DAY)?.same_database(&identity())
+    }
+
+    #[test]
+    fn a_runner_that_only_looked_does_not_open_it() {
+        let now = clock::record_time();
+        let run = |between: &str, counts: &str| {
+            let text = format!("{}\n{between}{}\n", start(), verdict(true, &now))
+                .replace("pre-validate", "migration-runner")
+                .replace("\"exit\":0", &format!("\"exit\":0,\"counts\":{counts}"));
+            Story::read(text.as_bytes())
+                .unwrap()
+                .require_migrated("d", DAY)
+                .map(|_| ())
+                .map_err(|e| e.message().to_owned())
+        };
+        run("", r#"{"applied":0,"skipped":9}"#).unwrap();
+        let line = |text: &str| format!("{text}\n");
+        run(&line(r#"{"type":"migration","run_id":"r","outcome":"applied"}"#), r#"{"applied":1}"#).unwrap();
+        for (record, counts, why) in [
+            (r#"{"type":"migration","run_id":"r","outcome":"would run"}"#, "{}", "dry run"),
+            ("", r#"{"would_run":0}"#, "dry run"),
+            (r#"{"type":"migration","run_id":"r","standing":"applied"}"#, "{}", "status"),
+            (r#"{"type":"statement","run_id":"r"}"#, "{}", "plan"),
+        ] {
+            assert!(run(&line(record), counts).unwrap_err().contains(why), "{why}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! other way), `sql` does no I/O, and nothing here knows a tool.
 
 pub mod catalog;
+pub mod check;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -11,9 +12,12 @@ pub mod db;
 pub mod effects;
 pub mod error;
 pub mod exit;
+pub mod expected;
+pub mod fingerprint;
 pub mod gate;
 pub mod interrupt;
 pub mod logging;
+pub mod machine;
 pub mod migrations;
 pub mod progress;
 pub mod record;

@@ -1,16 +1,20 @@
-//! Records: one JSON object a line on stdout under `--json`, for pipelines and for the next tool.
+//! Records: one JSON object a line on stdout under `--json`, for pipelines and for the next tool, and in a report file.
 //!
 //! docs/records.md documents the types; docs/records.schema.json is the schema that a test holds the tools to.
 
 use std::collections::hash_map::RandomState;
+use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher, Hasher};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use serde_json::{Map, Value, json};
 
 use crate::clock;
+use crate::error::{Error, Result};
 use crate::exit::Exit;
 
 /// Which database a run worked on, so that a gate can tell it from another one.
@@ -54,6 +58,7 @@ pub struct Recorder {
 struct State {
     /// None without `--json`, and after the reader has gone away.
     out: Option<Box<dyn Write + Send>>,
+    report: Option<ReportFile>,
     environment: Option<String>,
     started: bool,
     ended: bool,
@@ -75,6 +80,7 @@ impl Recorder {
             begun: Instant::now(),
             state: Mutex::new(State {
                 out,
+                report: None,
                 environment: None,
                 started: false,
                 ended: false,
@@ -87,6 +93,22 @@ impl Recorder {
     #[must_use]
     pub fn run_id(&self) -> &str {
         &self.run_id
+    }
+
+    /// Writes every record from now on to a file too. It has its name once the verdict is in it: a report that was there
+    /// before stays until then, and half a report is never taken for a whole one.
+    ///
+    /// # Errors
+    /// [`Exit::Config`] where it cannot be created.
+    pub fn report_to(&self, path: &Path) -> Result<()> {
+        let report = ReportFile::create(path).map_err(|error| {
+            Error::new(Exit::Config, format!("cannot write the report {}", path.display()))
+                .because(error)
+                .because("nothing was touched")
+                .hint("name a file in a folder that you may write to: --report=FILE")
+        })?;
+        self.state().report = Some(report);
+        Ok(())
     }
 
     /// The environment that the run is for, known once the settings are.
@@ -145,6 +167,11 @@ impl Recorder {
                 "error": error,
             }),
         );
+        if let Some(report) = self.state().report.take()
+            && let Err((path, error)) = report.finish()
+        {
+            log::warn!("cannot finish the report {}: {error}", path.display());
+        }
     }
 
     /// Passes on a line that another tool wrote.
@@ -172,10 +199,61 @@ impl Recorder {
             // The reader is gone; the work goes on and the exit code still tells how it ended.
             state.out = None;
         }
+        if let Some(report) = &mut state.report {
+            report.put(line);
+        }
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A report that is being written beside the name that it will have.
+struct ReportFile {
+    file: File,
+    path: PathBuf,
+    /// None for what is no regular file (a pipe, a device): it is written in place.
+    beside: Option<PathBuf>,
+    failed: Option<io::Error>,
+}
+
+impl ReportFile {
+    /// Records quote what servers say, and that may quote data: the file is its owner's only.
+    fn create(path: &Path) -> io::Result<Self> {
+        if fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
+            let file = OpenOptions::new().write(true).open(path)?;
+            return Ok(Self { file, path: path.to_owned(), beside: None, failed: None });
+        }
+        if path.is_dir() {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
+        let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
+        name.push(format!(".{}.part", std::process::id()));
+        let beside = path.with_file_name(name);
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        Ok(Self { file, path: path.to_owned(), beside: Some(beside), failed: None })
+    }
+
+    fn put(&mut self, line: &str) {
+        if self.failed.is_none() {
+            self.failed = writeln!(self.file, "{line}").err();
+        }
+    }
+
+    fn finish(self) -> std::result::Result<(), (PathBuf, io::Error)> {
+        let Self { file, path, beside, failed } = self;
+        let Some(beside) = beside else {
+            return failed.map_or(Ok(()), |error| Err((path, error)));
+        };
+        let done = match failed {
+            Some(error) => Err(error),
+            None => file.sync_all().and_then(|()| fs::rename(&beside, &path)),
+        };
+        done.map_err(|error| {
+            let _ = fs::remove_file(&beside);
+            (path, error)
+        })
     }
 }
 
@@ -224,6 +302,27 @@ mod tests {
         assert_eq!(records[1]["ok"], false);
         assert_eq!(records[1]["counts"]["applied"], 3);
         assert_eq!(records[0]["run_id"], records[1]["run_id"]);
+    }
+
+    #[test]
+    fn a_report_has_its_name_once_it_is_whole_and_is_its_owners_only() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = std::env::temp_dir().join(format!("ms5-report-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("report.jsonl");
+        fs::write(&path, "of yesterday").unwrap();
+        let recorder = Recorder::to("tool", "0", None);
+        recorder.report_to(&path).unwrap();
+        recorder.pass_on("{}");
+        recorder.start(None, None);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "of yesterday");
+        recorder.verdict(Exit::Done, None);
+        assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 3);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+        let nowhere = folder.join("nowhere/report.jsonl");
+        assert_eq!(Recorder::to("tool", "0", None).report_to(&nowhere).unwrap_err().exit(), Exit::Config);
+        fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]

@@ -1,23 +1,157 @@
 //! The command line of post-validate.
 
-use ms5_common::cli::{ENVIRONMENT, Flag, HELP, JSON, LOG_DIR, MIGRATIONS_DIR, Spec, VERBOSE, VERSION};
+use std::time::Duration;
 
-/// Flags as the old script had them, and what all tools share.
+use ms5_common::cli::{
+    ENVIRONMENT, Flag, HELP, JSON, LOG_DIR, MIGRATIONS_DIR, Parsed, Spec, VERBOSE, VERSION,
+};
+use ms5_common::error::{Error, Result};
+use ms5_common::exit::Exit;
+use ms5_common::machine;
+
+/// The tool's name, as it stands in records and in pg_stat_activity.
+pub(crate) const TOOL: &str = "post-validate";
+/// The tool's version, as it stands in records.
+pub(crate) const TOOL_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+const PERFORMANCE: &str = "--performance-test";
+const NO_INTEGRITY: &str = "--no-data-integrity";
+const STRICT: &str = "--strict";
+const EXPECTED: &str = "--expected";
+const GATE: &str = "--gate";
+const AGAINST: &str = "--against";
+const JOBS: &str = "--jobs";
+const GATE_MAX_AGE: &str = "--gate-max-age";
+const REPORT: &str = "--report";
+const LIST_CHECKS: &str = "--list-checks";
+
+/// Flags as the old script had them, what all tools share, and additions.
 pub(crate) const SPEC: Spec = Spec {
-    tool: "post-validate",
-    about: "Checks, after a migration, that everything promised is there and that nothing was lost.",
+    tool: TOOL,
+    about: "Checks, after a migration, that everything promised is there and works. Changes nothing.",
     usage: "[FLAGS]",
     flags: &[
         ENVIRONMENT.default("production"),
-        Flag::switch("--performance-test", "Time the queries of expected.json and show their plans"),
-        Flag::switch("--no-data-integrity", "Leave out the rows written, read back and rolled back"),
+        Flag::switch(
+            PERFORMANCE,
+            "Time the queries of expected.json, look at their plans and at what compression saves",
+        ),
+        Flag::switch(NO_INTEGRITY, "Leave out the rows written, read back and rolled back"),
         VERBOSE,
-        JSON,
+        Flag::switch(STRICT, "A warning is a failure"),
+        Flag::value(EXPECTED, "FILE", "What must be there").default("expected.json beside the migrations"),
         MIGRATIONS_DIR,
         LOG_DIR,
+        JSON,
+        Flag::value(REPORT, "FILE", "Write the records to this file too, with or without --json"),
+        Flag::value(
+            GATE,
+            "FILE",
+            "Start only if these records (- is stdin) say that pre-validate passed and migration-runner ran",
+        ),
+        Flag::value(
+            AGAINST,
+            "FILE",
+            "The same as --gate, and compare every row with what pre-validate has counted and hashed",
+        ),
+        Flag::value(JOBS, "N", "With --against: sessions that count and hash at once").default("number of cores"),
+        Flag::value(GATE_MAX_AGE, "HOURS", "How old those records may be").default("24"),
+        Flag::switch(LIST_CHECKS, "Show what is looked at, as a table, and do nothing"),
         HELP,
         VERSION,
     ],
     positionals: &[],
-    epilog: "This tool is not built yet: beyond --help and --version it ends with exit 70 and touches nothing.",
+    epilog: "\
+It leaves nothing in the database: rows it writes are rolled back at once and take no value of a sequence. It makes
+nobody wait: no statement waits for a lock, or takes, longer than a second; what is busy is a WARN. The queries of
+--performance-test may take ten times their limit, at least 10 s.
+
+Variables (they name the database; PGHOST, PGPORT, PGUSER, PGDATABASE and PGSERVICE are ignored):
+  DB_HOST, DB_PORT, DB_NAME, DB_USER   defaults by environment, DB_HOST localhost (a path is a socket folder)
+  POSTGRES_PASSWORD_PRODUCTION, _STAGING, _DEV, _TEST   the password; then PGPASSWORD, then the password file
+  PGSSLMODE, PGSSLROOTCERT, PGSSLCERT, PGSSLKEY, PGCONNECT_TIMEOUT, PGOPTIONS, PGAPPNAME   as for libpq
+  ENVIRONMENT, MS5_HOME, MS5_MIGRATIONS_DIR, MS5_LOG_DIR   as the flags; MS5_HOME holds migrations/ and logs/
+  MS5_EXIT=classic   every failure is exit 1, as in the old scripts
+
+Exit codes:
+  0 all is well; 1 a check failed (with --strict: or warned), or the gate is closed; 2 wrong usage; 3 wrong
+  configuration or input; 4 cannot connect; 70 a bug; 129, 130, 143 stopped by a signal",
 };
+
+/// The command line, understood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)]
+pub(crate) struct Options {
+    pub(crate) performance: bool,
+    pub(crate) integrity: bool,
+    pub(crate) strict: bool,
+    pub(crate) expected: Option<String>,
+    pub(crate) gate: Option<String>,
+    /// Whether the gate's records are what rows are compared with.
+    pub(crate) against: bool,
+    pub(crate) jobs: usize,
+    pub(crate) gate_max_age: Duration,
+    pub(crate) report: Option<String>,
+    pub(crate) list_checks: bool,
+}
+
+impl Options {
+    /// Understands a command line that is well formed.
+    ///
+    /// # Errors
+    /// Wrong usage: a number that is none, flags that exclude each other.
+    pub(crate) fn of(arguments: &Parsed) -> Result<Self> {
+        let text = |flag: &str| arguments.value(flag).map(str::to_owned);
+        let hours = arguments.number(GATE_MAX_AGE)?.unwrap_or(24);
+        let list_checks = arguments.has(LIST_CHECKS);
+        if list_checks && arguments.has(JSON.name) {
+            return Err(Error::new(Exit::Usage, "--list-checks and --json exclude each other")
+                .hint("post-validate --help lists the flags"));
+        }
+        if arguments.value(GATE).is_some() && arguments.value(AGAINST).is_some() {
+            return Err(Error::new(Exit::Usage, "--against is a gate itself: it excludes --gate")
+                .hint("post-validate --help lists the flags"));
+        }
+        let jobs = match arguments.number(JOBS)? {
+            Some(0) => {
+                return Err(Error::new(Exit::Usage, "--jobs=0 would read nothing")
+                    .hint("post-validate --help lists the flags"));
+            }
+            Some(number) => usize::try_from(number).unwrap_or(usize::MAX),
+            None => machine::processors(),
+        };
+        Ok(Self {
+            performance: arguments.has(PERFORMANCE),
+            integrity: !arguments.has(NO_INTEGRITY),
+            strict: arguments.has(STRICT),
+            expected: text(EXPECTED),
+            gate: text(GATE).or_else(|| text(AGAINST)),
+            against: arguments.value(AGAINST).is_some(),
+            jobs,
+            gate_max_age: Duration::from_secs(hours.saturating_mul(3600)),
+            report: text(REPORT),
+            list_checks,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(line: &str) -> Result<Options> {
+        let words = line.split_whitespace().map(std::ffi::OsString::from).collect();
+        Options::of(&ms5_common::cli::parse(&SPEC, words)?)
+    }
+
+    #[test]
+    fn defaults_and_flags() {
+        let plain = of("").unwrap();
+        assert!(plain.integrity && !plain.performance && !plain.strict && plain.gate.is_none());
+        assert_eq!(plain.gate_max_age, Duration::from_secs(86_400));
+        let all = of("--performance-test --no-data-integrity --strict --gate - --gate-max-age=1").unwrap();
+        assert!(all.performance && !all.integrity && all.strict);
+        assert_eq!((all.gate.as_deref(), all.gate_max_age), (Some("-"), Duration::from_secs(3600)));
+        assert_eq!(of("--list-checks --json").unwrap_err().exit(), Exit::Usage);
+    }
+}

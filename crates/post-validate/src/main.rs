@@ -1,17 +1,14 @@
-//! Checks, after a migration, that everything promised is there and that nothing was lost.
-//!
-//! Not built yet: it parses its arguments, prints its help, and says so for the rest.
+//! Checks, after a migration, that everything promised is there and works, and leaves nothing behind.
 
 mod args;
+mod catalog;
+mod checks;
+mod plan;
+mod probe;
+mod run;
 
 use std::process::ExitCode;
 
-use ms5_common::error::Error;
-use ms5_common::exit::Exit;
-use ms5_common::tool;
-
 fn main() -> ExitCode {
-    tool::run(&args::SPEC, module_path!(), env!("CARGO_PKG_VERSION"), |_| {
-        Err(Error::new(Exit::Bug, "post-validate is not built yet").because("nothing was touched"))
-    })
+    ms5_common::tool::run(&args::SPEC, module_path!(), args::TOOL_VERSION, run::run)
 }

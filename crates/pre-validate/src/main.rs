@@ -1,17 +1,11 @@
 //! Checks, before a migration, that this machine, the server and the files are ready for it.
-//!
-//! Not built yet: it parses its arguments, prints its help, and says so for the rest.
 
 mod args;
+mod checks;
+mod run;
 
 use std::process::ExitCode;
 
-use ms5_common::error::Error;
-use ms5_common::exit::Exit;
-use ms5_common::tool;
-
 fn main() -> ExitCode {
-    tool::run(&args::SPEC, module_path!(), env!("CARGO_PKG_VERSION"), |_| {
-        Err(Error::new(Exit::Bug, "pre-validate is not built yet").because("nothing was touched"))
-    })
+    ms5_common::tool::run(&args::SPEC, module_path!(), args::TOOL_VERSION, run::run)
 }

@@ -9,6 +9,8 @@ mod queries;
 use std::collections::BTreeMap;
 use std::fmt;
 
+use serde_json::{Value, json};
+
 use crate::db::client::Client;
 
 /// Every object of a database with its definition, in the order of the names.
@@ -76,6 +78,20 @@ impl Inventory {
             }
         }
         Ok(Self(objects))
+    }
+
+    /// As it stands in a record of type `inventory`.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        json!({ "objects": self.0 })
+    }
+
+    /// Reads what [`Inventory::to_json`] gives; None where it is something else.
+    #[must_use]
+    pub fn from_json(value: &Value) -> Option<Self> {
+        let object =
+            |(name, definition): (&String, &Value)| Some((name.clone(), definition.as_str()?.to_owned()));
+        value.get("objects")?.as_object()?.iter().map(object).collect::<Option<_>>().map(Self)
     }
 
     /// The definition of an object, named as `kind schema.name`.
@@ -152,6 +168,13 @@ mod tests {
         let found: Vec<String> = before.compare(&after).iter().map(ToString::to_string).collect();
         assert_eq!(found, ["changed: table b\n  was: x\n  is:  z", "missing: view c: y", "added: view d: y"]);
         assert!(before.compare(&before).is_empty());
+    }
+
+    #[test]
+    fn records_keep_it() {
+        let all = inventory(&[("table a", "x"), ("view \"b\"", "")]);
+        assert_eq!(Inventory::from_json(&all.to_json()), Some(all));
+        assert_eq!(Inventory::from_json(&json!({"objects": {"a": 1}})), None);
     }
 
     #[test]

@@ -94,6 +94,42 @@ fn notice(message: DbError) {
     }
 }
 
+/// Refuses a session that has not come up with these settings: a pooler in between has dropped what it was started with.
+/// Setting them later is no way out, since the backend is somebody else's next. A server with one session alone has nobody
+/// to protect, and PostgreSQL in WebAssembly starts without settings.
+///
+/// # Errors
+/// [`Exit::Config`], or [`Exit::Unreachable`] when it does not answer.
+pub fn demand_settings(
+    client: &mut Client,
+    settings: &Settings,
+    server: &Server,
+    wanted: &[(&str, &str)],
+) -> Result<()> {
+    if server.single_session {
+        return Ok(());
+    }
+    let conditions: Vec<String> =
+        wanted.iter().map(|(name, value)| format!("current_setting('{name}') = '{value}'")).collect();
+    let row =
+        client.query_typed_one(&format!("SELECT {}", conditions.join(" AND ")), &[]).map_err(|error| {
+            Error::new(Exit::Unreachable, format!("cannot ask {} for its settings", settings.database()))
+                .because_all(reasons(&error))
+                .because("nothing was touched")
+                .hint("run it again")
+        })?;
+    if row.get(0) {
+        return Ok(());
+    }
+    Err(Error::new(
+        Exit::Config,
+        format!("{} drops the settings that this tool's sessions begin with", settings.database()),
+    )
+    .because("a pooler in between: without lock_timeout and statement_timeout somebody might have to wait for a check")
+    .because("nothing was touched")
+    .hint("connect to the server itself: DB_HOST and DB_PORT name it"))
+}
+
 /// Which database a session is connected to, and what kind of server answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {

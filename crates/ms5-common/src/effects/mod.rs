@@ -13,7 +13,9 @@ mod alter_table;
 mod alter_table_tests;
 mod body;
 mod create;
+mod created;
 mod cursor;
+mod dropped;
 mod enums;
 mod file;
 #[cfg(test)]
@@ -34,6 +36,8 @@ mod statement_tests;
 mod testing;
 mod upkeep;
 
+pub use created::creates;
+pub use dropped::drops;
 pub use file::{Procedures, of_file};
 pub use index::{CreateIndex, create_index};
 pub use locks::{Effects, Lock, LockMode, Rewrite};

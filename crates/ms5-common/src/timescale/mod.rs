@@ -1,6 +1,9 @@
 //! TimescaleDB's catalog: every query on it, typed, with the version gates. Nowhere else.
 
+pub mod hypertables;
 pub mod jobs;
+pub mod policies;
+pub mod support;
 
 use crate::db::client::Client;
 
@@ -19,9 +22,46 @@ pub struct Extension {
     pub license: Option<String>,
     /// `timescaledb.restoring` is on: compressed rows are hidden and inserts are swallowed.
     pub restoring: bool,
+    /// The schema that its functions stand in, quoted where SQL wants that; None where it is not created.
+    pub schema: Option<String>,
+}
+
+/// A version, as far as gates ask for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version {
+    /// 2 of `2.19.3`.
+    pub major: u32,
+    /// 19 of `2.19.3`.
+    pub minor: u32,
+}
+
+impl Version {
+    /// The oldest that the tools support.
+    pub const OLDEST: Self = Self { major: 2, minor: 11 };
+    /// Compression is called columnstore, with views and functions of that name.
+    pub const COLUMNSTORE: Self = Self { major: 2, minor: 18 };
+
+    /// Reads `2.19.3`, `2.20.0-dev`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split(['.', '-']);
+        Some(Self { major: parts.next()?.parse().ok()?, minor: parts.next()?.parse().ok()? })
+    }
+}
+
+impl std::fmt::Display for Version {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{}.{}", self.major, self.minor)
+    }
 }
 
 impl Extension {
+    /// The installed version; None where the extension is not created, or its version is no number.
+    #[must_use]
+    pub fn version(&self) -> Option<Version> {
+        self.installed.as_deref().and_then(Version::parse)
+    }
+
     /// Whether compression, policies and continuous aggregates exist here.
     #[must_use]
     pub fn community(&self) -> bool {
@@ -38,10 +78,18 @@ pub fn extension(client: &mut Client) -> std::result::Result<Extension, postgres
         "SELECT (SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'timescaledb'),
                 (SELECT default_version::text FROM pg_catalog.pg_available_extensions WHERE name = 'timescaledb'),
                 current_setting('timescaledb.license', true),
-                coalesce(current_setting('timescaledb.restoring', true), 'off') = 'on'",
+                coalesce(current_setting('timescaledb.restoring', true), 'off') = 'on',
+                (SELECT quote_ident(n.nspname) FROM pg_catalog.pg_extension e
+                 JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'timescaledb')",
         &[],
     )?;
-    Ok(Extension { installed: row.get(0), available: row.get(1), license: row.get(2), restoring: row.get(3) })
+    Ok(Extension {
+        installed: row.get(0),
+        available: row.get(1),
+        license: row.get(2),
+        restoring: row.get(3),
+        schema: row.get(4),
+    })
 }
 
 /// Creates the extension, in a transaction of its own, on a session that has done nothing else.
@@ -64,4 +112,17 @@ pub fn create_extension(client: &mut Client) -> Result<()> {
             _ => failure.hint("create it by hand to see more: CREATE EXTENSION timescaledb"),
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Version;
+
+    #[test]
+    fn versions_compare_by_number() {
+        let of = |text| Version::parse(text).unwrap();
+        assert!(of("2.9.1") < Version::OLDEST && of("2.11.0") >= Version::OLDEST);
+        assert!(of("2.18.0-dev") >= Version::COLUMNSTORE && of("2.17.9") < Version::COLUMNSTORE);
+        assert!(of("10.0") > of("2.99") && Version::parse("unknown").is_none());
+    }
 }

@@ -7,6 +7,7 @@
 
 mod attempt;
 mod layout;
+pub mod standing;
 mod statements;
 pub mod steps;
 

@@ -1,0 +1,234 @@
+//! Hypertables as they are: time column, chunk interval, chunks, compression. From 2.11 to the newest.
+
+use postgres::types::{ToSql, Type};
+
+use super::Version;
+use crate::db::client::Client;
+
+type SqlResult<T> = Result<T, postgres::Error>;
+
+/// A hypertable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hypertable {
+    /// `schema.name`, quoted where SQL wants that.
+    pub table: String,
+    /// The column of the first dimension.
+    pub time_column: String,
+    /// That column's type.
+    pub time_type: String,
+    /// The chunk interval in microseconds, or in the column's own unit where it is a number.
+    pub interval: i64,
+    /// The same as the server prints it.
+    pub interval_text: String,
+    /// How many chunks there are.
+    pub chunks: i64,
+    /// Whether compression is on.
+    pub compression: bool,
+}
+
+/// Every hypertable that is not TimescaleDB's own.
+///
+/// # Errors
+/// The client's.
+pub fn read(client: &mut Client) -> SqlResult<Vec<Hypertable>> {
+    let rows = client.query_typed(
+        "SELECT quote_ident(h.hypertable_schema) || '.' || quote_ident(h.hypertable_name), d.column_name::text,
+                d.column_type::text, coalesce((extract(epoch FROM d.time_interval) * 1000000)::bigint,
+                d.integer_interval::bigint, 0), coalesce(d.time_interval::text, d.integer_interval::text, 'none'),
+                h.num_chunks::bigint, h.compression_enabled
+         FROM timescaledb_information.hypertables h JOIN timescaledb_information.dimensions d
+           ON d.hypertable_schema = h.hypertable_schema AND d.hypertable_name = h.hypertable_name
+          AND d.dimension_number = 1
+         WHERE h.hypertable_schema !~ '^_timescaledb_' ORDER BY 1",
+        &[],
+    )?;
+    Ok(rows
+        .iter()
+        .map(|row| Hypertable {
+            table: row.get(0),
+            time_column: row.get(1),
+            time_type: row.get(2),
+            interval: row.get(3),
+            interval_text: row.get(4),
+            chunks: row.get(5),
+            compression: row.get(6),
+        })
+        .collect())
+}
+
+/// How a hypertable is compressed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Compression {
+    /// `schema.name`.
+    pub table: String,
+    /// Columns.
+    pub segmentby: Vec<String>,
+    /// Columns, with ` DESC` behind those that are.
+    pub orderby: Vec<String>,
+}
+
+/// The compression settings of every hypertable that has them. From 2.18 on the view for it is another one.
+///
+/// # Errors
+/// The client's.
+pub fn compression(client: &mut Client, version: Version) -> SqlResult<Vec<Compression>> {
+    if version >= Version::COLUMNSTORE {
+        let rows = client.query_typed(
+            "SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname), coalesce(s.segmentby, ''),
+                    coalesce(s.orderby, '')
+             FROM timescaledb_information.hypertable_columnstore_settings s
+             JOIN pg_catalog.pg_class c ON c.oid = s.hypertable
+             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             WHERE n.nspname !~ '^_timescaledb_'",
+            &[],
+        )?;
+        return Ok(rows
+            .iter()
+            .map(|row| Compression {
+                table: row.get(0),
+                segmentby: columns(row.get(1)),
+                orderby: columns(row.get(2)),
+            })
+            .collect());
+    }
+    let rows = client.query_typed(
+        "SELECT quote_ident(hypertable_schema) || '.' || quote_ident(hypertable_name),
+                coalesce(array_agg(quote_ident(attname) ORDER BY segmentby_column_index)
+                         FILTER (WHERE segmentby_column_index IS NOT NULL), '{}')::text[],
+                coalesce(array_agg(quote_ident(attname) || CASE WHEN orderby_asc THEN '' ELSE ' DESC' END
+                                   || CASE WHEN orderby_nullsfirst = orderby_asc
+                                           THEN CASE WHEN orderby_asc THEN ' NULLS FIRST' ELSE ' NULLS LAST' END
+                                           ELSE '' END ORDER BY orderby_column_index)
+                         FILTER (WHERE orderby_column_index IS NOT NULL), '{}')::text[]
+         FROM timescaledb_information.compression_settings WHERE hypertable_schema !~ '^_timescaledb_' GROUP BY 1",
+        &[],
+    )?;
+    Ok(rows
+        .iter()
+        .map(|row| Compression { table: row.get(0), segmentby: row.get(1), orderby: row.get(2) })
+        .collect())
+}
+
+/// A list as the view prints it: `line_id,"Code"`, `ts DESC, id`.
+fn columns(text: &str) -> Vec<String> {
+    let mut items = vec![String::new()];
+    let mut quoted = false;
+    for letter in text.chars() {
+        quoted ^= letter == '"';
+        match items.last_mut() {
+            Some(item) if letter != ',' || quoted => item.push(letter),
+            _ => items.push(String::new()),
+        }
+    }
+    items.into_iter().map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect()
+}
+
+/// Where in time rows can be put into two neighbouring chunks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Boundary {
+    /// `schema.name`.
+    pub table: String,
+    /// Where the newer of the two begins, as SQL text of the column's type.
+    pub at: String,
+    /// Whether both are there already.
+    pub both_exist: bool,
+}
+
+/// For each of `tables` that has chunks, the newest boundary between two of them, rather uncompressed ones.
+///
+/// # Errors
+/// The client's.
+pub fn boundaries(client: &mut Client, tables: &[String]) -> SqlResult<Vec<Boundary>> {
+    let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&tables, Type::TEXT_ARRAY)];
+    let rows = client.query_typed(
+        "WITH c AS (
+             SELECT quote_ident(hypertable_schema) || '.' || quote_ident(hypertable_name) AS t,
+                    primary_dimension_type::text AS type, range_start AS s, range_end AS e,
+                    range_start_integer AS si, range_end_integer AS ei, is_compressed AS z
+             FROM timescaledb_information.chunks
+             WHERE quote_ident(hypertable_schema) || '.' || quote_ident(hypertable_name) = ANY ($1))
+         SELECT DISTINCT ON (n.t) n.t,
+                coalesce(n.si::text, CASE n.type WHEN 'timestamp with time zone' THEN n.s::text
+                                     ELSE (n.s AT TIME ZONE 'UTC')::text END),
+                p.t IS NOT NULL
+         FROM c n LEFT JOIN c p ON p.t = n.t AND (p.e = n.s OR p.ei = n.si)
+         WHERE n.si IS NOT NULL OR isfinite(n.s)
+         ORDER BY n.t, p.t IS NULL, n.z OR coalesce(p.z, false), n.s DESC, n.si DESC",
+        &parameters,
+    )?;
+    Ok(rows
+        .iter()
+        .map(|row| Boundary { table: row.get(0), at: row.get(1), both_exist: row.get(2) })
+        .collect())
+}
+
+/// The chunks of every hypertable: `schema.chunk` and the hypertable's `schema.name`.
+///
+/// # Errors
+/// The client's.
+pub fn chunks(client: &mut Client) -> SqlResult<Vec<(String, String)>> {
+    let rows = client.query_typed(
+        "SELECT quote_ident(chunk_schema) || '.' || quote_ident(chunk_name),
+                quote_ident(hypertable_schema) || '.' || quote_ident(hypertable_name)
+         FROM timescaledb_information.chunks WHERE hypertable_schema !~ '^_timescaledb_'",
+        &[],
+    )?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// What compression saves on a hypertable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Savings {
+    /// Chunks.
+    pub chunks: i64,
+    /// Compressed ones.
+    pub compressed: i64,
+    /// Bytes of those before.
+    pub before: i64,
+    /// Bytes of those after.
+    pub after: i64,
+}
+
+/// Asks the function that this version has; None where compression was never on. Only the timescale licence has it.
+///
+/// # Errors
+/// The client's.
+pub fn savings(
+    client: &mut Client,
+    version: Version,
+    schema: &str,
+    table: &str,
+) -> SqlResult<Option<Savings>> {
+    let function = if version >= Version::COLUMNSTORE {
+        "hypertable_columnstore_stats"
+    } else {
+        "hypertable_compression_stats"
+    };
+    let rows = client.query_typed(
+        &format!(
+            "SELECT coalesce(sum(total_chunks), 0)::bigint, coalesce(sum(number_compressed_chunks), 0)::bigint,
+                    coalesce(sum(before_compression_total_bytes), 0)::bigint,
+                    coalesce(sum(after_compression_total_bytes), 0)::bigint, count(*)
+             FROM {schema}.{function}($1::text::regclass)"
+        ),
+        &[(&table, Type::TEXT)],
+    )?;
+    Ok(rows.first().filter(|row| row.get::<_, i64>(4) > 0).map(|row| Savings {
+        chunks: row.get(0),
+        compressed: row.get(1),
+        before: row.get(2),
+        after: row.get(3),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::columns;
+
+    #[test]
+    fn lists_are_split_outside_quotes() {
+        assert_eq!(columns("ts DESC,id DESC"), ["ts DESC", "id DESC"]);
+        assert_eq!(columns(r#"line_id, "a,b" DESC"#), ["line_id", r#""a,b" DESC"#]);
+        assert!(columns("").is_empty());
+    }
+}

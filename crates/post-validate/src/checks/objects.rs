@@ -1,0 +1,111 @@
+//! Objects that were there before the migration and are gone, though no file says so.
+
+use std::collections::BTreeSet;
+
+use ms5_common::catalog::{Difference, Inventory};
+use ms5_common::check::{Check, Finding};
+use ms5_common::db::server_error::reasons;
+use ms5_common::effects;
+use ms5_common::fingerprint;
+
+use super::{Bench, SqlResult, number};
+use crate::args::TOOL;
+
+/// The objects.
+pub(super) const OBJECTS: Check = Check::new(
+    "objects",
+    "indexes, constraints, triggers, views, sequences, grants and all else that was there before (--against)",
+    "nothing is gone but what a file drops or renames",
+);
+
+/// The most objects that are named.
+const NAMED: usize = 30;
+
+pub(super) fn check(bench: &mut Bench<'_>) -> SqlResult {
+    let input = bench.input;
+    let Some(objects) = &input.objects else {
+        let why =
+            if input.before.is_some() { "pre-validate has not noted them" } else { "without --against" };
+        bench.add(&OBJECTS, Finding::skipped(why));
+        return Ok(());
+    };
+    // A session of its own, since the list may take longer than a second.
+    let now = match fingerprint::open(&input.settings, TOOL) {
+        Ok(mut session) => Inventory::take(&mut session.client).map_err(|error| reasons(&error)),
+        Err(error) => Err(error.lines()),
+    };
+    let now = match now {
+        Ok(now) => now,
+        Err(why) => {
+            let unread = Finding::warn("The objects of the database cannot be listed").because_all(why);
+            bench.add(&OBJECTS, unread.remedy("run it again"));
+            return Ok(());
+        }
+    };
+    let said: BTreeSet<String> = (input.migrations.iter())
+        .flat_map(|migration| migration.statements().flat_map(effects::drops))
+        .collect();
+    let mut gone = Vec::new();
+    for difference in objects.compare(&now) {
+        if let Difference::Missing { object, was } = difference
+            && !names(&object, &was).iter().any(|name| said.contains(*name))
+        {
+            gone.push(object);
+        }
+    }
+    if gone.is_empty() {
+        bench.add(
+            &OBJECTS,
+            Finding::pass(format!("Objects: nothing is gone of {} that were there", objects.len())),
+        );
+        return Ok(());
+    }
+    let lost = Finding::fail(format!("Objects: {} gone, and no file says so", number(gone.len(), "object")));
+    let more = gone.len().saturating_sub(NAMED);
+    gone.truncate(NAMED);
+    if more > 0 {
+        gone.push(format!("and {more} more"));
+    }
+    let remedy = format!("create them again, or go back: {}", input.go_back());
+    bench.add(&OBJECTS, lost.because_all(gone).remedy(remedy));
+    Ok(())
+}
+
+/// The names that a file would have to drop: the object's own and its table's, without schema and quotes.
+fn names<'a>(object: &'a str, was: &'a str) -> Vec<&'a str> {
+    let object = object.split('(').next().unwrap_or(object);
+    let (kind, own) = object.rsplit_once(' ').unwrap_or(("", object));
+    // What belongs to a table goes with it; an index and a sequence name it in their definition only.
+    let table = match kind {
+        "index" => was.split_once(" ON ").map(|(_, behind)| behind.trim_start_matches("ONLY ")),
+        "sequence" => was.split_once("owned by ").map(|(_, behind)| behind),
+        _ => None,
+    };
+    let table = table.and_then(|text| text.split([' ', ',']).next());
+    [Some(own), table].into_iter().flatten().flat_map(parts).collect()
+}
+
+/// The parts of a name behind its schema.
+fn parts(name: &str) -> impl Iterator<Item = &str> {
+    let one = !name.contains('.');
+    name.split('.').skip(usize::from(!one)).map(|part| part.trim_matches('"'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::names;
+
+    #[test]
+    fn names_of_objects_and_of_their_tables() {
+        for (object, was, wanted) in [
+            ("constraint a.b.\"C\"", "", vec!["b", "C"]),
+            ("materialized view a.m", "", vec!["m"]),
+            ("function a.f(text, integer)", "", vec!["f"]),
+            ("schema a", "", vec!["a"]),
+            ("index a.i", "CREATE INDEX i ON a.t USING btree (x)", vec!["i", "t"]),
+            ("sequence a.s", "bigint, owned by a.t.id", vec!["s", "t", "id"]),
+        ] {
+            assert_eq!(names(object, was), wanted, "{object}");
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! The proof that no row was lost: the rows that pre-validate has counted and hashed, counted and hashed again.
+
+use ms5_common::check::{Check, Finding};
+use ms5_common::error::Error;
+use ms5_common::fingerprint::{self, Difference, Fingerprint, Verdict, Wanted};
+
+use super::{Bench, SqlResult};
+use crate::args::TOOL;
+
+/// The rows.
+pub(super) const ROWS: Check = Check::new(
+    "rows",
+    "the rows that pre-validate has counted and hashed (--against)",
+    "each is there as it was; rows added since are told apart; what cannot be proven is WARN",
+);
+
+/// The most places of a table that are named.
+const NAMED: usize = 20;
+
+pub(super) fn check(bench: &mut Bench<'_>) -> SqlResult {
+    let input = bench.input;
+    let Some(before) = &input.before else {
+        bench.add(&ROWS, Finding::skipped("without --against"));
+        return Ok(());
+    };
+    if before.is_empty() {
+        let nothing = Finding::warn("pre-validate has counted no rows: there is nothing to prove against")
+            .remedy("run pre-validate without --quick and --no-fingerprint before the next migration");
+        bench.add(&ROWS, nothing);
+        return Ok(());
+    }
+    let wanted: Vec<Wanted<'_>> = before.iter().map(Wanted::Again).collect();
+    let how = fingerprint::Options { jobs: input.options.jobs, ..fingerprint::Options::default() };
+    match fingerprint::take(&how, &wanted, || fingerprint::open(&input.settings, TOOL)) {
+        Err(error) => bench.add(&ROWS, failed(&error)),
+        Ok(now) => {
+            for (before, now) in before.iter().zip(&now) {
+                let verdict = fingerprint::compare(before, now.as_ref());
+                bench.add(&ROWS, found(before, verdict, &input.go_back()).on(before.name.to_string()));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn found(before: &Fingerprint, verdict: Verdict, go_back: &str) -> Finding {
+    let table = &before.name;
+    match verdict {
+        Verdict::Same { added } => {
+            let since = if added == 0 { String::new() } else { format!("; {added} were added since") };
+            Finding::pass(format!("Rows of {table}: all {} are there as they were{since}", before.rows))
+        }
+        Verdict::Different { differences, .. } => {
+            Finding::fail(format!("Rows of {table} are lost or are not what they were"))
+                .because_all(named(&differences))
+                .remedy(format!("find out what has changed them; to go back: {go_back}"))
+        }
+        Verdict::NotProven { why, differences } => {
+            Finding::warn(format!("Rows of {table}: not proven that all are there as they were"))
+                .because_all(why)
+                .because_all(named(&differences))
+                .remedy("compare it by hand, or repeat the proof with nobody writing to it")
+        }
+    }
+}
+
+fn named(differences: &[Difference]) -> Vec<String> {
+    let mut lines: Vec<String> = differences.iter().take(NAMED).map(ToString::to_string).collect();
+    if differences.len() > NAMED {
+        lines.push(format!("and {} more", differences.len() - NAMED));
+    }
+    lines
+}
+
+fn failed(error: &Error) -> Finding {
+    let finding = if error.sqlstate() == Some("55P03") {
+        Finding::warn(format!("Busy: {}", error.message()))
+    } else {
+        Finding::fail(error.message()).ends_with(error.exit())
+    };
+    let finding = finding.because_all(error.reasons().iter().cloned());
+    error.hints().iter().fold(finding, Finding::remedy)
+}

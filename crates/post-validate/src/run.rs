@@ -1,0 +1,185 @@
+//! The flow: read everything, connect, make every check, say how it ended.
+
+use std::path::PathBuf;
+
+use ms5_common::catalog::Inventory;
+use ms5_common::check::{self, Report};
+use ms5_common::config::{self, Choices, Environment, Settings};
+use ms5_common::db::client::Client;
+use ms5_common::db::server_error::reasons;
+use ms5_common::db::session::{self, Tuning};
+use ms5_common::error::{Error, Result};
+use ms5_common::exit::Exit;
+use ms5_common::expected::{self, Expected};
+use ms5_common::fingerprint::Fingerprint;
+use ms5_common::gate::{self, Story};
+use ms5_common::migrations::{self, Migration};
+use ms5_common::timescale;
+use ms5_common::tool::Context;
+use ms5_common::{clock, logging, success, troubleshooting};
+
+use crate::args::{Options, TOOL, TOOL_VERSION};
+use crate::checks::{self, Bench, connection};
+
+/// What feeds `--gate=-`.
+const CHAIN: &str =
+    "pre-validate --json | migration-runner --gate=- --json | post-validate --against=- --json";
+
+/// Everything that is read before a server is asked.
+pub(crate) struct Input {
+    pub(crate) options: Options,
+    pub(crate) settings: Settings,
+    pub(crate) migrations: Vec<Migration>,
+    /// Where the promises stand, or would.
+    pub(crate) expected_file: PathBuf,
+    /// None: nothing is promised.
+    pub(crate) expected: Option<Expected>,
+    /// With `--against`: the rows as pre-validate has seen them.
+    pub(crate) before: Option<Vec<Fingerprint>>,
+    /// With `--against`: the objects of the database as pre-validate has noted them.
+    pub(crate) objects: Option<Inventory>,
+    digest: String,
+    story: Option<Story>,
+}
+
+impl Input {
+    /// How to restore the backup of before.
+    pub(crate) fn go_back(&self) -> String {
+        troubleshooting::go_back(&self.settings)
+    }
+
+    /// The runner's command line for this environment.
+    pub(crate) fn runner(&self, flags: &str) -> String {
+        let environment = self.settings.environment.defaults().name;
+        format!("scripts/migration-runner.sh --environment={environment} {flags}").trim_end().to_owned()
+    }
+}
+
+/// The whole tool.
+pub(crate) fn run(context: &Context) -> Result<Exit> {
+    let options = Options::of(&context.arguments)?;
+    if options.list_checks {
+        check::list(checks::ALL);
+        return Ok(Exit::Done);
+    }
+    let input = read(context, options)?;
+    let mut client = session::open(&input.settings, TOOL, "check", &tuning())?.client;
+    let server = session::identify(&mut client, &input.settings)?;
+    context.recorder.start(Some(&server.identity), Some(&input.digest));
+    let wanted =
+        [("lock_timeout", "1s"), ("statement_timeout", "1s"), ("default_transaction_read_only", "on")];
+    session::demand_settings(&mut client, &input.settings, &server, &wanted)?;
+    if let Some(story) = &input.story {
+        let max_age = input.options.gate_max_age;
+        story.require("pre-validate", &input.digest, max_age)?.same_database(&server.identity)?;
+        story.require_migrated(&input.digest, max_age)?.same_database(&server.identity)?;
+    }
+    let mut report = Report::new(&context.recorder, input.options.strict);
+    report.add(&connection::CONNECTION, connection::answered(&server, &input.settings));
+    if input.story.is_some() {
+        success!(
+            "The gate is open: pre-validate passed and migration-runner ran, on this database and these files"
+        );
+    }
+    let extension = look(&mut client, timescale::extension)?;
+    let wal = look(&mut client, checks::health::wal_position)?;
+    let mut bench = Bench::new(client, report, &input, extension, wal);
+    checks::all(&mut bench)?;
+    Ok(bench.report.conclude("Post-migration validation"))
+}
+
+/// Sessions that nobody has to wait for, and that change nothing unless a probe says so aloud.
+fn tuning() -> Tuning {
+    let mut tuning = Tuning::default();
+    for (name, value) in [
+        ("lock_timeout", "1s"),
+        ("statement_timeout", "1s"),
+        ("default_transaction_read_only", "on"),
+        // What is read as text goes back as text.
+        ("datestyle", "ISO"),
+        ("intervalstyle", "postgres"),
+    ] {
+        tuning.demand(name, value);
+    }
+    tuning
+}
+
+fn look<T>(
+    client: &mut Client,
+    what: impl FnOnce(&mut Client) -> std::result::Result<T, postgres::Error>,
+) -> Result<T> {
+    what(client).map_err(|error| {
+        Error::new(Exit::Failed, "cannot read the state of the server")
+            .because_all(reasons(&error))
+            .because("nothing was touched")
+            .with_sqlstate(error.code().map(|code| code.code().to_owned()))
+            .hint("give the role the rights that the server names, then run it again")
+    })
+}
+
+/// Flags, variables, files and the gate: all that can be wrong before a server is asked.
+fn read(context: &Context, options: Options) -> Result<Input> {
+    if options.gate.as_deref() == Some("-") {
+        gate::refuse_terminal(CHAIN)?;
+    }
+    let settings =
+        config::load(Choices::of(&context.arguments), &context.variables, Environment::Production)?;
+    let environment = settings.environment.defaults().name;
+    context.recorder.environment(environment);
+    if let Some(file) = &options.report {
+        context.recorder.report_to(file.as_ref())?;
+    }
+    logging::open_file(
+        &settings.log_dir.join("validation"),
+        &format!("post_migration_validation_{environment}_{}", clock::file_stamp()),
+        &[
+            ("MS5.0 post-migration validation log", TOOL.to_owned()),
+            ("Environment", environment.to_owned()),
+            ("Started", clock::line_time()),
+            ("Database", settings.database()),
+            ("User", settings.connection.user.clone()),
+            ("Version", TOOL_VERSION.to_owned()),
+            ("Run", context.recorder.run_id().to_owned()),
+        ],
+    );
+    log::info!("Starting MS5.0 post-migration validation");
+    log::info!("Environment: {environment}");
+    // To the end, before anything is connected: the whole pipeline started at once.
+    let story = options.gate.as_deref().map(|gate| Story::of(gate, CHAIN)).transpose()?;
+    for line in story.iter().flat_map(Story::lines) {
+        context.recorder.pass_on(line);
+    }
+    // Gaps are the runner's business: here the ledger tells whether each file that is there was applied.
+    let migrations = migrations::read_folder(&settings.migrations_dir, true, &[])?;
+    let digest = migrations::digest(&migrations);
+    if let Some(story) = &story {
+        story.require("pre-validate", &digest, options.gate_max_age)?;
+        story.require_migrated(&digest, options.gate_max_age)?;
+    }
+    let expected_file =
+        options.expected.as_ref().map_or_else(|| settings.migrations_dir.join(expected::FILE), PathBuf::from);
+    let expected = expected::read(&expected_file)?;
+    if expected.is_none() && options.expected.is_some() {
+        return Err(Error::new(Exit::Config, format!("there is no file {}", expected_file.display()))
+            .because("--expected names it")
+            .hint("name another one, or leave the flag out for expected.json beside the migrations"));
+    }
+    let before = story.as_ref().filter(|_| options.against).map(fingerprints).transpose()?;
+    let noted =
+        |story: &Story| story.records("pre-validate", "inventory").last().and_then(Inventory::from_json);
+    let objects = story.as_ref().filter(|_| options.against).and_then(noted);
+    Ok(Input { options, settings, migrations, expected_file, expected, before, objects, digest, story })
+}
+
+/// What pre-validate has counted and hashed.
+fn fingerprints(story: &Story) -> Result<Vec<Fingerprint>> {
+    let read = |record| {
+        Fingerprint::from_json(record).map_err(|why| {
+            Error::new(Exit::Failed, "the gate is closed: a record of type table cannot be read")
+                .because(why)
+                .because("nothing was touched")
+                .hint("run pre-validate of this version again before the next migration")
+        })
+    };
+    story.records("pre-validate", "table").map(read).collect()
+}

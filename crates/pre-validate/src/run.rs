@@ -1,0 +1,170 @@
+//! The flow: look at everything, in the order of the list, whatever fails on the way.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ms5_common::check::{self, Finding, Report};
+use ms5_common::config::{self, Choices, Environment, Settings};
+use ms5_common::db::client::Client;
+use ms5_common::db::connect::Connected;
+use ms5_common::db::server_error::reasons;
+use ms5_common::db::session::{self, Server, Tuning};
+use ms5_common::error::{Error, Result};
+use ms5_common::exit::Exit;
+use ms5_common::expected;
+use ms5_common::machine::FreeSpace;
+use ms5_common::migrations::{self, Migration};
+use ms5_common::tool::Context;
+use ms5_common::{clock, logging};
+
+use crate::args::{Options, TOOL, TOOL_VERSION};
+use crate::checks::network::Network;
+use crate::checks::rights::{self, Role};
+use crate::checks::server::{self, Facts};
+use crate::checks::{self, activity, container, files, fingerprint, inventory, machine, security, timescale};
+
+/// How long a check may wait for a lock or work in the database.
+const PROBE: &str = "1s";
+
+/// The whole tool.
+pub(crate) fn run(context: &Context) -> Result<Exit> {
+    let options = Options::of(&context.arguments, &context.variables)?;
+    if options.list {
+        check::list(checks::ALL);
+        return Ok(Exit::Done);
+    }
+    let settings =
+        config::load(Choices::of(&context.arguments), &context.variables, Environment::Production)?;
+    if let Some(file) = &options.report {
+        context.recorder.report_to(file.as_ref())?;
+    }
+    begin(context, &settings);
+    let expected_file =
+        options.expected.as_ref().map_or_else(|| settings.migrations_dir.join(expected::FILE), PathBuf::from);
+    let expected = expected::read(&expected_file)?;
+    let migrations = migrations::read_folder(&settings.migrations_dir, options.out_of_order, &[]);
+    // The first record names the database, so the way there is looked at before anything is reported.
+    let network = Network::look(&settings, options.limits.network);
+    let mut session = network.open.then(|| connect(&settings, options.limits.network));
+    let identity = match &session {
+        Some(Ok((_, server))) => Some(&server.identity),
+        _ => None,
+    };
+    let digest = migrations.as_ref().ok().map(|files| migrations::digest(files));
+    context.recorder.start(identity, digest.as_deref());
+
+    let mut report = Report::new(&context.recorder, options.strict);
+    let space = FreeSpace::look();
+    machine::check(&mut report, &space, &settings.home, options.limits);
+    network.report(&mut report);
+    let client = match &mut session {
+        None => {
+            report.add(&checks::CONNECTION, Finding::skipped("the server's port does not answer"));
+            None
+        }
+        Some(Err(error)) => {
+            report.add(&checks::CONNECTION, refused(error));
+            None
+        }
+        Some(Ok((connected, server))) => {
+            let line = Finding::pass("Database connection successful");
+            report.add(
+                &checks::CONNECTION,
+                line.because(format!("PostgreSQL {}, database {}", server.version, settings.database())),
+            );
+            Some((connected, server.single_session))
+        }
+    };
+    match client {
+        None => {
+            container::check(&mut report, &settings);
+            files::check(&mut report, &migrations, &folder(&settings), None);
+        }
+        Some((connected, single_session)) => {
+            let files = migrations.as_ref().ok().map(Vec::as_slice);
+            database(&mut report, connected, &settings, &space, &options, files, single_session);
+            container::check(&mut report, &settings);
+            files::check(&mut report, &migrations, &folder(&settings), Some(&mut connected.client));
+            inventory::check(&mut report, &context.recorder, &settings, options.quick);
+            fingerprint::check(&mut report, &context.recorder, &settings, &options, expected.as_ref());
+        }
+    }
+    Ok(report.conclude("Pre-migration validation"))
+}
+
+fn folder(settings: &Settings) -> String {
+    config::absolute(&settings.migrations_dir).display().to_string()
+}
+
+fn begin(context: &Context, settings: &Settings) {
+    let environment = settings.environment.defaults().name;
+    context.recorder.environment(environment);
+    logging::open_file(
+        &settings.log_dir.join("validation"),
+        &format!("pre_migration_validation_{environment}_{}", clock::file_stamp()),
+        &[
+            ("MS5.0 pre-migration validation log", TOOL.to_owned()),
+            ("Environment", environment.to_owned()),
+            ("Started", clock::line_time()),
+            ("Database", settings.database()),
+            ("User", settings.connection.user.clone()),
+            ("Version", TOOL_VERSION.to_owned()),
+            ("Run", context.recorder.run_id().to_owned()),
+        ],
+    );
+    log::info!("Starting MS5.0 pre-migration validation");
+    log::info!("Environment: {environment}");
+}
+
+fn connect(settings: &Settings, limit: Duration) -> Result<(Connected, Server)> {
+    let mut tuning = Tuning::default();
+    tuning.demand("lock_timeout", PROBE);
+    tuning.demand("statement_timeout", PROBE);
+    let mut settings = settings.clone();
+    settings.connection.connect_timeout.get_or_insert(limit);
+    let mut connected = session::open(&settings, TOOL, "", &tuning)?;
+    let server = session::identify(&mut connected.client, &settings)?;
+    let wanted = [("lock_timeout", PROBE), ("statement_timeout", PROBE)];
+    session::demand_settings(&mut connected.client, &settings, &server, &wanted)?;
+    Ok((connected, server))
+}
+
+fn refused(error: &Error) -> Finding {
+    let finding =
+        Finding::fail(error.message()).because_all(error.reasons().iter().cloned()).ends_with(error.exit());
+    error.hints().iter().fold(finding, Finding::remedy)
+}
+
+/// Everything that is asked of the server.
+fn database(
+    report: &mut Report<'_>,
+    connected: &mut Connected,
+    settings: &Settings,
+    space: &FreeSpace,
+    options: &Options,
+    files: Option<&[Migration]>,
+    single_session: bool,
+) {
+    let tls = connected.tls;
+    let client = &mut connected.client;
+    let (facts, role) = match ask(client, settings) {
+        Ok(asked) => asked,
+        Err(error) => {
+            report.add(
+                &checks::VERSION,
+                Finding::fail("The server does not tell what it is").because_all(reasons(&error)),
+            );
+            return;
+        }
+    };
+    server::check_way(report, &facts, client, options.limits);
+    rights::check(report, client, settings, &role, files);
+    timescale::check(report, client, settings, &facts, single_session, options.quick);
+    server::check_settings(report, &facts, space, options.limits);
+    activity::check(report, client, options.limits.transaction, options.quick);
+    security::check(report, client, settings, &facts, &role, tls, options.quick);
+}
+
+fn ask(client: &mut Client, settings: &Settings) -> std::result::Result<(Facts, Role), postgres::Error> {
+    Ok((Facts::ask(client, settings)?, Role::ask(client)?))
+}

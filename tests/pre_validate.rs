@@ -1,0 +1,363 @@
+//! pre-validate on real servers: each check passing, and failing where it should.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+use migration_tests::bouncer::Bouncer;
+use migration_tests::lab::Lab;
+use migration_tests::program::{Program, Ran, project_root};
+use migration_tests::server::{Engine, Server, Wasm};
+use serde_json::Value;
+
+const A: (&str, &str) = ("001_a.sql", "CREATE TABLE a (id int);");
+
+fn lab(files: &[(&str, &str)]) -> Lab<'static> {
+    Lab::new(Server::shared(Engine::Pg17), files)
+}
+
+fn program(lab: &Lab<'_>, arguments: &str) -> Program {
+    Program::tool("pre-validate")
+        .envs(&lab.database.variables())
+        .env("MS5_HOME", lab.home())
+        .current_dir(lab.home())
+        .args(arguments.split_whitespace())
+}
+
+fn validate(lab: &Lab<'_>, arguments: &str) -> Ran {
+    program(lab, arguments).run()
+}
+
+/// The record of a check.
+fn of(ran: &Ran, id: &str) -> Value {
+    ran.records()
+        .into_iter()
+        .find(|record| record["type"] == "check" && record["id"] == id)
+        .unwrap_or_else(|| panic!("no check {id}\n{ran}"))
+}
+
+fn verdict(ran: &Ran, id: &str) -> String {
+    of(ran, id)["verdict"].as_str().unwrap().to_owned()
+}
+
+/// All of a record that a person would look for.
+fn words(ran: &Ran, id: &str) -> String {
+    of(ran, id).to_string()
+}
+
+#[test]
+fn the_lines_of_the_spec_in_their_order_and_nothing_is_left_behind() {
+    let lab = lab(&[A]);
+    lab.database.superuser().unwrap().batch_execute("CREATE EXTENSION timescaledb").unwrap();
+    lab.sql("CREATE TABLE rows (id int); INSERT INTO rows VALUES (1)");
+    let before = lab.database.inventory();
+    let ran = validate(&lab, "--min-disk=1").expect(0);
+    let out = ran.stdout();
+    let mut from = 0;
+    for line in [
+        "[INFO] Starting MS5.0 pre-migration validation",
+        "[INFO] Environment: test",
+        "[SUCCESS] Root filesystem space: ",
+        "[SUCCESS] Total memory: ",
+        "CPU cores available: ",
+        "[SUCCESS] Database connection successful",
+        "[SUCCESS] Database permissions validated",
+        "[SUCCESS] TimescaleDB extension verified (version: ",
+        "[SUCCESS] TimescaleDB functionality verified",
+        "[SUCCESS] All migration files validated",
+        "[SUCCESS] ✅ Pre-migration validation passed",
+    ] {
+        let at = out[from..].find(line).unwrap_or_else(|| panic!("{line} in its place\n{ran}"));
+        from += at;
+    }
+    assert_eq!(before, lab.database.inventory(), "something was left behind");
+    let log = std::fs::read_dir(lab.home().join("logs/validation")).unwrap().next().unwrap().unwrap();
+    assert!(log.file_name().to_string_lossy().starts_with("pre_migration_validation_test_"));
+    let text = std::fs::read_to_string(log.path()).unwrap();
+    assert!(text.contains("Pre-migration validation passed") && text.contains("Version: "), "{text}");
+}
+
+#[test]
+fn an_extension_that_is_only_available_is_news_and_no_fault() {
+    let lab = lab(&[A]);
+    let ran = validate(&lab, "--json --min-disk=1").expect(0);
+    assert_eq!(verdict(&ran, "extension"), "info");
+    assert!(words(&ran, "extension").contains("the runner creates it"));
+    assert!(words(&ran, "hypertable").contains("can be created, tried and rolled back"));
+    assert_eq!(lab.ask("SELECT count(*) FROM pg_extension WHERE extname = 'timescaledb'"), "0");
+}
+
+#[test]
+fn a_quick_look_says_what_it_leaves_out() {
+    let ran = validate(&lab(&[A]), "--quick --json --min-disk=1").expect(0);
+    for id in ["hypertable", "activity", "accounts"] {
+        assert_eq!(verdict(&ran, id), "skipped", "{id}");
+        assert!(words(&ran, id).contains("--quick"));
+    }
+}
+
+#[test]
+fn limits_are_flags_and_variables_and_strict_takes_warnings_seriously() {
+    let lab = lab(&[A]);
+    let ran = validate(&lab, "--quick --json --min-disk=1000000 --min-memory=100000").expect(1);
+    for id in ["disk-root", "disk-home", "memory"] {
+        assert_eq!(verdict(&ran, id), "fail", "{id}");
+    }
+    assert!(ran.stderr().contains("[ERROR] ❌ Root filesystem space: "), "{ran}");
+    let ran = program(&lab, "--quick --json").env("MS5_MIN_DISK_GB", "1000000").run().expect(1);
+    assert_eq!(verdict(&ran, "disk-root"), "fail");
+    let enough =
+        program(&lab, "--quick --json --min-disk=1").env("MS5_MIN_DISK_GB", "1000000").run().expect(0);
+    assert_eq!(verdict(&enough, "disk-root"), "pass", "a flag wins over its variable");
+    let ran = validate(&lab, "--quick --json --min-disk=1 --min-available=100000").expect(0);
+    assert_eq!(verdict(&ran, "memory"), "warn");
+    let _ =
+        validate(&lab, "--quick --min-disk=1 --min-available=100000 --strict").expect(1).shows(&["--strict"]);
+    let _ = program(&lab, "").env("MS5_MIN_DISK_GB", "ten").run().expect(3).shows(&["MS5_MIN_DISK_GB"]);
+}
+
+#[test]
+fn no_way_to_the_database_and_all_else_is_still_looked_at() {
+    let lab = lab(&[A]);
+    for (variable, value, id) in [("DB_PORT", "1", "port"), ("DB_HOST", "no-such-host.invalid", "name")] {
+        let ran = program(&lab, "--json --min-disk=1").env(variable, value).run().expect(4);
+        assert_eq!(verdict(&ran, id), "fail");
+        assert_eq!(verdict(&ran, "connection"), "skipped");
+        assert_eq!((verdict(&ran, "disk-root"), verdict(&ran, "files")), ("pass".into(), "pass".into()));
+        assert!(words(&ran, id).contains("docker ps | grep postgres"));
+    }
+    let ran =
+        program(&lab, "--json --min-disk=1").env("POSTGRES_PASSWORD_TEST", "Sesame-0pen").run().expect(3);
+    assert_eq!((verdict(&ran, "connection"), verdict(&ran, "files")), ("fail".into(), "pass".into()));
+    assert!(!ran.to_string().contains("Sesame-0pen"));
+}
+
+#[test]
+fn broken_files_are_named_all_of_them() {
+    let lab = lab(&[
+        ("001_empty.sql", ""),
+        ("002_quote.sql", "SELECT 'never ends"),
+        ("004_gap.sql", "SELECT 1;"),
+        ("005_savepoint.sql", "SAVEPOINT a;"),
+    ]);
+    lab.write("006_latin.sql", b"SELECT '\xe4';");
+    let ran = validate(&lab, "--quick --json --min-disk=1").expect(3);
+    let text = words(&ran, "files");
+    for name in ["001_empty.sql", "002_quote.sql", "003", "005_savepoint.sql", "006_latin.sql"] {
+        assert!(text.contains(name), "{name}: {text}");
+    }
+    let none = program(&lab, "--quick --min-disk=1 --migrations-dir=nowhere").run();
+    let _ = none.expect(3).shows(&["cannot read the migrations folder"]);
+}
+
+#[test]
+fn files_that_depend_on_what_is_not_there() {
+    let lab = lab(&[
+        ("001_a.sql", "CREATE TABLE a (id int); ALTER TABLE a ADD b int;"),
+        ("002_b.sql", "ALTER TABLE public.later ADD c int;"),
+        ("003_c.sql", "CREATE TABLE later (id int);"),
+    ]);
+    let ran = validate(&lab, "--quick --json --min-disk=1").expect(0);
+    assert_eq!(verdict(&ran, "dependencies"), "warn");
+    assert!(words(&ran, "dependencies").contains("002_b.sql:1:1 works on public.later"), "{ran}");
+    lab.sql("CREATE TABLE later (id int)");
+    assert_eq!(verdict(&validate(&lab, "--quick --json --min-disk=1").expect(0), "dependencies"), "pass");
+}
+
+/// A role of its own on the shared server.
+fn role(lab: &Lab<'_>, name: &str, rest: &str) {
+    lab.database
+        .superuser()
+        .unwrap()
+        .batch_execute(&format!(
+            "DROP ROLE IF EXISTS {name}; CREATE ROLE {name} LOGIN PASSWORD 'weak' {rest}"
+        ))
+        .unwrap();
+}
+
+fn as_role(lab: &Lab<'_>, name: &str, password: &str, arguments: &str) -> Ran {
+    program(lab, arguments).env("DB_USER", name).env("POSTGRES_PASSWORD_TEST", password).run()
+}
+
+#[test]
+fn a_role_without_rights_is_told_what_it_needs() {
+    let lab = lab(&[
+        ("001_a.sql", "ALTER TABLE public.theirs ADD b int;"),
+        ("002_system.sql", "ALTER SYSTEM SET work_mem = '8MB';"),
+    ]);
+    lab.sql("CREATE TABLE theirs (id int)");
+    role(&lab, "ms5_weak", "VALID UNTIL 'tomorrow'");
+    let ran = as_role(&lab, "ms5_weak", "weak", "--json --min-disk=1").expect(1);
+    for id in ["create", "owner", "statements", "extension"] {
+        assert_eq!(verdict(&ran, id), "fail", "{id}\n{ran}");
+    }
+    assert!(words(&ran, "create").contains("GRANT CREATE ON DATABASE"));
+    assert!(words(&ran, "owner").contains("theirs belongs to ms5_user_test; 001_a.sql alters it"), "{ran}");
+    assert!(words(&ran, "statements").contains("002_system.sql:1:1 ALTER SYSTEM needs a superuser"), "{ran}");
+    assert_eq!(verdict(&ran, "password"), "warn");
+    // The owner may all of it but ALTER SYSTEM.
+    let ran = validate(&lab, "--json --min-disk=1").expect(1);
+    for (id, wanted) in [("create", "pass"), ("owner", "pass"), ("statements", "fail"), ("password", "pass")]
+    {
+        assert_eq!(verdict(&ran, id), wanted, "{id}\n{ran}");
+    }
+}
+
+#[test]
+fn a_superuser_a_borrowed_role_and_hba_lines() {
+    let server = Server::start(Engine::Pg17, &[]).unwrap();
+    let lab = Lab::new(&server, &[("001_system.sql", "ALTER SYSTEM SET work_mem = '8MB';")]);
+    let superuser =
+        (server.variable("MS5_SANDBOX_SUPERUSER"), server.variable("MS5_SANDBOX_SUPERUSER_PASSWORD"));
+    let ran = as_role(&lab, superuser.0, superuser.1, "--quick --json --min-disk=1").expect(0);
+    assert_eq!((verdict(&ran, "superuser"), verdict(&ran, "statements")), ("warn".into(), "pass".into()));
+    assert_eq!((verdict(&ran, "hba"), verdict(&ran, "disk-data")), ("pass".into(), "pass".into()));
+    lab.database
+        .superuser()
+        .unwrap()
+        .batch_execute(
+            "DO $$ BEGIN EXECUTE format('COPY (SELECT ''host all all 10.0.0.0/8 trust'') TO PROGRAM ''cat >> %s''',
+                 current_setting('hba_file')); END $$",
+        )
+        .unwrap();
+    let ran = as_role(&lab, superuser.0, superuser.1, "--quick --json --min-disk=1").expect(0);
+    assert_eq!(verdict(&ran, "hba"), "warn");
+    assert!(words(&ran, "hba").contains("host 10.0.0.0 trust"), "{ran}");
+
+    assert_eq!(verdict(&validate(&lab, "--quick --json --min-disk=1"), "same-role"), "pass");
+    let mut owner = lab.database.superuser().unwrap();
+    owner.batch_execute("ALTER ROLE ms5_user_staging PASSWORD 'weak'").unwrap();
+    let ran = as_role(&lab, "ms5_user_staging", "weak", "--quick --json --min-disk=1");
+    assert_eq!(verdict(&ran, "same-role"), "warn");
+    // An address that this machine answers, and that is not spelled as its own.
+    let far = program(&lab, "--quick --json --min-disk=1").env("DB_HOST", "127.1").run();
+    assert_eq!((verdict(&far, "tls"), verdict(&far, "container")), ("warn".into(), "skipped".into()));
+}
+
+#[test]
+fn accounts_that_everybody_tries_and_a_backup_folder_that_all_may_read() {
+    let lab = lab(&[A]);
+    lab.sql("CREATE TABLE users (username text, email text); INSERT INTO users VALUES ('Admin', 'x'), ('mueller', 'y')");
+    std::fs::create_dir(lab.home().join("backups")).unwrap();
+    let open = |mode| {
+        std::fs::set_permissions(lab.home().join("backups"), std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    open(0o755);
+    let ran = validate(&lab, "--json --min-disk=1").expect(0);
+    assert_eq!((verdict(&ran, "accounts"), verdict(&ran, "backup-folder")), ("warn".into(), "warn".into()));
+    let text = words(&ran, "accounts");
+    assert!(text.contains("users: Admin") && !text.contains("mueller"), "{text}");
+    lab.sql("DELETE FROM users WHERE username = 'Admin'");
+    open(0o700);
+    let ran = validate(&lab, "--json --min-disk=1").expect(0);
+    assert_eq!((verdict(&ran, "accounts"), verdict(&ran, "backup-folder")), ("pass".into(), "pass".into()));
+}
+
+#[test]
+fn an_old_transaction_is_named() {
+    let lab = lab(&[A]);
+    let mut other = lab.client();
+    other.batch_execute("SET application_name = 'the forgotten one'; BEGIN; SELECT 1").unwrap();
+    std::thread::sleep(Duration::from_millis(1200));
+    let ran = validate(&lab, "--quick --json --min-disk=1 --max-transaction=1").expect(0);
+    assert_eq!(verdict(&ran, "longest-transaction"), "warn");
+    assert!(words(&ran, "longest-transaction").contains("the forgotten one"), "{ran}");
+    assert_eq!(verdict(&validate(&lab, "--quick --json --min-disk=1"), "longest-transaction"), "pass");
+}
+
+#[test]
+fn a_lock_of_others_is_a_warning_after_a_second_and_no_wait() {
+    let server = Server::start(Engine::Pg17, &[]).unwrap();
+    let lab = Lab::new(&server, &[A]);
+    let mut superuser = lab.database.superuser().unwrap();
+    superuser.batch_execute("CREATE EXTENSION timescaledb").unwrap();
+    let ran = validate(&lab, "--json --min-disk=1").expect(0);
+    assert_eq!(
+        (verdict(&ran, "create"), verdict(&ran, "hypertable")),
+        ("pass".into(), "pass".into()),
+        "{ran}"
+    );
+    superuser.batch_execute("BEGIN; LOCK TABLE pg_catalog.pg_namespace IN SHARE MODE").unwrap();
+    let begun = Instant::now();
+    let ran = validate(&lab, "--json --min-disk=1").expect(0);
+    assert!(begun.elapsed() < Duration::from_secs(20), "it waited {:?}\n{}", begun.elapsed(), ran.stderr());
+    assert_eq!(
+        (verdict(&ran, "create"), verdict(&ran, "hypertable")),
+        ("warn".into(), "warn".into()),
+        "{ran}"
+    );
+}
+
+#[test]
+fn servers_that_are_not_ready() {
+    let plain = Lab::new(Server::shared(Engine::Plain), &[A]);
+    let ran = validate(&plain, "--json --min-disk=1").expect(1);
+    assert_eq!((verdict(&ran, "extension"), verdict(&ran, "hypertable")), ("fail".into(), "skipped".into()));
+    assert!(words(&ran, "extension").contains("docker exec ms5_postgres_test psql"));
+
+    let server = Server::start(
+        Engine::Pg17,
+        &["shared_preload_libraries=", "max_worker_processes=9", "shared_buffers=1MB", "max_wal_size=32MB"],
+    )
+    .unwrap();
+    let unloaded = Lab::new(&server, &[A]);
+    let ran = validate(&unloaded, "--json --min-disk=1").expect(1);
+    for (id, wanted) in
+        [("preload", "fail"), ("hypertable", "fail"), ("workers", "warn"), ("shared-buffers", "warn")]
+    {
+        assert_eq!(verdict(&ran, id), wanted, "{id}\n{ran}");
+    }
+    assert!(words(&ran, "preload").contains("shared_preload_libraries"));
+
+    let restoring = lab(&[A]);
+    let mut superuser = restoring.database.superuser().unwrap();
+    superuser.batch_execute("CREATE EXTENSION timescaledb; SELECT timescaledb_pre_restore()").unwrap();
+    let ran = validate(&restoring, "--json --min-disk=1").expect(1);
+    assert_eq!(verdict(&ran, "restoring"), "fail");
+    superuser.batch_execute("SELECT timescaledb_post_restore()").unwrap();
+    assert_eq!(verdict(&validate(&restoring, "--json --min-disk=1").expect(0), "restoring"), "pass");
+}
+
+#[test]
+fn a_pooler_that_drops_the_time_limits_is_refused() {
+    let lab = lab(&[A]);
+    let settings = ["pool_mode=session", "ignore_startup_parameters=options"];
+    let bouncer = Bouncer::start(Server::shared(Engine::Pg17), &settings).unwrap();
+    let ran = program(&lab, "--json --min-disk=1").envs(&bouncer.variables()).run().expect(3);
+    assert_eq!(verdict(&ran, "connection"), "fail");
+    assert!(words(&ran, "connection").contains("drops the settings"), "{ran}");
+}
+
+#[test]
+fn without_docker_there_is_nothing_to_look_at() {
+    let lab = lab(&[A]);
+    let ran = program(&lab, "--quick --json --min-disk=1").env("PATH", lab.home()).run().expect(0);
+    assert_eq!(verdict(&ran, "container"), "skipped");
+    assert!(words(&ran, "container").contains("there is no Docker here"), "{ran}");
+}
+
+#[test]
+fn one_session_will_do() {
+    let server = Wasm::start().unwrap();
+    let home = Lab::new(Server::shared(Engine::Pg17), &[A]);
+    server.connect().unwrap().batch_execute("CREATE EXTENSION timescaledb").unwrap();
+    let ran = Program::tool("pre-validate")
+        .envs(&server.variables())
+        .env("MS5_HOME", home.home())
+        .args(["--json", "--min-disk=1"])
+        .run()
+        .expect(0);
+    assert_eq!(verdict(&ran, "hypertable"), "pass");
+    assert!(words(&ran, "licence").contains("timescale (Community)"), "{ran}");
+}
+
+#[test]
+fn the_list_is_what_the_documentation_says() {
+    let list = Program::tool("pre-validate").arg("--list-checks").run().expect(0).stdout();
+    let page = std::fs::read_to_string(project_root().join("docs/checks.md")).unwrap();
+    let section = page.split("## pre-validate").nth(1).unwrap().split("\n## ").next().unwrap();
+    let lines: Vec<&str> =
+        section.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| id ")).collect();
+    assert_eq!(lines, list.lines().collect::<Vec<_>>());
+}
