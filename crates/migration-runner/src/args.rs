@@ -1,14 +1,13 @@
 //! The command line of migration-runner.
 
-use std::num::NonZero;
-use std::thread;
 use std::time::Duration;
 
 use ms5_common::cli::{
-    ENVIRONMENT, Flag, HELP, JSON, LOG_DIR, MIGRATIONS_DIR, Parsed, Spec, VERBOSE, VERSION,
+    ENVIRONMENT, Flag, HELP, JOBS, JSON, LOG_DIR, MIGRATIONS_DIR, Parsed, REPORT, Spec, VERBOSE, VERSION,
 };
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
+use ms5_common::machine;
 
 /// The tool's name, as it stands in records and in pg_stat_activity.
 pub(crate) const TOOL: &str = "migration-runner";
@@ -27,13 +26,11 @@ const ADOPT: &str = "--adopt";
 const VARS: &str = "--vars";
 const VARS_FILE: &str = "--vars-file";
 const PARALLEL: &str = "--parallel";
-const JOBS: &str = "--jobs";
 const LOCK_TIMEOUT: &str = "--lock-timeout";
 const LOCK_RETRIES: &str = "--lock-retries";
 const STATEMENT_TIMEOUT: &str = "--statement-timeout";
 const MAINTENANCE_WORK_MEM: &str = "--maintenance-work-mem";
 const GATE: &str = "--gate";
-const REPORT: &str = "--report";
 const GATE_MAX_AGE: &str = "--gate-max-age";
 const LOCK_WAIT: &str = "--lock-wait";
 const SINGLE_SESSION: &str = "--unsafe-single-session";
@@ -82,7 +79,7 @@ pub(crate) const SPEC: Spec = Spec {
             "Start only if these records of pre-validate (- is stdin) say that all is well",
         ),
         Flag::value(GATE_MAX_AGE, "HOURS", "How old those records may be").default("24"),
-        Flag::value(REPORT, "FILE", "Write the records to this file too, with or without --json"),
+        REPORT,
         Flag::value(LOCK_WAIT, "SECONDS", "How long to wait while another run holds the lock").default("10"),
         Flag::value(
             LOCK_TIMEOUT,
@@ -158,7 +155,6 @@ pub(crate) struct Options {
     pub(crate) jobs: usize,
     pub(crate) gate: Option<String>,
     pub(crate) gate_max_age: Duration,
-    pub(crate) report: Option<String>,
     pub(crate) lock_wait: Duration,
     /// Seconds; None where it was not given.
     pub(crate) lock_timeout: Option<f64>,
@@ -192,7 +188,6 @@ impl Options {
             jobs: jobs(arguments)?,
             gate: arguments.value(GATE).map(str::to_owned),
             gate_max_age: Duration::from_secs(hours.saturating_mul(3600)),
-            report: arguments.value(REPORT).map(str::to_owned),
             lock_wait: Duration::from_secs(seconds),
             lock_timeout: arguments.seconds(LOCK_TIMEOUT)?,
             lock_retries: arguments
@@ -226,17 +221,10 @@ fn mode(arguments: &Parsed) -> Result<Mode> {
 }
 
 fn jobs(arguments: &Parsed) -> Result<usize> {
-    let number = arguments.number(JOBS)?;
-    if !arguments.has(PARALLEL) {
-        return match number {
-            None => Ok(1),
-            Some(_) => Err(usage("--jobs goes with --parallel only")),
-        };
-    }
-    match number {
-        Some(0) => Err(usage("--jobs=0 would run nothing")),
-        Some(number) => Ok(usize::try_from(number).unwrap_or(usize::MAX)),
-        None => Ok(thread::available_parallelism().map_or(1, NonZero::get)),
+    match (arguments.jobs()?, arguments.has(PARALLEL)) {
+        (number, true) => Ok(number.unwrap_or_else(machine::processors)),
+        (None, false) => Ok(1),
+        (Some(_), false) => Err(usage("--jobs goes with --parallel only")),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The flow of a run: read everything, check everything, then do what the flags ask for.
 
-use ms5_common::config::{self, Choices, Environment, Settings};
+use ms5_common::config::Settings;
 use ms5_common::db::connect::Connected;
 use ms5_common::db::server_error::reasons;
 use ms5_common::db::session::{self, Server};
@@ -8,10 +8,10 @@ use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 use ms5_common::gate::{self, Story};
 use ms5_common::migrations::{self, Migration};
-use ms5_common::tool::Context;
-use ms5_common::{clock, logging, success};
+use ms5_common::success;
+use ms5_common::tool::{Context, LogFile};
 
-use crate::args::{Mode, Options, TOOL, TOOL_VERSION};
+use crate::args::{Mode, Options};
 use crate::plan::{Known, Permissions};
 use crate::sessions::Sessions;
 use crate::{adopt, execute, explain, look, prepare, repair, system, variables};
@@ -85,28 +85,9 @@ fn read(context: &Context) -> Result<Input> {
     if options.gate.as_deref() == Some("-") {
         gate::refuse_terminal(CHAIN)?;
     }
-    let settings =
-        config::load(Choices::of(&context.arguments), &context.variables, Environment::Production)?;
-    let environment = settings.environment.defaults().name;
-    context.recorder.environment(environment);
-    if let Some(file) = &options.report {
-        context.recorder.report_to(file.as_ref())?;
-    }
-    logging::open_file(
-        &settings.log_dir.join("migrations"),
-        &format!("migration_{environment}_{}", clock::file_stamp()),
-        &[
-            ("MS5.0 migration log", TOOL.to_owned()),
-            ("Environment", environment.to_owned()),
-            ("Started", clock::line_time()),
-            ("Database", settings.database()),
-            ("User", settings.connection.user.clone()),
-            ("Version", TOOL_VERSION.to_owned()),
-            ("Run", context.recorder.run_id().to_owned()),
-        ],
-    );
+    let settings = context.begin(LogFile { folder: "migrations", name: "migration", title: "migration" })?;
     log::info!("Starting MS5.0 database migration process");
-    log::info!("Environment: {environment}");
+    log::info!("Environment: {}", settings.environment.defaults().name);
     log::info!("Dry run: {}", options.mode == Mode::DryRun);
     // To the end, before anything is connected or locked: the whole pipeline started at once.
     let story = options.gate.as_deref().map(|gate| Story::of(gate, CHAIN)).transpose()?;

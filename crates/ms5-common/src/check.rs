@@ -4,6 +4,7 @@ use std::io::Write;
 
 use serde_json::json;
 
+use crate::error::Error;
 use crate::exit::Exit;
 use crate::record::Recorder;
 use crate::success;
@@ -128,6 +129,18 @@ impl Finding {
         Self::new(Verdict::Fail, seen)
     }
 
+    /// What came of a look that failed, with its reasons and next steps: the tool ends as the error says. Somebody else's lock
+    /// is no more than a warning.
+    #[must_use]
+    pub fn failed(error: &Error) -> Self {
+        let finding = if error.sqlstate() == Some("55P03") {
+            Self::warn(format!("Busy: {}", error.message()))
+        } else {
+            Self::fail(error.message()).ends_with(error.exit())
+        };
+        finding.because_all(error.reasons().iter().cloned()).remedies(error.hints())
+    }
+
     /// Not looked at; `why` says why.
     #[must_use]
     pub fn skipped(why: impl Into<String>) -> Self {
@@ -167,6 +180,12 @@ impl Finding {
     pub fn remedy(mut self, remedy: impl Into<String>) -> Self {
         self.remedies.push(remedy.into());
         self
+    }
+
+    /// Adds several things to do, in order.
+    #[must_use]
+    pub fn remedies<T: Into<String>>(self, remedies: impl IntoIterator<Item = T>) -> Self {
+        remedies.into_iter().fold(self, Self::remedy)
     }
 
     /// How the tool ends where this fails: 1 unless said otherwise.
@@ -248,12 +267,6 @@ impl<'a> Report<'a> {
                 "remedy": (!remedies.is_empty()).then(|| remedies.join("; ")),
             }),
         );
-    }
-
-    /// Whether something has failed so far.
-    #[must_use]
-    pub fn failing(&self) -> bool {
-        self.exit != Exit::Done
     }
 
     /// The last line, with `what` as its subject (`Pre-migration validation`), the counts, and how the tool ends.

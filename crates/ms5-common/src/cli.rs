@@ -73,6 +73,11 @@ pub const LOG_DIR: Flag = Flag::value("--log-dir", "DIR", "Folder of the log fil
 /// `--migrations-dir=DIR`, the same in every tool that reads the files.
 pub const MIGRATIONS_DIR: Flag =
     Flag::value("--migrations-dir", "DIR", "Folder of the migration files").default("MS5_HOME/migrations");
+/// `--report=FILE`, the same in every tool; [`crate::tool::Context::begin`] opens it.
+pub const REPORT: Flag =
+    Flag::value("--report", "FILE", "Write the records to this file too, with or without --json");
+/// `--jobs=N`, the name that every tool uses; what the sessions do is the tool's to say. See [`Parsed::jobs`].
+pub const JOBS: &str = "--jobs";
 /// `--help`, the same in every tool.
 pub const HELP: Flag = Flag::switch("--help", "Show this help");
 /// `--version`, the same in every tool.
@@ -135,6 +140,18 @@ impl Parsed {
                 })
             })
             .transpose()
+    }
+
+    /// How many sessions [`JOBS`] asks for; None where it is not given.
+    ///
+    /// # Errors
+    /// Wrong usage: no whole number, or none at all.
+    pub fn jobs(&self) -> Result<Option<usize>> {
+        match self.number(JOBS)? {
+            Some(0) => Err(Error::new(Exit::Usage, format!("{JOBS}=0 would do nothing"))
+                .hint(format!("give it as {JOBS}=2, or leave it out for one a core"))),
+            number => Ok(number.map(|number| usize::try_from(number).unwrap_or(usize::MAX))),
+        }
     }
 
     /// A value that must be a number of seconds, with a fraction if need be.

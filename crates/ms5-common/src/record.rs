@@ -89,6 +89,18 @@ impl Recorder {
         }
     }
 
+    /// The tool's name.
+    #[must_use]
+    pub fn tool(&self) -> &'static str {
+        self.tool
+    }
+
+    /// The tool's version.
+    #[must_use]
+    pub fn version(&self) -> &'static str {
+        self.version
+    }
+
     /// The id that ties the records, the ledger's attempts and the log of one run together.
     #[must_use]
     pub fn run_id(&self) -> &str {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::cli::{self, Parsed, Spec};
 use crate::clock;
-use crate::config::Variables;
+use crate::config::{self, Choices, Environment, Settings, Variables};
 use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::interrupt;
@@ -27,6 +27,49 @@ pub struct Context {
     pub variables: Variables,
     /// Where records go.
     pub recorder: Arc<Recorder>,
+}
+
+/// The log file of a tool's runs.
+#[derive(Debug, Clone, Copy)]
+pub struct LogFile {
+    /// Its folder in the folder of the logs.
+    pub folder: &'static str,
+    /// What its name begins with; environment and time follow.
+    pub name: &'static str,
+    /// What it is the log of, in its first line.
+    pub title: &'static str,
+}
+
+impl Context {
+    /// Learns which database is meant, and opens what the run is written to: the file of `--report` and the log file, which
+    /// begins with a header block.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration, or with the file of `--report`.
+    pub fn begin(&self, log: LogFile) -> Result<Settings> {
+        let settings = config::load(Choices::of(&self.arguments), &self.variables, Environment::Production)?;
+        let environment = settings.environment.defaults().name;
+        let recorder = &self.recorder;
+        recorder.environment(environment);
+        if let Some(file) = self.arguments.value(cli::REPORT.name) {
+            recorder.report_to(file.as_ref())?;
+        }
+        let LogFile { folder, name, title } = log;
+        logging::open_file(
+            &settings.log_dir.join(folder),
+            &format!("{name}_{environment}_{}", clock::file_stamp()),
+            &[
+                (&format!("MS5.0 {title} log"), recorder.tool().to_owned()),
+                ("Environment", environment.to_owned()),
+                ("Started", clock::line_time()),
+                ("Database", settings.database()),
+                ("User", settings.connection.user.clone()),
+                ("Version", recorder.version().to_owned()),
+                ("Run", recorder.run_id().to_owned()),
+            ],
+        );
+        Ok(settings)
+    }
 }
 
 /// Runs a tool: everything between `main`'s first line and the exit code.

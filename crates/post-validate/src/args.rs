@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ms5_common::cli::{
-    ENVIRONMENT, Flag, HELP, JSON, LOG_DIR, MIGRATIONS_DIR, Parsed, Spec, VERBOSE, VERSION,
+    ENVIRONMENT, Flag, HELP, JOBS, JSON, LOG_DIR, MIGRATIONS_DIR, Parsed, REPORT, Spec, VERBOSE, VERSION,
 };
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
@@ -20,9 +20,7 @@ const STRICT: &str = "--strict";
 const EXPECTED: &str = "--expected";
 const GATE: &str = "--gate";
 const AGAINST: &str = "--against";
-const JOBS: &str = "--jobs";
 const GATE_MAX_AGE: &str = "--gate-max-age";
-const REPORT: &str = "--report";
 const LIST_CHECKS: &str = "--list-checks";
 
 /// Flags as the old script had them, what all tools share, and additions.
@@ -43,7 +41,7 @@ pub(crate) const SPEC: Spec = Spec {
         MIGRATIONS_DIR,
         LOG_DIR,
         JSON,
-        Flag::value(REPORT, "FILE", "Write the records to this file too, with or without --json"),
+        REPORT,
         Flag::value(
             GATE,
             "FILE",
@@ -91,7 +89,6 @@ pub(crate) struct Options {
     pub(crate) against: bool,
     pub(crate) jobs: usize,
     pub(crate) gate_max_age: Duration,
-    pub(crate) report: Option<String>,
     pub(crate) list_checks: bool,
 }
 
@@ -112,14 +109,6 @@ impl Options {
             return Err(Error::new(Exit::Usage, "--against is a gate itself: it excludes --gate")
                 .hint("post-validate --help lists the flags"));
         }
-        let jobs = match arguments.number(JOBS)? {
-            Some(0) => {
-                return Err(Error::new(Exit::Usage, "--jobs=0 would read nothing")
-                    .hint("post-validate --help lists the flags"));
-            }
-            Some(number) => usize::try_from(number).unwrap_or(usize::MAX),
-            None => machine::processors(),
-        };
         Ok(Self {
             performance: arguments.has(PERFORMANCE),
             integrity: !arguments.has(NO_INTEGRITY),
@@ -127,9 +116,8 @@ impl Options {
             expected: text(EXPECTED),
             gate: text(GATE).or_else(|| text(AGAINST)),
             against: arguments.value(AGAINST).is_some(),
-            jobs,
+            jobs: arguments.jobs()?.unwrap_or_else(machine::processors),
             gate_max_age: Duration::from_secs(hours.saturating_mul(3600)),
-            report: text(REPORT),
             list_checks,
         })
     }

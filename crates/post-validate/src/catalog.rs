@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use ms5_common::db::client::Client;
+use ms5_common::sql::escape_literal;
 use postgres::types::Type;
 
 type SqlResult<T> = Result<T, postgres::Error>;
@@ -79,7 +80,7 @@ pub(crate) fn rows_up_to(client: &mut Client, tables: &[(&str, u64)]) -> SqlResu
         .map(|(table, most)| {
             format!(
                 "SELECT {}, (SELECT count(*) FROM (SELECT FROM {table} LIMIT {most}) x)",
-                postgres_literal(table)
+                escape_literal(table)
             )
         })
         .collect();
@@ -264,9 +265,4 @@ pub(crate) fn empty_tables(client: &mut Client, tables: &[&str]) -> SqlResult<Ve
 /// Whether the session may do anything.
 pub(crate) fn is_superuser(client: &mut Client) -> SqlResult<bool> {
     Ok(client.query_typed_one("SELECT current_setting('is_superuser') = 'on'", &[])?.get(0))
-}
-
-/// A text as a literal.
-pub(crate) fn postgres_literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
 }

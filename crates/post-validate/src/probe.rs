@@ -1,6 +1,8 @@
 //! The rows that a probe writes: which columns get which value, and the message that writes, reads and rolls back. Pure.
 
-use crate::catalog::{Column, ForeignKey, postgres_literal};
+use ms5_common::sql::escape_literal;
+
+use crate::catalog::{Column, ForeignKey};
 
 /// A hypertable that is probed.
 #[derive(Debug, Clone, Copy)]
@@ -101,7 +103,7 @@ fn times(target: &Target<'_>) -> Result<[String; 2], String> {
     };
     Ok(match target.boundary {
         Some(boundary) => {
-            let at = cast(&postgres_literal(boundary));
+            let at = cast(&escape_literal(boundary));
             [cast(&format!("{at} - {step}")), at]
         }
         None => [cast(begin), cast(&format!("{begin} + {next}"))],
@@ -140,7 +142,7 @@ fn value(column: &Column, row: u32) -> Option<String> {
         _ => return None,
     };
     // An explicit cast cuts to length what is too long.
-    Some(format!("CAST({} AS {})", postgres_literal(&plain), column.type_text))
+    Some(format!("CAST({} AS {})", escape_literal(&plain), column.type_text))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use ms5_common::catalog::Inventory;
 use ms5_common::check::{self, Report};
-use ms5_common::config::{self, Choices, Environment, Settings};
+use ms5_common::config::Settings;
 use ms5_common::db::client::Client;
 use ms5_common::db::server_error::reasons;
 use ms5_common::db::session::{self, Tuning};
@@ -15,12 +15,15 @@ use ms5_common::fingerprint::Fingerprint;
 use ms5_common::gate::{self, Story};
 use ms5_common::migrations::{self, Migration};
 use ms5_common::timescale;
-use ms5_common::tool::Context;
-use ms5_common::{clock, logging, success, troubleshooting};
+use ms5_common::tool::{Context, LogFile};
+use ms5_common::{success, troubleshooting};
 
-use crate::args::{Options, TOOL, TOOL_VERSION};
+use crate::args::{Options, TOOL};
 use crate::checks::{self, Bench, connection};
 
+/// Where a run is written down.
+const LOG: LogFile =
+    LogFile { folder: "validation", name: "post_migration_validation", title: "post-migration validation" };
 /// What feeds `--gate=-`.
 const CHAIN: &str =
     "pre-validate --json | migration-runner --gate=- --json | post-validate --against=- --json";
@@ -122,28 +125,9 @@ fn read(context: &Context, options: Options) -> Result<Input> {
     if options.gate.as_deref() == Some("-") {
         gate::refuse_terminal(CHAIN)?;
     }
-    let settings =
-        config::load(Choices::of(&context.arguments), &context.variables, Environment::Production)?;
-    let environment = settings.environment.defaults().name;
-    context.recorder.environment(environment);
-    if let Some(file) = &options.report {
-        context.recorder.report_to(file.as_ref())?;
-    }
-    logging::open_file(
-        &settings.log_dir.join("validation"),
-        &format!("post_migration_validation_{environment}_{}", clock::file_stamp()),
-        &[
-            ("MS5.0 post-migration validation log", TOOL.to_owned()),
-            ("Environment", environment.to_owned()),
-            ("Started", clock::line_time()),
-            ("Database", settings.database()),
-            ("User", settings.connection.user.clone()),
-            ("Version", TOOL_VERSION.to_owned()),
-            ("Run", context.recorder.run_id().to_owned()),
-        ],
-    );
+    let settings = context.begin(LOG)?;
     log::info!("Starting MS5.0 post-migration validation");
-    log::info!("Environment: {environment}");
+    log::info!("Environment: {}", settings.environment.defaults().name);
     // To the end, before anything is connected: the whole pipeline started at once.
     let story = options.gate.as_deref().map(|gate| Story::of(gate, CHAIN)).transpose()?;
     for line in story.iter().flat_map(Story::lines) {

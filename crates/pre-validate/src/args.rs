@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ms5_common::cli::{
-    ENVIRONMENT, Flag, HELP, JSON, LOG_DIR, MIGRATIONS_DIR, Parsed, Spec, VERBOSE, VERSION,
+    ENVIRONMENT, Flag, HELP, JOBS, JSON, LOG_DIR, MIGRATIONS_DIR, Parsed, REPORT, Spec, VERBOSE, VERSION,
 };
 use ms5_common::config::Variables;
 use ms5_common::error::{Error, Result};
@@ -20,10 +20,8 @@ const QUICK: &str = "--quick";
 const STRICT: &str = "--strict";
 const FINGERPRINT: &str = "--fingerprint";
 const NO_FINGERPRINT: &str = "--no-fingerprint";
-const JOBS: &str = "--jobs";
 const WRITERS: &str = "--wait-for-writers";
 const EXPECTED: &str = "--expected";
-const REPORT: &str = "--report";
 const LIST: &str = "--list-checks";
 const OUT_OF_ORDER: &str = "--allow-out-of-order";
 const MIN_DISK: &str = "--min-disk";
@@ -52,7 +50,7 @@ pub(crate) const SPEC: Spec = Spec {
         Flag::value(JOBS, "N", "Sessions that count and hash at once").default("number of cores"),
         Flag::value(WRITERS, "SECONDS", "How long transactions that write to these tables are waited for").default("30"),
         Flag::value(EXPECTED, "FILE", "What the migrations promise").default("expected.json beside the migrations"),
-        Flag::value(REPORT, "FILE", "Write the records to this file too, with or without --json"),
+        REPORT,
         Flag::value(MIN_DISK, "GB", "Free disk that is wanted (variable MS5_MIN_DISK_GB)").default("10"),
         Flag::value(MIN_MEMORY, "GB", "Memory that is wanted in all (variable MS5_MIN_MEMORY_GB)").default("4"),
         Flag::value(MIN_AVAILABLE, "GB", "Memory that should be available (variable MS5_MIN_AVAILABLE_GB)")
@@ -93,7 +91,6 @@ pub(crate) struct Options {
     /// How long writers are waited for before rows are counted.
     pub(crate) writers: Duration,
     pub(crate) expected: Option<String>,
-    pub(crate) report: Option<String>,
     pub(crate) limits: Limits,
 }
 
@@ -146,14 +143,9 @@ impl Options {
             list: arguments.has(LIST),
             out_of_order: arguments.has(OUT_OF_ORDER),
             fingerprint: fingerprint(arguments)?,
-            jobs: match arguments.number(JOBS)? {
-                Some(0) => return Err(usage("--jobs=0 would read nothing")),
-                Some(number) => usize::try_from(number).unwrap_or(usize::MAX),
-                None => machine::processors(),
-            },
+            jobs: arguments.jobs()?.unwrap_or_else(machine::processors),
             writers: Duration::from_secs(arguments.number(WRITERS)?.unwrap_or(30)),
             expected: arguments.value(EXPECTED).map(str::to_owned),
-            report: arguments.value(REPORT).map(str::to_owned),
             limits: Limits {
                 disk: limit(MIN_DISK, "MS5_MIN_DISK_GB", 10)?.saturating_mul(GIB),
                 memory: limit(MIN_MEMORY, "MS5_MIN_MEMORY_GB", 4)?.saturating_mul(GIB),

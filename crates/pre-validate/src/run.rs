@@ -4,25 +4,27 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ms5_common::check::{self, Finding, Report};
-use ms5_common::config::{self, Choices, Environment, Settings};
+use ms5_common::config::{self, Settings};
 use ms5_common::db::client::Client;
 use ms5_common::db::connect::Connected;
 use ms5_common::db::server_error::reasons;
 use ms5_common::db::session::{self, Server, Tuning};
-use ms5_common::error::{Error, Result};
+use ms5_common::error::Result;
 use ms5_common::exit::Exit;
 use ms5_common::expected;
 use ms5_common::machine::FreeSpace;
 use ms5_common::migrations::{self, Migration};
-use ms5_common::tool::Context;
-use ms5_common::{clock, logging};
+use ms5_common::tool::{Context, LogFile};
 
-use crate::args::{Options, TOOL, TOOL_VERSION};
+use crate::args::{Options, TOOL};
 use crate::checks::network::Network;
 use crate::checks::rights::{self, Role};
 use crate::checks::server::{self, Facts};
 use crate::checks::{self, activity, container, files, fingerprint, inventory, machine, security, timescale};
 
+/// Where a run is written down.
+const LOG: LogFile =
+    LogFile { folder: "validation", name: "pre_migration_validation", title: "pre-migration validation" };
 /// How long a check may wait for a lock or work in the database.
 const PROBE: &str = "1s";
 
@@ -33,12 +35,9 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
         check::list(checks::ALL);
         return Ok(Exit::Done);
     }
-    let settings =
-        config::load(Choices::of(&context.arguments), &context.variables, Environment::Production)?;
-    if let Some(file) = &options.report {
-        context.recorder.report_to(file.as_ref())?;
-    }
-    begin(context, &settings);
+    let settings = context.begin(LOG)?;
+    log::info!("Starting MS5.0 pre-migration validation");
+    log::info!("Environment: {}", settings.environment.defaults().name);
     let expected_file =
         options.expected.as_ref().map_or_else(|| settings.migrations_dir.join(expected::FILE), PathBuf::from);
     let expected = expected::read(&expected_file)?;
@@ -63,7 +62,7 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
             None
         }
         Some(Err(error)) => {
-            report.add(&checks::CONNECTION, refused(error));
+            report.add(&checks::CONNECTION, Finding::failed(error));
             None
         }
         Some(Ok((connected, server))) => {
@@ -96,26 +95,6 @@ fn folder(settings: &Settings) -> String {
     config::absolute(&settings.migrations_dir).display().to_string()
 }
 
-fn begin(context: &Context, settings: &Settings) {
-    let environment = settings.environment.defaults().name;
-    context.recorder.environment(environment);
-    logging::open_file(
-        &settings.log_dir.join("validation"),
-        &format!("pre_migration_validation_{environment}_{}", clock::file_stamp()),
-        &[
-            ("MS5.0 pre-migration validation log", TOOL.to_owned()),
-            ("Environment", environment.to_owned()),
-            ("Started", clock::line_time()),
-            ("Database", settings.database()),
-            ("User", settings.connection.user.clone()),
-            ("Version", TOOL_VERSION.to_owned()),
-            ("Run", context.recorder.run_id().to_owned()),
-        ],
-    );
-    log::info!("Starting MS5.0 pre-migration validation");
-    log::info!("Environment: {environment}");
-}
-
 fn connect(settings: &Settings, limit: Duration) -> Result<(Connected, Server)> {
     let mut tuning = Tuning::default();
     tuning.demand("lock_timeout", PROBE);
@@ -127,12 +106,6 @@ fn connect(settings: &Settings, limit: Duration) -> Result<(Connected, Server)> 
     let wanted = [("lock_timeout", PROBE), ("statement_timeout", PROBE)];
     session::demand_settings(&mut connected.client, &settings, &server, &wanted)?;
     Ok((connected, server))
-}
-
-fn refused(error: &Error) -> Finding {
-    let finding =
-        Finding::fail(error.message()).because_all(error.reasons().iter().cloned()).ends_with(error.exit());
-    error.hints().iter().fold(finding, Finding::remedy)
 }
 
 /// Everything that is asked of the server.

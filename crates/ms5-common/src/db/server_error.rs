@@ -110,6 +110,13 @@ pub fn reasons(error: &postgres::Error) -> Vec<String> {
     lines
 }
 
+/// Whether the server gave up a wait: for a lock, or with a statement that took too long. (A cancelled statement looks the
+/// same.)
+#[must_use]
+pub fn gave_up(error: &postgres::Error) -> bool {
+    matches!(error.code(), Some(code) if *code == SqlState::LOCK_NOT_AVAILABLE || *code == SqlState::QUERY_CANCELED)
+}
+
 /// Whether the session is gone: no answer from the server, or one of the classes that end a session
 /// (08 connection exception, 57P01..57P05 shutdown and termination).
 #[must_use]

@@ -74,6 +74,20 @@ pub fn open(settings: &Settings, tool: &str, purpose: &str, tuning: &Tuning) -> 
     Ok(connected)
 }
 
+/// Opens a session that changes nothing and gives up a lock after a second, but may read for as long as it takes.
+///
+/// # Errors
+/// Those of [`open`].
+pub fn open_reader(settings: &Settings, tool: &str, purpose: &str) -> Result<Connected> {
+    let mut tuning = Tuning::default();
+    for (name, value) in
+        [("lock_timeout", "1s"), ("statement_timeout", "0"), ("default_transaction_read_only", "on")]
+    {
+        tuning.demand(name, value);
+    }
+    open(settings, tool, purpose, &tuning)
+}
+
 /// The server's notices: WARNING and above as WARN, the rest as DEBUG.
 fn notice(message: DbError) {
     let text = [Some(message.message()), message.detail(), message.hint()]

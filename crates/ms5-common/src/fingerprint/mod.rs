@@ -9,7 +9,6 @@
 
 mod compare;
 mod json;
-mod sessions;
 mod shape;
 mod sql;
 mod take;
@@ -18,7 +17,6 @@ mod wait;
 use std::fmt;
 
 pub use compare::{Difference, Verdict, compare};
-pub use sessions::open;
 pub use take::{Options, Wanted, take};
 
 /// A table by name.

@@ -1,6 +1,7 @@
 //! The statements of a fingerprint. No I/O.
 
 use super::{Column, TableName};
+use crate::sql::escape_identifier;
 
 /// What every transaction of a fingerprint begins with. Texts of values depend on settings, and those of the database, of the
 /// role or of PGOPTIONS must not move them. Waiting for a lock would make those behind us wait as well. A policy on rows would
@@ -11,15 +12,10 @@ pub(super) const PINNED: &str = "SET LOCAL search_path = pg_catalog; SET LOCAL T
      SET LOCAL quote_all_identifiers = off; SET LOCAL row_security = off; SET LOCAL lock_timeout = '1s'; \
      SET LOCAL statement_timeout = 0; SET LOCAL jit = off";
 
-/// A name as SQL text.
-pub(super) fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
 impl TableName {
     /// Both names as SQL text.
     pub(super) fn quoted(&self) -> String {
-        format!("{}.{}", quoted(&self.schema), quoted(&self.table))
+        format!("{}.{}", escape_identifier(&self.schema), escape_identifier(&self.table))
     }
 }
 
@@ -59,7 +55,7 @@ pub(super) struct Blocks {
 pub(super) fn scan(relation: &str, content: &Content<'_>, blocks: Option<Blocks>) -> String {
     let mut inner: Vec<String> = (content.columns.iter().enumerate())
         .map(|(number, column)| {
-            let name = quoted(&column.name);
+            let name = escape_identifier(&column.name);
             if column.as_text {
                 format!("(t.{name})::text COLLATE \"C\" AS c{number}")
             } else {
@@ -71,7 +67,7 @@ pub(super) fn scan(relation: &str, content: &Content<'_>, blocks: Option<Blocks>
     let day = match content.days {
         None => "NULL::text",
         Some((column, days)) => {
-            let column = quoted(column);
+            let column = escape_identifier(column);
             inner.push(match days {
                 // Counting from midnight in days of 24 hours is much cheaper than a calendar's date.
                 Days::Zoned => {
@@ -88,7 +84,7 @@ pub(super) fn scan(relation: &str, content: &Content<'_>, blocks: Option<Blocks>
     let (covered, above) = match content.key {
         None => (String::new(), "0::bigint".to_owned()),
         Some((key, highest)) => {
-            inner.push(format!("t.{} AS k", quoted(key)));
+            inner.push(format!("t.{} AS k", escape_identifier(key)));
             // In quotes: the lowest of all numbers is no number with a sign before it.
             let covered = format!(" FILTER (WHERE k <= '{highest}'::bigint)");
             (covered, format!("count(*) FILTER (WHERE k > '{highest}'::bigint)"))

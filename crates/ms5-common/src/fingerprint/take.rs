@@ -11,7 +11,7 @@ use super::wait::{self, Watched};
 use super::{Bucket, Column, Fingerprint, TableName};
 use crate::db::client::Client;
 use crate::db::connect::Connected;
-use crate::db::server_error::reasons;
+use crate::db::server_error::{gave_up, reasons};
 use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::interrupt::{self, Cancellable};
@@ -319,7 +319,7 @@ fn begin(session: &mut Session, planned: &[Option<Plan>], jobs: usize) -> Result
         stopped()?;
         match lock(client, planned) {
             Ok(()) => break,
-            Err(error) if turn < TRIES && wait::is_busy(&error) => {
+            Err(error) if turn < TRIES && gave_up(&error) => {
                 client.batch_execute("ROLLBACK").map_err(|error| failed("begin a snapshot", &error))?;
             }
             Err(error) => return Err(busy("lock the tables for reading", &error)),
@@ -458,7 +458,7 @@ fn failed(tried: &str, error: &postgres::Error) -> Error {
 
 fn busy(tried: &str, error: &postgres::Error) -> Error {
     let failure = failed(tried, error);
-    if wait::is_busy(error) && interrupt::requested().is_none() {
+    if gave_up(error) && interrupt::requested().is_none() {
         return failure
             .with_exit(Exit::Unreachable)
             .hint("another session locks a table or waits to: run it again when that has ended");

@@ -16,14 +16,15 @@
 
 use std::time::{Duration, Instant};
 
-use postgres::error::SqlState;
 use postgres::types::Type;
 
 use super::TableName;
 use super::shape::{Key, family};
-use super::sql::{PINNED, quoted};
+use super::sql::PINNED;
 use crate::db::client::{Client, Transaction};
+use crate::db::server_error::gave_up;
 use crate::interrupt;
+use crate::sql::escape_identifier;
 
 type SqlResult<T> = Result<T, postgres::Error>;
 
@@ -38,7 +39,7 @@ pub(super) fn highest(
     why_not: &mut Vec<String>,
 ) -> SqlResult<i64> {
     // First the table, then the sequence: a key above the sequence's value was not handed out by it.
-    let column = quoted(&key.column);
+    let column = escape_identifier(&key.column);
     let query = format!("SELECT max({column})::bigint FROM {}", name.quoted());
     let visible = probe(client, &query, |row| row.get::<_, Option<i64>>(0))?;
     if visible.is_none() {
@@ -90,14 +91,9 @@ fn probe<T>(
     let mut transaction = pinned(client)?;
     match transaction.query_typed_one(query, &[]) {
         Ok(row) => Ok(Some(read(&row))),
-        Err(error) if is_busy(&error) && interrupt::requested().is_none() => Ok(None),
+        Err(error) if gave_up(&error) && interrupt::requested().is_none() => Ok(None),
         Err(error) => Err(error),
     }
-}
-
-/// Whether the server gave up a wait.
-pub(super) fn is_busy(error: &postgres::Error) -> bool {
-    matches!(error.code(), Some(code) if *code == SqlState::LOCK_NOT_AVAILABLE || *code == SqlState::QUERY_CANCELED)
 }
 
 /// The locks of a table that writers take: on itself, on its chunks, on the key's sequence.

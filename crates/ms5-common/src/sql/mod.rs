@@ -56,4 +56,7 @@ pub use position::{FileId, Pos};
 pub use script::{IncludeReader, Script};
 pub use split::{Options, Splitter, Step};
 pub use tokens::{Token, TokenKind, Tokens, tokens};
+
+/// Quoting as libpq does it: `PQescapeIdentifier` and `PQescapeLiteral` (behind a blank where it holds a backslash).
+pub use postgres_protocol::escape::{escape_identifier, escape_literal};
 pub(crate) use variables::parse_bool;

@@ -5,7 +5,8 @@
 use super::error::{ErrorKind, Problem};
 use super::lexer::{ReferenceKind, variable_reference};
 use super::rules::{is_space, run_end};
-use super::variables::{Variables, escape_identifier, escape_literal};
+use super::variables::Variables;
+use super::{escape_identifier, escape_literal};
 
 /// The text of a variable that is being read in place of its reference (`StackElem`).
 #[derive(Debug, Clone)]

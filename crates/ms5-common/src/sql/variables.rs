@@ -174,20 +174,10 @@ pub(crate) fn parse_bool(value: &str) -> Option<bool> {
     }
 }
 
-/// `PQescapeLiteral`: quotes doubled; with a backslash inside, an escape string behind a blank.
-pub(super) fn escape_literal(value: &str) -> String {
-    let quoted = value.replace('\'', "''");
-    if value.contains('\\') { format!(" E'{}'", quoted.replace('\\', "\\\\")) } else { format!("'{quoted}'") }
-}
-
-/// `PQescapeIdentifier`.
-pub(super) fn escape_identifier(value: &str) -> String {
-    format!("\"{}\"", value.replace('"', "\"\""))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sql::{escape_identifier, escape_literal};
 
     #[test]
     fn boolean_words() {

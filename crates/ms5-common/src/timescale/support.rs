@@ -1,7 +1,6 @@
 //! Which TimescaleDB is made for which PostgreSQL.
 
-/// The oldest TimescaleDB that the tools know.
-pub const OLDEST: &str = "2.11";
+use super::Version;
 
 /// What is known of a pair of versions.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,16 +29,11 @@ const MATRIX: &[(i32, u32, Option<u32>)] = &[
 /// Looks a pair up.
 #[must_use]
 pub fn judge(timescale: &str, postgres: i32) -> Support {
-    let mut numbers = timescale.split(['.', '-']).map(|part| part.parse::<u32>().ok());
-    let (Some(Some(major)), Some(Some(minor))) = (numbers.next(), numbers.next()) else {
-        return Support::Unknown;
+    let minor = match Version::parse(timescale) {
+        Some(version) if version < Version::OLDEST => return Support::TooOld,
+        Some(Version { major: 2, minor }) => minor,
+        _ => return Support::Unknown,
     };
-    if (major, minor) < (2, 11) {
-        return Support::TooOld;
-    }
-    if major > 2 {
-        return Support::Unknown;
-    }
     match MATRIX.iter().find(|(version, ..)| *version == postgres) {
         Some((_, first, last)) if minor >= *first && last.is_none_or(|last| minor <= last) => Support::Yes,
         Some((_, first, None)) => {

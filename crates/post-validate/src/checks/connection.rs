@@ -59,11 +59,8 @@ pub(super) fn extension(bench: &mut Bench<'_>) -> SqlResult {
             "The extension timescaledb is not created in this database (version {version} is available)"
         ))
         .remedy(bench.input.runner("")),
-        (None, None) if wanted => troubleshooting::extension_missing(&bench.input.settings)
-            .into_iter()
-            .fold(Finding::fail("The extension timescaledb is not on this server"), |finding, command| {
-                finding.remedy(command)
-            }),
+        (None, None) if wanted => Finding::fail("The extension timescaledb is not on this server")
+            .remedies(troubleshooting::extension_missing(&bench.input.settings)),
         (None, _) => {
             Finding::info("TimescaleDB is not in this database, and nothing is promised that needs it")
         }

@@ -30,9 +30,9 @@ pub(super) const COMPRESSION_POLICIES: Check = Check::new(
 );
 
 pub(super) fn check(bench: &mut Bench<'_>) -> SqlResult {
+    bench.intervals = intervals(bench)?;
     let all = hypertables::read(&mut bench.client)?;
     let promised = &bench.expected().hypertables;
-    let intervals = intervals(bench)?;
     let mut right = 0;
     for wanted in promised {
         let seen = all.iter().find(|seen| seen.table == wanted.table);
@@ -45,7 +45,7 @@ pub(super) fn check(bench: &mut Bench<'_>) -> SqlResult {
             ))
             .remedy("this cannot be changed in place: copy the rows into a new hypertable"),
             Some(seen) => {
-                let interval = intervals.get(&wanted.chunk_interval).copied();
+                let interval = bench.intervals.get(&wanted.chunk_interval).copied();
                 if interval.or_else(|| wanted.chunk_interval.parse().ok()) == Some(seen.interval) {
                     right += 1;
                     Finding::pass(format!("Hypertable validated: {}", wanted.table))
@@ -78,7 +78,7 @@ pub(super) fn check(bench: &mut Bench<'_>) -> SqlResult {
 }
 
 /// What the intervals of expected.json mean.
-pub(super) fn intervals(bench: &mut Bench<'_>) -> Result<BTreeMap<String, i64>, postgres::Error> {
+fn intervals(bench: &mut Bench<'_>) -> Result<BTreeMap<String, i64>, postgres::Error> {
     let expected = bench.expected();
     let of_tables = expected.hypertables.iter().flat_map(|table| {
         let after = table.compression.as_ref().and_then(|compression| compression.after.as_ref());
@@ -116,7 +116,6 @@ pub(super) fn compression(bench: &mut Bench<'_>) -> SqlResult {
     }
     let version = bench.version();
     let seen = hypertables::compression(&mut bench.client, version)?;
-    let intervals = intervals(bench)?;
     let none = promised
         .iter()
         .all(|(table, _)| !bench.hypertables.iter().any(|seen| seen.table == *table && seen.compression));
@@ -149,7 +148,7 @@ pub(super) fn compression(bench: &mut Bench<'_>) -> SqlResult {
         let of_table = |job: &&Job| job.kind == Kind::Compression && job.on.as_deref() == Some(*table);
         let finding = match bench.jobs.iter().find(of_table) {
             None => Finding::fail(format!("{table} has no compression policy")).remedy(&remedy),
-            Some(job) if job.offset != intervals.get(after).copied() => {
+            Some(job) if job.offset != bench.intervals.get(after).copied() => {
                 Finding::fail(format!("The compression policy of {table} does not wait for {after}"))
                     .because(&job.name)
                     .remedy(&remedy)

@@ -3,7 +3,7 @@
 use ms5_common::check::{Check, Finding};
 use ms5_common::timescale::policies::{self, Job, Kind};
 
-use super::hypertables::{intervals, not_scheduled};
+use super::hypertables::not_scheduled;
 use super::{Bench, SqlResult, number};
 
 /// Refresh policies.
@@ -24,7 +24,6 @@ pub(super) fn read(bench: &mut Bench<'_>) -> SqlResult {
 
 /// The policies of the continuous aggregates that are there.
 pub(super) fn refresh(bench: &mut Bench<'_>, there: &[String]) -> SqlResult {
-    let intervals = intervals(bench)?;
     let remedy = bench.input.runner("--force");
     let mut right = 0;
     for view in there {
@@ -34,8 +33,8 @@ pub(super) fn refresh(bench: &mut Bench<'_>, there: &[String]) -> SqlResult {
         let finding = match bench.jobs.iter().find(of_view) {
             None => Finding::fail(format!("{view} has no refresh policy")).remedy(&remedy),
             Some(job)
-                if job.offset != intervals.get(&wanted.end_offset).copied()
-                    || Some(job.every) != intervals.get(&wanted.every).copied() =>
+                if job.offset != bench.intervals.get(&wanted.end_offset).copied()
+                    || Some(job.every) != bench.intervals.get(&wanted.every).copied() =>
             {
                 Finding::fail(format!("The refresh policy of {view} is not as promised"))
                     .because(&job.name)

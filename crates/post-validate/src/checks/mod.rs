@@ -13,9 +13,11 @@ mod rows;
 mod schema;
 mod views;
 
+use std::collections::BTreeMap;
+
 use ms5_common::check::{Check, Finding, Report};
 use ms5_common::db::client::Client;
-use ms5_common::db::server_error::{connection_lost, reasons};
+use ms5_common::db::server_error::{connection_lost, gave_up, reasons};
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 use ms5_common::expected::Expected;
@@ -75,6 +77,8 @@ pub(crate) struct Bench<'a> {
     pub(crate) extension: Extension,
     /// What is there of the promised hypertables.
     hypertables: Vec<Hypertable>,
+    /// What the intervals of expected.json are, in the unit of the hypertables' own.
+    intervals: BTreeMap<String, i64>,
     /// Every background job.
     jobs: Vec<Job>,
     wal: health::Wal,
@@ -90,7 +94,8 @@ impl<'a> Bench<'a> {
         extension: Extension,
         wal: health::Wal,
     ) -> Self {
-        Self { client, report, input, extension, hypertables: Vec::new(), jobs: Vec::new(), wal }
+        let (hypertables, intervals, jobs) = (Vec::new(), BTreeMap::new(), Vec::new());
+        Self { client, report, input, extension, hypertables, intervals, jobs, wal }
     }
 
     /// What is promised; nothing where there is no file, and then no check asks.
@@ -228,7 +233,7 @@ fn lacking(bench: &Bench<'_>, needs: Needs) -> bool {
 
 /// Whether somebody else was in the way: a lock, a deadlock or the second was over.
 fn is_busy(error: &postgres::Error) -> bool {
-    error.code().is_some_and(|code| matches!(code.code(), "55P03" | "57014" | "40P01" | "40001"))
+    gave_up(error) || error.code().is_some_and(|code| matches!(code.code(), "40P01" | "40001"))
 }
 
 /// A question that the server has not answered.

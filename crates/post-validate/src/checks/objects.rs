@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use ms5_common::catalog::{Difference, Inventory};
 use ms5_common::check::{Check, Finding};
 use ms5_common::db::server_error::reasons;
+use ms5_common::db::session;
 use ms5_common::effects;
-use ms5_common::fingerprint;
 
 use super::{Bench, SqlResult, number};
 use crate::args::TOOL;
@@ -30,7 +30,7 @@ pub(super) fn check(bench: &mut Bench<'_>) -> SqlResult {
         return Ok(());
     };
     // A session of its own, since the list may take longer than a second.
-    let now = match fingerprint::open(&input.settings, TOOL) {
+    let now = match session::open_reader(&input.settings, TOOL, "inventory") {
         Ok(mut session) => Inventory::take(&mut session.client).map_err(|error| reasons(&error)),
         Err(error) => Err(error.lines()),
     };

@@ -1,7 +1,7 @@
 //! The proof that no row was lost: the rows that pre-validate has counted and hashed, counted and hashed again.
 
 use ms5_common::check::{Check, Finding};
-use ms5_common::error::Error;
+use ms5_common::db::session;
 use ms5_common::fingerprint::{self, Difference, Fingerprint, Verdict, Wanted};
 
 use super::{Bench, SqlResult};
@@ -31,8 +31,8 @@ pub(super) fn check(bench: &mut Bench<'_>) -> SqlResult {
     }
     let wanted: Vec<Wanted<'_>> = before.iter().map(Wanted::Again).collect();
     let how = fingerprint::Options { jobs: input.options.jobs, ..fingerprint::Options::default() };
-    match fingerprint::take(&how, &wanted, || fingerprint::open(&input.settings, TOOL)) {
-        Err(error) => bench.add(&ROWS, failed(&error)),
+    match fingerprint::take(&how, &wanted, || session::open_reader(&input.settings, TOOL, "fingerprint")) {
+        Err(error) => bench.add(&ROWS, Finding::failed(&error)),
         Ok(now) => {
             for (before, now) in before.iter().zip(&now) {
                 let verdict = fingerprint::compare(before, now.as_ref());
@@ -70,14 +70,4 @@ fn named(differences: &[Difference]) -> Vec<String> {
         lines.push(format!("and {} more", differences.len() - NAMED));
     }
     lines
-}
-
-fn failed(error: &Error) -> Finding {
-    let finding = if error.sqlstate() == Some("55P03") {
-        Finding::warn(format!("Busy: {}", error.message()))
-    } else {
-        Finding::fail(error.message()).ends_with(error.exit())
-    };
-    let finding = finding.because_all(error.reasons().iter().cloned());
-    error.hints().iter().fold(finding, Finding::remedy)
 }

@@ -6,7 +6,7 @@ use ms5_common::check::{Finding, Report};
 use ms5_common::db::client::Client;
 use ms5_common::db::server_error::reasons;
 use ms5_common::effects::{self, LockMode};
-use ms5_common::error::{Error, Result};
+use ms5_common::error::Result;
 use ms5_common::migrations::Migration;
 
 use super::{DEPENDENCIES, FILES};
@@ -20,7 +20,7 @@ pub(crate) fn check(
 ) {
     match files {
         Err(error) => {
-            report.add(&FILES, broken(error).on(folder));
+            report.add(&FILES, Finding::failed(error).on(folder));
             report.add(&DEPENDENCIES, Finding::skipped("the files cannot be read"));
         }
         Ok(files) => {
@@ -34,12 +34,6 @@ pub(crate) fn check(
             );
         }
     }
-}
-
-fn broken(error: &Error) -> Finding {
-    let finding =
-        Finding::fail(error.message()).because_all(error.reasons().iter().cloned()).ends_with(error.exit());
-    error.hints().iter().fold(finding, Finding::remedy)
 }
 
 fn sound(files: &[Migration]) -> Finding {

@@ -2,7 +2,7 @@
 
 use ms5_common::check::{Finding, Report};
 use ms5_common::config::Settings;
-use ms5_common::error::Error;
+use ms5_common::db::session;
 use ms5_common::expected::Expected;
 use ms5_common::fingerprint::{self, Fingerprint as Print, TableName, Wanted};
 use ms5_common::record::Recorder;
@@ -44,8 +44,8 @@ pub(crate) fn check(
         })
         .collect();
     let how = fingerprint::Options { jobs: options.jobs, patience: options.writers };
-    match fingerprint::take(&how, &wanted, || fingerprint::open(settings, TOOL)) {
-        Err(error) => report.add(&FINGERPRINT, failed(&error)),
+    match fingerprint::take(&how, &wanted, || session::open_reader(settings, TOOL, "fingerprint")) {
+        Err(error) => report.add(&FINGERPRINT, Finding::failed(&error)),
         Ok(prints) => {
             for ((table, _), print) in tables.iter().zip(prints) {
                 report.add(&FINGERPRINT, found(table, print.as_ref()).on(table.to_string()));
@@ -80,14 +80,4 @@ fn found(table: &TableName, print: Option<&Print>) -> Finding {
     Finding::warn(format!("{line}; whether rows are lost later can be proven in part only"))
         .because_all(print.why_not.iter().cloned())
         .remedy("stop what writes to it, then run this again")
-}
-
-fn failed(error: &Error) -> Finding {
-    let finding = if error.sqlstate() == Some("55P03") {
-        Finding::warn(format!("Busy: {}", error.message()))
-    } else {
-        Finding::fail(error.message()).ends_with(error.exit())
-    };
-    let finding = finding.because_all(error.reasons().iter().cloned());
-    error.hints().iter().fold(finding, Finding::remedy)
 }

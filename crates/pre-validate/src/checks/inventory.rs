@@ -4,7 +4,7 @@ use ms5_common::catalog::Inventory;
 use ms5_common::check::{Finding, Report};
 use ms5_common::config::Settings;
 use ms5_common::db::server_error::reasons;
-use ms5_common::fingerprint;
+use ms5_common::db::session;
 use ms5_common::record::Recorder;
 
 use super::INVENTORY;
@@ -16,7 +16,7 @@ pub(crate) fn check(report: &mut Report<'_>, recorder: &Recorder, settings: &Set
         report.add(&INVENTORY, Finding::skipped("--quick"));
         return;
     }
-    let taken = match fingerprint::open(settings, TOOL) {
+    let taken = match session::open_reader(settings, TOOL, "inventory") {
         Ok(mut session) => Inventory::take(&mut session.client).map_err(|error| reasons(&error)),
         Err(error) => Err(error.lines()),
     };

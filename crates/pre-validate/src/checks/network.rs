@@ -30,9 +30,7 @@ impl Network {
             return Self { name: why(), port: why(), open: true };
         }
         let troubles = |finding: Finding| {
-            troubleshooting::connection_failed(settings)
-                .into_iter()
-                .fold(finding.ends_with(Exit::Unreachable), Finding::remedy)
+            finding.ends_with(Exit::Unreachable).remedies(troubleshooting::connection_failed(settings))
         };
         let addresses = match resolve(host, port, limit) {
             Ok(addresses) => addresses,

@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 use ms5_common::check::{Finding, Report};
 use ms5_common::config::Settings;
 use ms5_common::db::client::Client;
-use ms5_common::db::server_error::reasons;
+use ms5_common::db::server_error::{gave_up, reasons};
 use ms5_common::effects::{self, LockMode};
 use ms5_common::migrations::Migration;
-use postgres::error::SqlState;
 
 use super::{CREATE, OWNER, STATEMENTS};
 
@@ -95,7 +94,7 @@ fn create(client: &mut Client, settings: &Settings, role: &Role) -> Finding {
     let database = &settings.connection.dbname;
     match tried.and(rolled_back) {
         Ok(()) => Finding::pass("Database permissions validated"),
-        Err(error) if is_busy(&error) => {
+        Err(error) if gave_up(&error) => {
             Finding::warn("Database permissions: somebody held a lock, so they were not tried")
                 .because_all(reasons(&error))
                 .remedy("run it again")
@@ -107,13 +106,6 @@ fn create(client: &mut Client, settings: &Settings, role: &Role) -> Finding {
                 role = role.name
             )),
     }
-}
-
-/// Whether it was only a lock or the time: no verdict on what was tried.
-pub(super) fn is_busy(error: &postgres::Error) -> bool {
-    error
-        .code()
-        .is_some_and(|code| *code == SqlState::LOCK_NOT_AVAILABLE || *code == SqlState::QUERY_CANCELED)
 }
 
 /// Relations that the files alter and that are there, owned by somebody else.

@@ -3,12 +3,11 @@
 use ms5_common::check::{Finding, Report};
 use ms5_common::config::Settings;
 use ms5_common::db::client::Client;
-use ms5_common::db::server_error::{connection_lost, reasons};
-use ms5_common::timescale::{self, Extension, support};
+use ms5_common::db::server_error::{connection_lost, gave_up, reasons};
+use ms5_common::timescale::{self, Extension, Version, support};
 use ms5_common::troubleshooting;
 use postgres::types::Type;
 
-use super::rights::is_busy;
 use super::server::Facts;
 use super::{EXTENSION, HYPERTABLE, LICENCE, MATRIX, PRELOAD, RESTORING};
 
@@ -86,10 +85,8 @@ fn there(client: &mut Client, extension: &Extension, settings: &Settings) -> Fin
                     .because_all(reasons(&error)),
             }
         }
-        (None, None) => {
-            let missing = Finding::fail("This server has no TimescaleDB");
-            troubleshooting::extension_missing(settings).into_iter().fold(missing, Finding::remedy)
-        }
+        (None, None) => Finding::fail("This server has no TimescaleDB")
+            .remedies(troubleshooting::extension_missing(settings)),
     }
 }
 
@@ -117,7 +114,7 @@ fn fits(extension: &Extension, facts: &Facts) -> Finding {
     let line = format!("TimescaleDB {version} on PostgreSQL {}", facts.major);
     match support::judge(version, facts.major) {
         support::Support::Yes => Finding::pass(format!("{line}: supported")),
-        support::Support::TooOld => Finding::fail(format!("{line}: older than {}", support::OLDEST))
+        support::Support::TooOld => Finding::fail(format!("{line}: older than {}", Version::OLDEST))
             .remedy("install a newer TimescaleDB, then ALTER EXTENSION timescaledb UPDATE first thing in a fresh session"),
         support::Support::NotThisPair(versions) => {
             Finding::warn(format!("{line}: this pair is not supported")).because(versions).remedy(
@@ -158,7 +155,7 @@ fn works(client: &mut Client, extension: &Extension, quick: bool) -> Finding {
     let rolled_back = client.batch_execute("ROLLBACK");
     match tried.and(rolled_back) {
         Ok(()) => Finding::pass(passed),
-        Err(error) if is_busy(&error) => {
+        Err(error) if gave_up(&error) => {
             Finding::warn("TimescaleDB functionality: busy, so it was not tried")
                 .because_all(reasons(&error))
                 .remedy("run it again")

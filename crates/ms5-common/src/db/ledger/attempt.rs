@@ -1,8 +1,8 @@
 //! Attempts: begun before the work, ended with it.
 
 use crate::db::client::Client;
+use crate::sql::escape_literal as quoted;
 use postgres::SimpleQueryMessage;
-use postgres_protocol::escape::escape_literal as quoted;
 
 use super::{SqlResult, State, statements};
 use crate::db::backend::Backend;

@@ -1,7 +1,7 @@
 //! The statements that write attempts and their ends, as text: with the values in it, or prepared in a session that applies
 //! many files, which spares the server most of the work.
 
-use postgres_protocol::escape::escape_literal as quoted;
+use crate::sql::escape_literal as quoted;
 
 use super::{Attempt, Ended};
 use crate::db::backend::Backend;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::db::client::Client;
-use postgres_protocol::escape::escape_literal as quoted;
+use crate::sql::escape_literal as quoted;
 
 use super::SqlResult;
 use super::attempt::guard;
