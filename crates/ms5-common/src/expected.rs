@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use crate::cli::{Flag, Parsed};
 use crate::error::{Error, Result};
 use crate::exit::Exit;
+use crate::sql::{self, Token, TokenKind};
 
 /// The file's name in the folder of the migrations.
-pub const FILE: &str = "expected.json";
+const FILE: &str = "expected.json";
 
 /// Columns of a relation: name and type as `format_type` prints it, with ` not null` behind it where it is.
 pub type Columns = BTreeMap<String, String>;
@@ -94,11 +96,31 @@ pub struct Query {
     pub max_ms: u64,
 }
 
-/// Reads the file; None where there is none.
+/// The flag that names another file.
+pub const FLAG: Flag = Flag::value("--expected", "FILE", "What the migrations promise")
+    .default("expected.json beside the migrations");
+
+/// Finds and reads the file: the one that [`FLAG`] names, or that of the migrations, which need not be there. Gives its path
+/// too, for messages.
 ///
 /// # Errors
-/// [`Exit::Config`], naming file and key: unreadable, not JSON, an unknown key, a value of another kind.
-pub fn read(path: &Path) -> Result<Option<Expected>> {
+/// [`Exit::Config`], naming file and key: unreadable, not JSON, an unknown key, a value of another kind; a file that was named
+/// and is not there.
+pub fn find(arguments: &Parsed, migrations: &Path) -> Result<(PathBuf, Option<Expected>)> {
+    let named = arguments.value(FLAG.name).map(PathBuf::from);
+    let path = named.clone().unwrap_or_else(|| migrations.join(FILE));
+    let expected = read(&path)?;
+    if named.is_some() && expected.is_none() {
+        return Err(Error::new(Exit::Config, format!("there is no file {}", path.display()))
+            .because(format!("{} names it", FLAG.name))
+            .because("nothing was touched")
+            .hint("name another one, or leave the flag out for expected.json beside the migrations"));
+    }
+    Ok((path, expected))
+}
+
+/// Reads a file; None where there is none.
+fn read(path: &Path) -> Result<Option<Expected>> {
     match fs::read_to_string(path) {
         Ok(text) => parse(&text, &path.display().to_string()).map(Some),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -111,7 +133,7 @@ pub fn read(path: &Path) -> Result<Option<Expected>> {
 /// Understands the text of `file`.
 ///
 /// # Errors
-/// As [`read`].
+/// As [`find`].
 pub fn parse(text: &str, file: &str) -> Result<Expected> {
     // A byte-order mark is an editor's, not JSON's.
     let value: Value = serde_json::from_str(text.trim_start_matches('\u{feff}'))
@@ -293,28 +315,16 @@ impl<'a> Node<'a> {
     }
 }
 
-/// Two SQL names with a dot between them. Names go into statements as they are, so nothing else may pass for one.
+/// Two SQL names with a dot between them, as the catalog prints them. Names go into statements as they are, so nothing else may
+/// pass for one.
 fn is_qualified(text: &str) -> bool {
-    let Some(rest) = name(text).and_then(|rest| rest.strip_prefix('.')) else { return false };
-    name(rest) == Some("")
-}
-
-/// What follows the SQL name that a text begins with; None where it begins with none.
-fn name(text: &str) -> Option<&str> {
-    if let Some(quoted) = text.strip_prefix('"') {
-        let mut rest = quoted;
-        loop {
-            let end = rest.find('"')?;
-            match rest[end + 1..].strip_prefix('"') {
-                Some(more) => rest = more,
-                None if end == 0 && rest.len() == quoted.len() => return None,
-                None => return Some(&rest[end + 1..]),
-            }
-        }
-    }
-    let letter = |c: char| c == '_' || c.is_lowercase() || (!c.is_ascii() && c.is_alphabetic());
-    let end = text.find(|c: char| !letter(c) && !c.is_ascii_digit() && c != '$').unwrap_or(text.len());
-    (text.starts_with(letter) && end > 0).then(|| &text[end..])
+    let is_name = |token: &Token<'_>| {
+        token.kind == TokenKind::Identifier && token.text.len() > 2
+            || token.name().is_some_and(|name| name == token.text)
+    };
+    let tokens: Vec<Token<'_>> = sql::tokens(text, true).collect();
+    let whole = tokens.iter().map(|token| token.text.len()).sum::<usize>() == text.len();
+    matches!(&tokens[..], [schema, dot, name] if whole && dot.is_symbol(".") && is_name(schema) && is_name(name))
 }
 
 #[cfg(test)]

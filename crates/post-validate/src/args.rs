@@ -7,6 +7,7 @@ use ms5_common::cli::{
 };
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
+use ms5_common::expected;
 use ms5_common::machine;
 
 /// The tool's name, as it stands in records and in pg_stat_activity.
@@ -17,7 +18,6 @@ pub(crate) const TOOL_VERSION: &str = env!("CARGO_PKG_VERSION");
 const PERFORMANCE: &str = "--performance-test";
 const NO_INTEGRITY: &str = "--no-data-integrity";
 const STRICT: &str = "--strict";
-const EXPECTED: &str = "--expected";
 const GATE: &str = "--gate";
 const AGAINST: &str = "--against";
 const GATE_MAX_AGE: &str = "--gate-max-age";
@@ -37,7 +37,7 @@ pub(crate) const SPEC: Spec = Spec {
         Flag::switch(NO_INTEGRITY, "Leave out the rows written, read back and rolled back"),
         VERBOSE,
         Flag::switch(STRICT, "A warning is a failure"),
-        Flag::value(EXPECTED, "FILE", "What must be there").default("expected.json beside the migrations"),
+        expected::FLAG,
         MIGRATIONS_DIR,
         LOG_DIR,
         JSON,
@@ -83,7 +83,6 @@ pub(crate) struct Options {
     pub(crate) performance: bool,
     pub(crate) integrity: bool,
     pub(crate) strict: bool,
-    pub(crate) expected: Option<String>,
     pub(crate) gate: Option<String>,
     /// Whether the gate's records are what rows are compared with.
     pub(crate) against: bool,
@@ -113,7 +112,6 @@ impl Options {
             performance: arguments.has(PERFORMANCE),
             integrity: !arguments.has(NO_INTEGRITY),
             strict: arguments.has(STRICT),
-            expected: text(EXPECTED),
             gate: text(GATE).or_else(|| text(AGAINST)),
             against: arguments.value(AGAINST).is_some(),
             jobs: arguments.jobs()?.unwrap_or_else(machine::processors),

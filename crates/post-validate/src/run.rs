@@ -140,14 +140,7 @@ fn read(context: &Context, options: Options) -> Result<Input> {
         story.require("pre-validate", &digest, options.gate_max_age)?;
         story.require_migrated(&digest, options.gate_max_age)?;
     }
-    let expected_file =
-        options.expected.as_ref().map_or_else(|| settings.migrations_dir.join(expected::FILE), PathBuf::from);
-    let expected = expected::read(&expected_file)?;
-    if expected.is_none() && options.expected.is_some() {
-        return Err(Error::new(Exit::Config, format!("there is no file {}", expected_file.display()))
-            .because("--expected names it")
-            .hint("name another one, or leave the flag out for expected.json beside the migrations"));
-    }
+    let (expected_file, expected) = expected::find(&context.arguments, &settings.migrations_dir)?;
     let before = story.as_ref().filter(|_| options.against).map(fingerprints).transpose()?;
     let noted =
         |story: &Story| story.records("pre-validate", "inventory").last().and_then(Inventory::from_json);

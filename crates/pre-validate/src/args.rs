@@ -8,6 +8,7 @@ use ms5_common::cli::{
 use ms5_common::config::Variables;
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
+use ms5_common::expected;
 use ms5_common::fingerprint::TableName;
 use ms5_common::machine::{self, GIB};
 
@@ -21,7 +22,6 @@ const STRICT: &str = "--strict";
 const FINGERPRINT: &str = "--fingerprint";
 const NO_FINGERPRINT: &str = "--no-fingerprint";
 const WRITERS: &str = "--wait-for-writers";
-const EXPECTED: &str = "--expected";
 const LIST: &str = "--list-checks";
 const OUT_OF_ORDER: &str = "--allow-out-of-order";
 const MIN_DISK: &str = "--min-disk";
@@ -49,7 +49,7 @@ pub(crate) const SPEC: Spec = Spec {
         Flag::switch(NO_FINGERPRINT, "Count and hash no rows"),
         Flag::value(JOBS, "N", "Sessions that count and hash at once").default("number of cores"),
         Flag::value(WRITERS, "SECONDS", "How long transactions that write to these tables are waited for").default("30"),
-        Flag::value(EXPECTED, "FILE", "What the migrations promise").default("expected.json beside the migrations"),
+        expected::FLAG,
         REPORT,
         Flag::value(MIN_DISK, "GB", "Free disk that is wanted (variable MS5_MIN_DISK_GB)").default("10"),
         Flag::value(MIN_MEMORY, "GB", "Memory that is wanted in all (variable MS5_MIN_MEMORY_GB)").default("4"),
@@ -90,7 +90,6 @@ pub(crate) struct Options {
     pub(crate) jobs: usize,
     /// How long writers are waited for before rows are counted.
     pub(crate) writers: Duration,
-    pub(crate) expected: Option<String>,
     pub(crate) limits: Limits,
 }
 
@@ -145,7 +144,6 @@ impl Options {
             fingerprint: fingerprint(arguments)?,
             jobs: arguments.jobs()?.unwrap_or_else(machine::processors),
             writers: Duration::from_secs(arguments.number(WRITERS)?.unwrap_or(30)),
-            expected: arguments.value(EXPECTED).map(str::to_owned),
             limits: Limits {
                 disk: limit(MIN_DISK, "MS5_MIN_DISK_GB", 10)?.saturating_mul(GIB),
                 memory: limit(MIN_MEMORY, "MS5_MIN_MEMORY_GB", 4)?.saturating_mul(GIB),

@@ -1,6 +1,5 @@
 //! The flow: look at everything, in the order of the list, whatever fails on the way.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use ms5_common::check::{self, Finding, Report};
@@ -38,9 +37,7 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
     let settings = context.begin(LOG)?;
     log::info!("Starting MS5.0 pre-migration validation");
     log::info!("Environment: {}", settings.environment.defaults().name);
-    let expected_file =
-        options.expected.as_ref().map_or_else(|| settings.migrations_dir.join(expected::FILE), PathBuf::from);
-    let expected = expected::read(&expected_file)?;
+    let (_, expected) = expected::find(&context.arguments, &settings.migrations_dir)?;
     let migrations = migrations::read_folder(&settings.migrations_dir, options.out_of_order, &[]);
     // The first record names the database, so the way there is looked at before anything is reported.
     let network = Network::look(&settings, options.limits.network);

@@ -36,31 +36,15 @@ impl TableName {
 }
 
 impl TableName {
-    /// Reads `schema.table`, each part as the catalog has it or quoted; None where it is not that.
+    /// Reads `schema.table` as SQL does, in lower case unless quoted; None where it is not that.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let mut parts = Vec::new();
-        let mut rest = text.trim();
-        loop {
-            let (part, behind) = match rest.strip_prefix('"') {
-                Some(quoted) => {
-                    let end = quoted.find('"')?;
-                    (&quoted[..end], &quoted[end + 1..])
-                }
-                None => rest.split_at(rest.find('.').unwrap_or(rest.len())),
-            };
-            if part.is_empty() {
-                return None;
-            }
-            parts.push(part.to_owned());
-            match behind.strip_prefix('.') {
-                Some(next) => rest = next,
-                None if behind.is_empty() => break,
-                None => return None,
-            }
-        }
-        let [schema, table] = <[String; 2]>::try_from(parts).ok()?;
-        Some(Self { schema, table })
+        let mut tokens = crate::sql::tokens(text, true);
+        let schema = tokens.next()?.name()?.into_owned();
+        let dot = tokens.next()?.is_symbol(".");
+        let table = tokens.next()?.name()?.into_owned();
+        (dot && tokens.next().is_none() && !schema.is_empty() && !table.is_empty())
+            .then_some(Self { schema, table })
     }
 }
 
@@ -138,6 +122,9 @@ mod tests {
             ("a.b", Some(("a", "b"))),
             (" a.\"B c\" ", Some(("a", "B c"))),
             ("\"x.y\".z", Some(("x.y", "z"))),
+            ("\"x\"\"y\".Z", Some(("x\"y", "z"))),
+            ("a.\"\"", None),
+            ("a.b c", None),
             ("a", None),
             ("a.b.c", None),
             ("a.", None),
