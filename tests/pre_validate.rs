@@ -9,7 +9,7 @@ use migration_tests::bouncer::Bouncer;
 use migration_tests::lab::Lab;
 use migration_tests::program::{Program, Ran, project_root};
 use migration_tests::server::{Engine, Server, Wasm};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const A: (&str, &str) = ("001_a.sql", "CREATE TABLE a (id int);");
 
@@ -317,6 +317,85 @@ fn servers_that_are_not_ready() {
     assert_eq!(verdict(&ran, "restoring"), "fail");
     superuser.batch_execute("SELECT timescaledb_post_restore()").unwrap();
     assert_eq!(verdict(&validate(&restoring, "--json --min-disk=1").expect(0), "restoring"), "pass");
+}
+
+/// Promises hypertables `public.rows` and `public.later`, by `ts`.
+fn promise(lab: &Lab<'_>, interval: &str) {
+    let promised = json!({"hypertables": [
+        {"table": "public.rows", "time_column": "ts", "chunk_interval": interval},
+        {"table": "public.later", "time_column": "ts", "chunk_interval": interval},
+    ]});
+    lab.write("expected.json", promised.to_string().as_bytes());
+}
+
+#[test]
+fn chunks_to_be_are_held_against_the_room_for_locks() {
+    let options =
+        ["max_locks_per_transaction=64", "max_connections=20", "timescaledb.max_background_workers=1"];
+    let server = Server::start(Engine::Pg17, &options).unwrap();
+    let lab = Lab::new(&server, &[A]);
+    let locks = |text: &str| {
+        let ran = validate(&lab, "--quick --json --min-disk=1").expect(0);
+        let (verdict, words) = (verdict(&ran, "locks"), words(&ran, "locks"));
+        assert!(words.contains(text), "{text}\n{ran}");
+        verdict
+    };
+    promise(&lab, "1 day");
+    assert_eq!(locks("no table is there that is to become a hypertable"), "skipped");
+    lab.sql("CREATE TABLE rows (ts timestamptz NOT NULL, text text); CREATE INDEX ON rows (ts)");
+    assert_eq!(locks("no table is there"), "skipped", "an empty one makes no chunks");
+    lab.sql("INSERT INTO rows SELECT d FROM generate_series(now() - interval '365 days', now(), '1 day') d");
+    // The chunk, the table's index and create_hypertable's, TOAST with its index.
+    assert_eq!(
+        locks("at most 1830 in one transaction, for 366 chunks; the server has room for 1280"),
+        "warn"
+    );
+    let ran = validate(&lab, "--quick --json --min-disk=1").expect(0);
+    assert!(words(&ran, "locks").contains("SET max_locks_per_transaction = 183;"), "{ran}");
+    assert_eq!(verdict(&ran, "workers"), "warn");
+    assert!(words(&ran, "workers").contains("timescaledb.max_background_workers: 1, for "), "{ran}");
+    promise(&lab, "1 month");
+    assert_eq!(locks("at most 65 in one transaction, for 13 chunks"), "pass");
+    lab.sql("INSERT INTO rows VALUES ('1970-01-01 00:00+00')");
+    assert_eq!(locks("clocks that were wrong"), "warn");
+    lab.sql("UPDATE rows SET ts = 'infinity' WHERE ts < '2000-01-01'");
+    assert_eq!(locks("rows at the end of time"), "warn");
+    lab.sql("DROP TABLE rows; CREATE TABLE rows (ts bigint NOT NULL); INSERT INTO rows VALUES (-5), (9223372036854775807)");
+    assert_eq!(locks("cannot be forecast"), "warn");
+    promise(&lab, "1000000000000000000");
+    assert_eq!(locks("at most 20 in one transaction, for 10 chunks"), "pass");
+    lab.database.superuser().unwrap().batch_execute("CREATE EXTENSION timescaledb").unwrap();
+    lab.sql("SELECT create_hypertable('rows', by_range('ts', 1000000000000000000), migrate_data => true)");
+    assert_eq!(locks("no table is there"), "skipped", "it has its chunks already");
+}
+
+#[test]
+fn what_is_too_small_for_the_database_or_too_far_away() {
+    let server = Server::start(Engine::Pg17, &["max_wal_size=32MB", "maintenance_work_mem=64MB"]).unwrap();
+    let lab = Lab::new(&server, &[A]);
+    let superuser =
+        (server.variable("MS5_SANDBOX_SUPERUSER"), server.variable("MS5_SANDBOX_SUPERUSER_PASSWORD"));
+    let look =
+        |arguments: &str| as_role(&lab, superuser.0, superuser.1, &format!("--quick --json {arguments}"));
+    let verdicts = |ran: &Ran| {
+        ["max-wal-size", "maintenance-work-mem", "round-trip", "disk-data"].map(|id| verdict(ran, id))
+    };
+    let small = look("--min-disk=1").expect(0);
+    assert_eq!(verdicts(&small), ["pass"; 4], "{small}");
+    // A file with nothing in it, in the database's folder, counts into the size that the server tells.
+    lab.database
+        .superuser()
+        .unwrap()
+        .batch_execute(
+            "DO $$ BEGIN EXECUTE format($c$COPY (SELECT 1) TO PROGRAM 'truncate -s 2G %s/base/%s/ms5'$c$,
+                 current_setting('data_directory'),
+                 (SELECT oid FROM pg_database WHERE datname = current_database())); END $$",
+        )
+        .unwrap();
+    let ran = look("--min-disk=1 --max-round-trip=0").expect(0);
+    assert_eq!(verdicts(&ran)[..3], ["warn"; 3], "{ran}");
+    let full = look("--min-disk=1000000").expect(1);
+    assert_eq!(verdict(&full, "disk-data"), "fail", "{full}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use ms5_common::db::server_error::reasons;
 use ms5_common::db::session::{self, Server, Tuning};
 use ms5_common::error::Result;
 use ms5_common::exit::Exit;
-use ms5_common::expected;
+use ms5_common::expected::{self, Expected};
 use ms5_common::machine::FreeSpace;
 use ms5_common::migrations::{self, Migration};
 use ms5_common::tool::{Context, LogFile};
@@ -19,7 +19,9 @@ use crate::args::{Options, TOOL};
 use crate::checks::network::Network;
 use crate::checks::rights::{self, Role};
 use crate::checks::server::{self, Facts};
-use crate::checks::{self, activity, container, files, fingerprint, inventory, machine, security, timescale};
+use crate::checks::{
+    self, activity, container, files, fingerprint, inventory, locks, machine, security, timescale,
+};
 
 /// Where a run is written down.
 const LOG: LogFile =
@@ -78,7 +80,8 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
         }
         Some((connected, single_session)) => {
             let files = migrations.as_ref().ok().map(Vec::as_slice);
-            database(&mut report, connected, &settings, &space, &options, files, single_session);
+            let asked = Asked { settings: &settings, options: &options, space: &space, single_session };
+            database(&mut report, connected, &asked, files, expected.as_ref());
             container::check(&mut report, &settings);
             files::check(&mut report, &migrations, &folder(&settings), Some(&mut connected.client));
             inventory::check(&mut report, &context.recorder, &settings, options.quick);
@@ -105,16 +108,23 @@ fn connect(settings: &Settings, limit: Duration) -> Result<(Connected, Server)> 
     Ok((connected, server))
 }
 
+/// What is known before the server is asked.
+struct Asked<'a> {
+    settings: &'a Settings,
+    options: &'a Options,
+    space: &'a FreeSpace,
+    single_session: bool,
+}
+
 /// Everything that is asked of the server.
 fn database(
     report: &mut Report<'_>,
     connected: &mut Connected,
-    settings: &Settings,
-    space: &FreeSpace,
-    options: &Options,
+    asked: &Asked<'_>,
     files: Option<&[Migration]>,
-    single_session: bool,
+    expected: Option<&Expected>,
 ) {
+    let Asked { settings, options, space, single_session } = *asked;
     let tls = connected.tls;
     let client = &mut connected.client;
     let (facts, role) = match ask(client, settings) {
@@ -131,6 +141,7 @@ fn database(
     rights::check(report, client, settings, &role, files);
     timescale::check(report, client, settings, &facts, single_session, options.quick);
     server::check_settings(report, &facts, space, options.limits);
+    locks::check(report, client, &facts, expected);
     activity::check(report, client, options.limits.transaction, options.quick);
     security::check(report, client, settings, &facts, &role, tls, options.quick);
 }

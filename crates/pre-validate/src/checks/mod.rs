@@ -5,6 +5,7 @@ pub(crate) mod container;
 pub(crate) mod files;
 pub(crate) mod fingerprint;
 pub(crate) mod inventory;
+pub(crate) mod locks;
 pub(crate) mod machine;
 pub(crate) mod network;
 pub(crate) mod rights;
@@ -67,8 +68,8 @@ pub(crate) const HYPERTABLE: Check =
     Check::new("hypertable", "a hypertable made, filled and rolled back", "it works; busy is WARN").slow();
 pub(crate) const WORKERS: Check = Check::new(
     "workers",
-    "max_worker_processes",
-    "1 + timescaledb.max_background_workers + max_parallel_workers, else WARN",
+    "max_worker_processes and timescaledb.max_background_workers",
+    "1 + timescaledb.max_background_workers + max_parallel_workers; more background workers than databases, else WARN",
 );
 pub(crate) const DISK_DATA: Check = Check::new(
     "disk-data",
@@ -88,6 +89,11 @@ pub(crate) const MAINTENANCE: Check = Check::new(
 );
 pub(crate) const WAL: Check =
     Check::new("max-wal-size", "max_wal_size", "a tenth of the database or more, else WARN");
+pub(crate) const LOCKS: Check = Check::new(
+    "locks",
+    "the locks on the chunks that each table to be converted will have, beside max_locks_per_transaction",
+    "room for twice as many, and no lonely rows far away in time, else WARN",
+);
 pub(crate) const ACTIVITY: Check =
     Check::new("activity", "transactions a second, over one second", "nothing: a hint at hours of low use")
         .slow();
@@ -167,6 +173,7 @@ pub(crate) const ALL: &[Check] = &[
     WORK_MEM,
     MAINTENANCE,
     WAL,
+    LOCKS,
     ACTIVITY,
     LONGEST,
     SUPERUSER,

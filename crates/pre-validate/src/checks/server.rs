@@ -26,6 +26,8 @@ pub(crate) struct Facts {
     pub(crate) version: String,
     /// The database's size in bytes; None where the role may not know.
     size: Option<u64>,
+    /// How many databases take connections.
+    databases: u64,
     /// Settings in their base unit; those that the role may not see are not in it.
     settings: BTreeMap<String, (String, Option<String>)>,
     /// Whether the server is on this machine.
@@ -44,7 +46,8 @@ impl Facts {
                          THEN pg_database_size(current_database()) END,
                     (SELECT array_agg(name) FROM pg_settings WHERE source IS NOT NULL),
                     (SELECT array_agg(setting) FROM pg_settings WHERE source IS NOT NULL),
-                    (SELECT array_agg(unit) FROM pg_settings WHERE source IS NOT NULL)",
+                    (SELECT array_agg(unit) FROM pg_settings WHERE source IS NOT NULL),
+                    (SELECT count(*) FROM pg_catalog.pg_database WHERE datallowconn AND NOT datistemplate)",
             &[],
         )?;
         let (names, values): (Vec<String>, Vec<Option<String>>) = (row.get(3), row.get(4));
@@ -54,6 +57,7 @@ impl Facts {
             major: row.get(0),
             version: row.get(1),
             size: row.get::<_, Option<i64>>(2).and_then(|size| u64::try_from(size).ok()),
+            databases: u64::try_from(row.get::<_, i64>(6)).unwrap_or_default(),
             settings: known.filter_map(|((name, value), unit)| Some((name, (value?, unit)))).collect(),
             local: is_local(settings),
         })
@@ -68,6 +72,12 @@ impl Facts {
         self.setting(name)?.parse().ok()
     }
 
+    /// The room of the lock table; None where the role may not know.
+    pub(super) fn lock_room(&self) -> Option<LockRoom> {
+        let backends = self.number("max_connections")? + self.number("max_prepared_transactions")?;
+        Some(LockRoom { each: self.number("max_locks_per_transaction")?, backends })
+    }
+
     /// A setting that is a size, in bytes.
     fn bytes(&self, name: &str) -> Option<u64> {
         let (value, unit) = self.settings.get(name)?;
@@ -78,6 +88,25 @@ impl Facts {
             _ => 1,
         };
         Some(value.parse::<u64>().ok()?.saturating_mul(factor))
+    }
+}
+
+/// The room of the lock table, which all transactions of a server share: `max_locks_per_transaction` times as many as may
+/// be open (PostgreSQL's documentation, "Lock Management").
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LockRoom {
+    pub(super) each: u64,
+    pub(super) backends: u64,
+}
+
+impl LockRoom {
+    pub(super) fn all(self) -> u64 {
+        self.each.saturating_mul(self.backends)
+    }
+
+    /// Whether so many fit, and the `max_locks_per_transaction` with which they do.
+    pub(super) fn for_locks(self, locks: u64) -> (bool, u64) {
+        (locks <= self.all(), locks.div_ceil(self.backends.max(1)))
     }
 }
 
@@ -145,6 +174,18 @@ fn workers(facts: &Facts) -> Finding {
     let parallel = facts.number("max_parallel_workers").unwrap_or(8);
     let wanted = 1 + background + parallel;
     let line = format!("max_worker_processes: {have}");
+    if facts.setting("timescaledb.max_background_workers").is_some() && background <= facts.databases {
+        return Finding::warn(format!(
+            "timescaledb.max_background_workers: {background}, for {} databases: where all have TimescaleDB, no worker is \
+             left for their jobs",
+            facts.databases
+        ))
+        .because("each database with TimescaleDB keeps one worker as its scheduler")
+        .remedy(format!(
+            "ALTER SYSTEM SET timescaledb.max_background_workers = {}; then restart the server",
+            facts.databases + 8
+        ));
+    }
     if have < wanted {
         return Finding::warn(format!("{line}, less than {wanted}: background jobs may never run"))
             .wanted(wanted.to_string())
