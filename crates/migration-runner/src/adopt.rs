@@ -171,11 +171,12 @@ fn build(
             keep: false,
             steps: migration.stepwise.then(Default::default),
             force: false,
+            claims: Vec::new(),
             pause: None,
         };
         let report = worker.apply(&job, None)?;
         match report.outcome {
-            Outcome::Applied => {}
+            Outcome::Applied { .. } => {}
             Outcome::Failed { failure, .. } => {
                 return Err(Error::new(
                     Exit::Failed,

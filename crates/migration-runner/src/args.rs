@@ -7,7 +7,7 @@ use ms5_common::cli::{
 };
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
-use ms5_common::machine;
+use ms5_common::{expected, machine};
 
 /// The tool's name, as it stands in records and in pg_stat_activity.
 pub(crate) const TOOL: &str = "migration-runner";
@@ -21,6 +21,7 @@ const OUT_OF_ORDER: &str = "--allow-out-of-order";
 const EXIT_CODE: &str = "--exit-code";
 const PLAN: &str = "--plan";
 const TARGET: &str = "--target";
+const PROVE: &str = "--prove";
 const REPAIR: &str = "--repair";
 const ADOPT: &str = "--adopt";
 const VARS: &str = "--vars";
@@ -60,6 +61,11 @@ pub(crate) const SPEC: Spec = Spec {
             "Show each statement that would run: in or out of a transaction, its strongest lock, what it rewrites",
         ),
         Flag::value(TARGET, "NNN", "Stop after the migration with this number"),
+        Flag::switch(
+            PROVE,
+            "Commit a file that converts tables only if every row is there as it was: counted and hashed under its locks",
+        ),
+        expected::FLAG,
         Flag::switch(REPAIR, "Accept files that changed since they were applied, after showing what changed"),
         Flag::switch(
             ADOPT,
@@ -145,6 +151,7 @@ impl Mode {
 pub(crate) struct Options {
     pub(crate) mode: Mode,
     pub(crate) force: bool,
+    pub(crate) prove: bool,
     pub(crate) exit_code: bool,
     pub(crate) out_of_order: bool,
     pub(crate) target: Option<u64>,
@@ -177,9 +184,16 @@ impl Options {
         if arguments.has(EXIT_CODE) && mode != Mode::Status {
             return Err(usage("--exit-code goes with --status only"));
         }
+        if arguments.has(PROVE) && matches!(mode, Mode::Status | Mode::Repair | Mode::Adopt) {
+            return Err(usage("--prove goes with a run: --status, --repair and --adopt convert nothing"));
+        }
+        if arguments.value(expected::FLAG.name).is_some() && !arguments.has(PROVE) {
+            return Err(usage("--expected goes with --prove only"));
+        }
         Ok(Self {
             mode,
             force: arguments.has(FORCE),
+            prove: arguments.has(PROVE),
             exit_code: arguments.has(EXIT_CODE),
             out_of_order: arguments.has(OUT_OF_ORDER),
             target: arguments.number(TARGET)?,

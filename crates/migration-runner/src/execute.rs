@@ -21,11 +21,12 @@ use crate::args::{LOCK_TIMEOUT_DEFAULT, TOOL_VERSION};
 use crate::failure::Failure;
 use crate::plan::Step;
 use crate::prepare::{Ready, give_back};
+use crate::prove::Claim;
 use crate::run::Input;
 use crate::schedule::Schedule;
 use crate::sessions::Sessions;
 use crate::summary::{Fate, Summary, say_failure};
-use crate::{kept, touched};
+use crate::{kept, prove, touched};
 
 /// How an attempt came back from its thread.
 type Answer = std::result::Result<Result<Report>, Box<dyn Any + Send>>;
@@ -39,9 +40,10 @@ pub(crate) fn run(context: &Context, input: &Input, sessions: &Sessions<'_>, rea
     let known = input.known();
     let kept = kept::texts(input);
     let host = machine::host_name();
+    let claims = claims(input, &steps)?;
     let jobs: Vec<Job<'_>> = (input.migrations.iter().zip(&steps).zip(earlier))
-        .zip(&kept)
-        .map(|(((migration, step), earlier), kept)| {
+        .zip(kept.iter().zip(claims))
+        .map(|(((migration, step), earlier), (kept, claims))| {
             let (continues, earlier) = earlier.unzip();
             let pauses = extension.community() && !touched::alters_jobs(migration);
             Job {
@@ -59,6 +61,7 @@ pub(crate) fn run(context: &Context, input: &Input, sessions: &Sessions<'_>, rea
                 keep: matches!(step, Step::Apply { keep: true, .. }),
                 steps: earlier.or_else(|| migration.stepwise.then(Default::default)),
                 force: input.options.force,
+                claims,
                 pause: pauses.then(|| touched::tables(migration)),
             }
         })
@@ -132,6 +135,15 @@ pub(crate) fn run(context: &Context, input: &Input, sessions: &Sessions<'_>, rea
     Ok(summary.conclude())
 }
 
+/// With `--prove`, what each file that is to run may convert.
+fn claims<'a>(input: &'a Input, steps: &[Step]) -> Result<Vec<Vec<Claim<'a>>>> {
+    let of_file = |(migration, step): (&Migration, &Step)| match step {
+        Step::Apply { .. } => prove::claims(migration, &input.promised),
+        _ => Ok(Vec::new()),
+    };
+    input.migrations.iter().zip(steps).map(of_file).collect()
+}
+
 /// How long a statement may take before it is watched: its blockers are to be seen before it gives up its wait.
 fn patience(input: &Input) -> Duration {
     let limit = input.options.lock_timeout.unwrap_or(LOCK_TIMEOUT_DEFAULT);
@@ -180,10 +192,12 @@ fn tell(
     summary: &mut Summary<'_>,
 ) -> bool {
     let milliseconds = report.milliseconds;
+    let mut proof = None;
     let (outcome, goes_on) = match report.outcome {
-        Outcome::Applied => {
+        Outcome::Applied { proof: found } => {
             success!("✅ Migration {} completed successfully ({milliseconds}ms)", migration.title);
             summary.add(migration, Fate::Applied);
+            proof = found;
             ("applied", true)
         }
         Outcome::Failed { failure, left } => {
@@ -206,13 +220,14 @@ fn tell(
             ("unknown", false)
         }
     };
-    context.recorder.emit(
-        "migration",
-        json!({
-            "name": migration.title, "file": migration.file, "checksum": migration.checksum,
-            "outcome": outcome, "milliseconds": milliseconds, "statements": migration.statement_count(),
-        }),
-    );
+    let mut record = json!({
+        "name": migration.title, "file": migration.file, "checksum": migration.checksum,
+        "outcome": outcome, "milliseconds": milliseconds, "statements": migration.statement_count(),
+    });
+    if let Some(proof) = proof.filter(|proof| !proof.is_empty()) {
+        record["proof"] = proof.to_json();
+    }
+    context.recorder.emit("migration", record);
     goes_on
 }
 

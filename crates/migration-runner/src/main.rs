@@ -10,6 +10,7 @@ mod kept;
 mod look;
 mod plan;
 mod prepare;
+mod prove;
 mod repair;
 mod retry;
 mod run;

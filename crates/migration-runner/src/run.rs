@@ -6,6 +6,7 @@ use ms5_common::db::server_error::reasons;
 use ms5_common::db::session::{self, Server};
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
+use ms5_common::expected;
 use ms5_common::gate::{self, Story};
 use ms5_common::migrations::{self, Migration};
 use ms5_common::success;
@@ -13,6 +14,7 @@ use ms5_common::tool::{Context, LogFile};
 
 use crate::args::{Mode, Options};
 use crate::plan::{Known, Permissions};
+use crate::prove::{self, Promised};
 use crate::sessions::Sessions;
 use crate::{adopt, execute, explain, look, prepare, repair, system, variables};
 
@@ -24,6 +26,8 @@ pub(crate) struct Input {
     pub(crate) options: Options,
     pub(crate) settings: Settings,
     pub(crate) migrations: Vec<Migration>,
+    /// With `--prove`: the tables to prove.
+    pub(crate) promised: Vec<Promised>,
     /// psql variables were given: what stands in the files after them may hold secrets.
     pub(crate) has_variables: bool,
     digest: String,
@@ -105,13 +109,30 @@ fn read(context: &Context) -> Result<Input> {
     if let Some(story) = &story {
         story.require("pre-validate", &digest, options.gate_max_age)?;
     }
+    let promised = promised(context, &options, &settings)?;
     let statements: usize = migrations.iter().map(Migration::statement_count).sum();
     log::info!(
         "Found {} migration files with {statements} statements in {}",
         migrations.len(),
         settings.migrations_dir.display()
     );
-    Ok(Input { options, settings, migrations, has_variables: !variables.is_empty(), digest, story })
+    Ok(Input { options, settings, migrations, promised, has_variables: !variables.is_empty(), digest, story })
+}
+
+/// With `--prove`, the tables that are promised to become hypertables.
+fn promised(context: &Context, options: &Options, settings: &Settings) -> Result<Vec<Promised>> {
+    if !options.prove {
+        return Ok(Vec::new());
+    }
+    let (file, expected) = expected::find(&context.arguments, &settings.migrations_dir)?;
+    let promised = expected.as_ref().map(prove::promised).unwrap_or_default();
+    if promised.is_empty() {
+        return Err(Error::new(Exit::Config, "--prove has nothing to prove")
+            .because(format!("{} promises no hypertable, or is not there", file.display()))
+            .because("nothing was touched")
+            .hint("write down which tables become hypertables, as migrations/README.md shows"));
+    }
+    Ok(promised)
 }
 
 /// A failed look at the database, before anything was touched.

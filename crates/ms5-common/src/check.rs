@@ -202,6 +202,16 @@ impl Finding {
     }
 }
 
+/// At most so many of what was found, as reasons, and how many more there are.
+#[must_use]
+pub fn at_most<T: ToString>(most: usize, items: &[T]) -> Vec<String> {
+    let mut lines: Vec<String> = items.iter().take(most).map(ToString::to_string).collect();
+    if items.len() > most {
+        lines.push(format!("and {} more", items.len() - most));
+    }
+    lines
+}
+
 /// Takes findings as they come: says each, records it, and counts it for the end.
 pub struct Report<'a> {
     recorder: &'a Recorder,

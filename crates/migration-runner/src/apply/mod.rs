@@ -1,6 +1,7 @@
 //! Applies one migration: whole in one transaction with its ledger row, or statement by statement.
 
 mod indexes;
+mod proof;
 mod recover;
 mod rounds;
 mod send;
@@ -24,10 +25,12 @@ use ms5_common::migrations::Migration;
 use ms5_common::timescale::jobs;
 
 use crate::failure::Failure;
+use crate::prove::Claim;
 use crate::retry::{Retries, is_conflict};
 use crate::sessions::{Session, Sessions};
 use crate::watch::Watch;
 
+pub(crate) use proof::Proof;
 pub(crate) use stepwise::fits;
 
 /// How long a lost COMMIT is looked into before the outcome counts as unknown.
@@ -46,6 +49,8 @@ pub(crate) struct Job<'a> {
     pub(crate) steps: Option<Earlier>,
     /// `--force`: also a statement is run again of which nobody knows whether it was done.
     pub(crate) force: bool,
+    /// With `--prove`, where it may convert tables: the promised ones.
+    pub(crate) claims: Vec<Claim<'a>>,
     /// Where there are background jobs: the tables whose jobs are paused, None for all.
     pub(crate) pause: Option<Option<Vec<String>>>,
 }
@@ -66,8 +71,8 @@ pub(crate) struct Earlier {
 
 /// How an attempt ended.
 pub(crate) enum Outcome {
-    /// Committed, with its ledger row.
-    Applied,
+    /// Committed, with its ledger row; with `--prove`, and what that has proven.
+    Applied { proof: Option<Proof> },
     /// Rolled back, or stopped in the middle of a file that runs statement by statement.
     Failed { failure: Failure, left: Left },
     /// A signal stopped it.

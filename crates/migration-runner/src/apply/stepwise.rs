@@ -70,7 +70,7 @@ pub(super) fn apply(worker: &mut Worker<'_>, job: &Job<'_>, earlier: &Earlier, b
     let of = job.migration.statements().filter(|statement| !effects::session_only(statement)).count();
     let left = if done == 0 && notes.is_empty() { Left::Nothing } else { Left::Part { done, of, notes } };
     let stop = match result.and_then(|()| finish(worker, job, begun)) {
-        Ok(()) => return Outcome::Applied,
+        Ok(()) => return Outcome::Applied { proof: None },
         Err(stop) => stop,
     };
     worker.conclude(job, begun, stop, left)

@@ -9,7 +9,8 @@ use ms5_common::migrations::{Action, Migration};
 use ms5_common::sql::Statement;
 use postgres::SimpleQueryMessage;
 
-use super::rounds;
+use super::proof::{self, Proof};
+use super::rounds::{self, Round};
 use super::{Job, Left, Outcome, Stop, Worker, indexes, send};
 use crate::failure::{self, Failure};
 use crate::retry::Retries;
@@ -28,7 +29,7 @@ pub(super) fn apply<'a>(
     let mut unprepared = false;
     loop {
         let stop = match rounds(worker, job, begun, next) {
-            Ok(()) => return Outcome::Applied,
+            Ok(proof) => return Outcome::Applied { proof },
             Err(stop) => stop,
         };
         worker.session.prepared.forget();
@@ -56,7 +57,17 @@ fn rounds<'a>(
     job: &Job<'a>,
     begun: &Begun,
     next: Option<&Job<'a>>,
-) -> Result<(), Stop> {
+) -> Result<Option<Proof>, Stop> {
+    let proving = match job.claims.as_slice() {
+        [] => None,
+        claims => {
+            let title = &job.migration.title;
+            Some(worker.watched(
+                || format!("{title}: rows are counted and hashed before it"),
+                |session| proof::begin(session, title, claims),
+            )?)
+        }
+    };
     let Session { backend, prepared, .. } = &mut worker.session;
     let commit = ledger::commit(
         job.attempt,
@@ -67,45 +78,66 @@ fn rounds<'a>(
     );
     let rounds = rounds::of(&job.migration.actions);
     let mut number = 0;
-    for (index, round) in rounds.iter().enumerate() {
-        if interrupt::requested().is_some() {
-            let error = Error::new(Exit::Failed, format!("Migration {} was stopped", job.migration.title));
-            return Err(error.into());
-        }
-        let commit = (index + 1 == rounds.len()).then_some(commit.as_str());
-        let mut course = Course {
-            migration: job.migration,
-            ahead: round.actions.iter(),
-            commits: commit.is_some(),
-            number: &mut number,
-            watch: worker.watch.as_ref(),
-            pid: worker.session.backend.pid,
-        };
-        let statements: Vec<&Statement> = round.statements().collect();
-        let result = send_round(&mut worker.session, &mut course, &statements, commit);
-        if let Some(watch) = &worker.watch {
-            watch.end();
-        }
-        match result {
-            Ok(answers) => {
-                worker.ahead = commit.and(next).map(|next| (next.attempt, Begun::of(&answers)));
-            }
-            Err(Trouble::Failed(failure)) => return Err(failure.into()),
-            Err(Trouble::Statement(statement, error)) => {
-                let failure = failure::of_statement(job.migration, statement, &error);
-                // Where the COMMIT was on its way behind it, silence does not tell that it did not come through.
-                if commit.is_none() || !connection_lost(&error) || error.as_db_error().is_some() {
-                    return Err(failure.into());
-                }
-                match look_up(worker, job, begun, next, &error) {
-                    Err(Stop::Failed(_)) => return Err(failure.into()),
-                    other => other?,
-                }
-            }
-            Err(Trouble::Commit(error)) => commit_failed(worker, job, begun, next, &error)?,
-        }
+    for (index, each) in rounds.iter().enumerate() {
+        // A proof comes between the last statement and the COMMIT.
+        let commit = (index + 1 == rounds.len() && proving.is_none()).then_some(commit.as_str());
+        round(worker, job, begun, next, *each, commit, &mut number)?;
     }
-    Ok(())
+    let Some(proving) = proving else { return Ok(None) };
+    let proof = worker.watched(
+        || format!("{}: rows are counted and hashed after it", job.migration.title),
+        |session| proving.end(session, &job.claims),
+    )?;
+    round(worker, job, begun, next, Round { actions: &[] }, Some(&commit), &mut number)?;
+    Ok(Some(proof))
+}
+
+/// One round, with the COMMIT behind it where it is the last one.
+fn round<'a>(
+    worker: &mut Worker<'a>,
+    job: &Job<'a>,
+    begun: &Begun,
+    next: Option<&Job<'a>>,
+    round: Round<'_>,
+    commit: Option<&str>,
+    number: &mut usize,
+) -> Result<(), Stop> {
+    if interrupt::requested().is_some() {
+        let error = Error::new(Exit::Failed, format!("Migration {} was stopped", job.migration.title));
+        return Err(error.into());
+    }
+    let mut course = Course {
+        migration: job.migration,
+        ahead: round.actions.iter(),
+        commits: commit.is_some(),
+        number,
+        watch: worker.watch.as_ref(),
+        pid: worker.session.backend.pid,
+    };
+    let statements: Vec<&Statement> = round.statements().collect();
+    let result = send_round(&mut worker.session, &mut course, &statements, commit);
+    if let Some(watch) = &worker.watch {
+        watch.end();
+    }
+    match result {
+        Ok(answers) => {
+            worker.ahead = commit.and(next).map(|next| (next.attempt, Begun::of(&answers)));
+            Ok(())
+        }
+        Err(Trouble::Failed(failure)) => Err(failure.into()),
+        Err(Trouble::Statement(statement, error)) => {
+            let failure = failure::of_statement(job.migration, statement, &error);
+            // Where the COMMIT was on its way behind it, silence does not tell that it did not come through.
+            if commit.is_none() || !connection_lost(&error) || error.as_db_error().is_some() {
+                return Err(failure.into());
+            }
+            match look_up(worker, job, begun, next, &error) {
+                Err(Stop::Failed(_)) => Err(failure.into()),
+                other => other,
+            }
+        }
+        Err(Trouble::Commit(error)) => commit_failed(worker, job, begun, next, &error),
+    }
 }
 
 /// What keeps a round from its end.

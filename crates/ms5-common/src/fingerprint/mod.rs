@@ -9,14 +9,19 @@
 
 mod compare;
 mod json;
+mod locked;
+mod plan;
+mod read;
 mod shape;
 mod sql;
 mod take;
+mod trouble;
 mod wait;
 
 use std::fmt;
 
 pub use compare::{Difference, Verdict, compare};
+pub use locked::take_locked;
 pub use take::{Options, Wanted, take};
 
 /// A table by name.

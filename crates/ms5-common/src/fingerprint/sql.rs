@@ -14,7 +14,8 @@ pub(super) const PINNED: &str = "SET LOCAL search_path = pg_catalog; SET LOCAL T
 
 impl TableName {
     /// Both names as SQL text.
-    pub(super) fn quoted(&self) -> String {
+    #[must_use]
+    pub fn quoted(&self) -> String {
         format!("{}.{}", escape_identifier(&self.schema), escape_identifier(&self.table))
     }
 }

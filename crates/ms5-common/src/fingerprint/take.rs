@@ -1,19 +1,19 @@
 //! Takes fingerprints: one snapshot, several sessions, each table cut into parts that any of them reads.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use super::shape::{self, Shape};
-use super::sql::{Blocks, Content, Days, PINNED, ranges, scan};
+use super::plan::{Plan, again, first};
+use super::read::{self, Part, Sums};
+use super::sql::PINNED;
+use super::trouble::{busy, failed, stopped};
 use super::wait::{self, Watched};
-use super::{Bucket, Column, Fingerprint, TableName};
+use super::{Fingerprint, TableName, shape};
 use crate::db::client::Client;
 use crate::db::connect::Connected;
-use crate::db::server_error::{gave_up, reasons};
-use crate::error::{Error, Result};
-use crate::exit::Exit;
+use crate::db::server_error::gave_up;
+use crate::error::Result;
 use crate::interrupt::{self, Cancellable};
 use crate::progress::Line;
 
@@ -49,7 +49,7 @@ pub enum Wanted<'a> {
 }
 
 impl Wanted<'_> {
-    fn table(&self) -> &TableName {
+    pub(super) fn table(&self) -> &TableName {
         match self {
             Self::First { table, .. } => table,
             Self::Again(before) => &before.name,
@@ -97,7 +97,7 @@ pub fn take(
     }
     // The largest first, so that the last ones to end are small.
     parts.sort_by_key(|part| std::cmp::Reverse(part.size));
-    let sums = read(sessions, &planned, &parts)?;
+    let sums = read_all(sessions, &planned, &parts)?;
     Ok(planned.into_iter().zip(sums).map(|(plan, sums)| Some(plan?.fingerprint(sums))).collect())
 }
 
@@ -111,49 +111,6 @@ impl Session {
     fn of(connected: Connected) -> Self {
         let Connected { client, canceller, .. } = connected;
         Self { client, _cancellable: interrupt::cancellable(&canceller) }
-    }
-}
-
-/// A table that is there, and what is read of it.
-#[derive(Debug)]
-struct Plan {
-    name: TableName,
-    oid: u32,
-    columns: Vec<Column>,
-    time_column: Option<(String, Days)>,
-    key: Option<(String, i64)>,
-    /// The locks to look at before the snapshot; None where none is waited for.
-    watched: Option<Watched>,
-    why_not: Vec<String>,
-    changing: bool,
-}
-
-impl Plan {
-    fn content(&self) -> Content<'_> {
-        Content {
-            columns: &self.columns,
-            days: self.time_column.as_ref().map(|(column, days)| (column.as_str(), *days)),
-            key: self.key.as_ref().map(|(column, highest)| (column.as_str(), *highest)),
-        }
-    }
-
-    fn fingerprint(self, sums: Sums) -> Fingerprint {
-        let buckets: Vec<Bucket> =
-            (sums.days.into_iter()).map(|(day, (rows, hash))| Bucket { day, rows, hash }).collect();
-        let (key, highest) = self.key.unzip();
-        Fingerprint {
-            name: self.name,
-            columns: self.columns,
-            time_column: self.time_column.map(|(column, _)| column),
-            key,
-            highest,
-            why_not: self.why_not,
-            changing: self.changing,
-            rows: buckets.iter().map(|bucket| bucket.rows).sum(),
-            hash: buckets.iter().map(|bucket| bucket.hash).sum(),
-            above: sums.above,
-            buckets,
-        }
     }
 }
 
@@ -183,72 +140,6 @@ fn look(
     Ok(planned)
 }
 
-fn first(
-    client: &mut Client,
-    number: usize,
-    table: &TableName,
-    time_column: Option<&str>,
-    changing: bool,
-    shape: Shape,
-) -> std::result::Result<Plan, postgres::Error> {
-    let time_column = time_column.and_then(|name| {
-        let found = shape.columns.iter().find(|found| found.column.name == name)?;
-        Some((name.to_owned(), found.days?))
-    });
-    let mut why_not = Vec::new();
-    let (mut key, mut watched) = (None, None);
-    match shape.key {
-        None => why_not.push("it has no key that only grows".to_owned()),
-        Some(found) => {
-            // Before the keys are looked at: chunks made since hold later ones.
-            watched = Some(Watched::of(client, number, shape.oid, &found)?);
-            let highest = wait::highest(client, table, &found, &mut why_not)?;
-            key = Some((found.column, highest));
-        }
-    }
-    Ok(Plan {
-        name: table.clone(),
-        oid: shape.oid,
-        columns: shape.columns.into_iter().map(|found| found.column).collect(),
-        time_column,
-        key,
-        watched,
-        why_not,
-        changing,
-    })
-}
-
-/// The same content as before, as far as it is still there: what is missing, the comparison finds.
-fn again(before: &Fingerprint, shape: &Shape) -> Plan {
-    let find = |name: &str| shape.columns.iter().find(|found| found.column.name == name);
-    let columns = before.columns.iter().filter_map(|column| {
-        let mut now = find(&column.name)?.column.clone();
-        // What went by its text does so again: json that has become jsonb is compared as text, not with nothing.
-        now.as_text |= column.as_text;
-        Some(now)
-    });
-    let time_column =
-        before.time_column.as_deref().and_then(|name| Some((name.to_owned(), find(name)?.days?)));
-    let mut why_not = Vec::new();
-    let key = before.key.as_deref().zip(before.highest).filter(|(name, _)| {
-        let there = find(name).is_some_and(|found| found.whole);
-        if !there {
-            why_not.push(format!("its key {name} is gone, so new rows cannot be told from old ones"));
-        }
-        there
-    });
-    Plan {
-        name: before.name.clone(),
-        oid: shape.oid,
-        columns: columns.collect(),
-        time_column,
-        key: key.map(|(name, highest)| (name.to_owned(), highest)),
-        watched: None,
-        why_not,
-        changing: before.changing,
-    }
-}
-
 fn wait_for_writers(client: &mut Client, planned: &mut [Option<Plan>], patience: Duration) -> Result<()> {
     let watched: Vec<Watched> = planned.iter_mut().flatten().filter_map(|plan| plan.watched.take()).collect();
     if watched.is_empty() {
@@ -274,32 +165,6 @@ fn wait_for_writers(client: &mut Client, planned: &mut [Option<Plan>], patience:
         }
     }
     Ok(())
-}
-
-/// A part of a table, read by one statement.
-#[derive(Debug)]
-struct Part {
-    table: usize,
-    relation: String,
-    blocks: Option<Blocks>,
-    plain: bool,
-    /// In blocks.
-    size: u64,
-}
-
-impl Part {
-    fn alternatives(&self, jobs: usize) -> usize {
-        if self.plain { ranges(self.size, jobs).len() } else { 1 }
-    }
-
-    fn cut(self, jobs: usize) -> Vec<Self> {
-        if !self.plain {
-            return vec![self];
-        }
-        let cut = ranges(self.size, jobs);
-        let size = self.size / u64::try_from(cut.len()).unwrap_or(1).max(1);
-        cut.into_iter().map(|blocks| Self { blocks, size, relation: self.relation.clone(), ..self }).collect()
-    }
 }
 
 /// Locks the tables and everything below them, before there is a snapshot: LOCK takes none.
@@ -356,25 +221,8 @@ fn join(client: &mut Client, planned: &[Option<Plan>], snapshot: &str) -> Result
         .map_err(|error| failed("share the snapshot", &error))
 }
 
-/// What a table's parts add up to.
-#[derive(Debug, Clone, Default)]
-struct Sums {
-    days: BTreeMap<Option<String>, (u64, i128)>,
-    above: u64,
-}
-
-impl Sums {
-    fn add(&mut self, other: Self) {
-        for (day, (rows, hash)) in other.days {
-            let sums = self.days.entry(day).or_default();
-            *sums = (sums.0 + rows, sums.1 + hash);
-        }
-        self.above += other.above;
-    }
-}
-
 /// Reads all parts, each session the next one that nobody has; what they give, by table.
-fn read(sessions: Vec<Session>, planned: &[Option<Plan>], parts: &[Part]) -> Result<Vec<Sums>> {
+fn read_all(sessions: Vec<Session>, planned: &[Option<Plan>], parts: &[Part]) -> Result<Vec<Sums>> {
     let next = AtomicUsize::new(0);
     let failed = AtomicBool::new(false);
     let work = |mut session: Session| -> Result<Vec<Sums>> {
@@ -385,7 +233,7 @@ fn read(sessions: Vec<Session>, planned: &[Option<Plan>], parts: &[Part]) -> Res
             let Some(part) = parts.get(number) else { break };
             let Some(Some(plan)) = planned.get(part.table) else { continue };
             line.begin(&format!("fingerprint of {}: part {} of {}", plan.name, number + 1, parts.len()));
-            let read = stopped().and_then(|()| read_part(&mut session.client, plan, part));
+            let read = stopped().and_then(|()| read::part(&mut session.client, plan, part));
             match read {
                 Ok(more) => sums[part.table].add(more),
                 Err(error) => {
@@ -413,55 +261,4 @@ fn read(sessions: Vec<Session>, planned: &[Option<Plan>], parts: &[Part]) -> Res
         }
     }
     Ok(total)
-}
-
-fn read_part(client: &mut Client, plan: &Plan, part: &Part) -> Result<Sums> {
-    let tried = || format!("take the fingerprint of {}", plan.name);
-    let sql = scan(&part.relation, &plan.content(), part.blocks);
-    let rows = client.query_typed(&sql, &[]).map_err(|error| failed(&tried(), &error))?;
-    let mut sums = Sums::default();
-    for row in rows {
-        let count = |column: usize| u64::try_from(row.get::<_, i64>(column)).unwrap_or_default();
-        sums.above += count(3);
-        if count(1) == 0 {
-            continue;
-        }
-        let hash: Option<&str> = row.get(2);
-        let hash = hash.and_then(|hash| hash.parse().ok()).ok_or_else(|| {
-            Error::new(Exit::Bug, format!("cannot {}", tried()))
-                .because(format!("the server's sum of hashes is not a whole number: {hash:?}"))
-        })?;
-        sums.days.insert(row.get(0), (count(1), hash));
-    }
-    Ok(sums)
-}
-
-/// The end that a signal asks for.
-fn stopped() -> Result<()> {
-    match interrupt::requested() {
-        None => Ok(()),
-        Some(exit) => {
-            Err(Error::new(exit, "stopped by a signal while tables were read for their fingerprints"))
-        }
-    }
-}
-
-fn failed(tried: &str, error: &postgres::Error) -> Error {
-    if let Err(signal) = stopped() {
-        return signal;
-    }
-    Error::new(Exit::Failed, format!("cannot {tried}"))
-        .because_all(reasons(error))
-        .because("nothing was changed")
-        .with_sqlstate(error.code().map(|code| code.code().to_owned()))
-}
-
-fn busy(tried: &str, error: &postgres::Error) -> Error {
-    let failure = failed(tried, error);
-    if gave_up(error) && interrupt::requested().is_none() {
-        return failure
-            .with_exit(Exit::Unreachable)
-            .hint("another session locks a table or waits to: run it again when that has ended");
-    }
-    failure
 }

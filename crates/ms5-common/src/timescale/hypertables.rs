@@ -4,6 +4,7 @@ use postgres::types::{ToSql, Type};
 
 use super::Version;
 use crate::db::client::Client;
+use crate::fingerprint::TableName;
 
 type SqlResult<T> = Result<T, postgres::Error>;
 
@@ -54,6 +55,24 @@ pub fn read(client: &mut Client) -> SqlResult<Vec<Hypertable>> {
             compression: row.get(6),
         })
         .collect())
+}
+
+/// For each table whether it is there and is a plain table: no hypertable, not partitioned, no view.
+///
+/// # Errors
+/// The client's.
+pub fn plain_tables(client: &mut Client, tables: &[&TableName]) -> SqlResult<Vec<bool>> {
+    let (schemas, names): (Vec<&str>, Vec<&str>) =
+        tables.iter().map(|name| (name.schema.as_str(), name.table.as_str())).unzip();
+    let rows = client.query_typed(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                        WHERE n.nspname = t.schema AND c.relname = t.name AND c.relkind = 'r')
+                AND NOT EXISTS (SELECT FROM timescaledb_information.hypertables h
+                                WHERE h.hypertable_schema = t.schema AND h.hypertable_name = t.name)
+         FROM unnest($1, $2) WITH ORDINALITY t(schema, name, number) ORDER BY t.number",
+        &[(&schemas, Type::TEXT_ARRAY), (&names, Type::TEXT_ARRAY)],
+    )?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 /// How a hypertable is compressed.

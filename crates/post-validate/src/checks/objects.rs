@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use ms5_common::catalog::{Difference, Inventory};
-use ms5_common::check::{Check, Finding};
+use ms5_common::check::{Check, Finding, at_most};
 use ms5_common::db::server_error::reasons;
 use ms5_common::db::session;
 use ms5_common::effects;
@@ -61,13 +61,8 @@ pub(super) fn check(bench: &mut Bench<'_>) -> SqlResult {
         return Ok(());
     }
     let lost = Finding::fail(format!("Objects: {} gone, and no file says so", number(gone.len(), "object")));
-    let more = gone.len().saturating_sub(NAMED);
-    gone.truncate(NAMED);
-    if more > 0 {
-        gone.push(format!("and {more} more"));
-    }
     let remedy = format!("create them again, or go back: {}", input.go_back());
-    bench.add(&OBJECTS, lost.because_all(gone).remedy(remedy));
+    bench.add(&OBJECTS, lost.because_all(at_most(NAMED, &gone)).remedy(remedy));
     Ok(())
 }
 

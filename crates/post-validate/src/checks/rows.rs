@@ -1,8 +1,8 @@
 //! The proof that no row was lost: the rows that pre-validate has counted and hashed, counted and hashed again.
 
-use ms5_common::check::{Check, Finding};
+use ms5_common::check::{Check, Finding, at_most};
 use ms5_common::db::session;
-use ms5_common::fingerprint::{self, Difference, Fingerprint, Verdict, Wanted};
+use ms5_common::fingerprint::{self, Fingerprint, Verdict, Wanted};
 
 use super::{Bench, SqlResult};
 use crate::args::TOOL;
@@ -52,22 +52,14 @@ fn found(before: &Fingerprint, verdict: Verdict, go_back: &str) -> Finding {
         }
         Verdict::Different { differences, .. } => {
             Finding::fail(format!("Rows of {table} are lost or are not what they were"))
-                .because_all(named(&differences))
+                .because_all(at_most(NAMED, &differences))
                 .remedy(format!("find out what has changed them; to go back: {go_back}"))
         }
         Verdict::NotProven { why, differences } => {
             Finding::warn(format!("Rows of {table}: not proven that all are there as they were"))
                 .because_all(why)
-                .because_all(named(&differences))
+                .because_all(at_most(NAMED, &differences))
                 .remedy("compare it by hand, or repeat the proof with nobody writing to it")
         }
     }
-}
-
-fn named(differences: &[Difference]) -> Vec<String> {
-    let mut lines: Vec<String> = differences.iter().take(NAMED).map(ToString::to_string).collect();
-    if differences.len() > NAMED {
-        lines.push(format!("and {} more", differences.len() - NAMED));
-    }
-    lines
 }
