@@ -104,6 +104,10 @@ fn chain(lab: &Lab<'_>, line: &str) -> Ran {
 #[test]
 fn every_row_of_the_field_is_proven_and_each_tampering_is_found() {
     let lab = field();
+    lab.sql(
+        "GRANT SELECT ON factory_telemetry.users TO ms5_user_staging;
+         COMMENT ON COLUMN factory_telemetry.users.id IS 'never reused'",
+    );
     let ran = chain(&lab, &format!("{CHAIN} > story.json")).expect(0);
     let ran = ran.shows(&[
         "Rows of factory_telemetry.metric_hist: all ",
@@ -145,6 +149,16 @@ fn every_row_of_the_field_is_proven_and_each_tampering_is_found() {
         "DROP INDEX factory_telemetry.idx_users_department",
         1,
         &["Objects: 1 object gone, and no file says so", "index factory_telemetry.idx_users_department"],
+    );
+    tamper(
+        "REVOKE SELECT ON factory_telemetry.users FROM ms5_user_staging;
+         COMMENT ON COLUMN factory_telemetry.users.id IS NULL",
+        1,
+        &[
+            "Objects: 3 objects gone, and no file says so",
+            "comment on table column factory_telemetry.users.id",
+            "grant SELECT to ms5_user_staging on factory_telemetry.users",
+        ],
     );
     tamper(
         "DROP TABLE factory_telemetry.production_kpis CASCADE",

@@ -25,7 +25,7 @@ macro_rules! not_the_ledger {
 /// What every PostgreSQL has.
 pub(super) const POSTGRES: &[&str] = &[
     concat!(
-        "SELECT 'schema ' || quote_ident(n.nspname), coalesce(obj_description(n.oid, 'pg_namespace'), '')
+        "SELECT 'schema ' || quote_ident(n.nspname), ''
          FROM pg_catalog.pg_namespace n WHERE ", ours!("n", "pg_namespace", "n.oid")
     ),
     // The extension's own version may move between two servers; its schema may not.
@@ -38,7 +38,6 @@ pub(super) const POSTGRES: &[&str] = &[
                 CASE c.relpersistence WHEN 'u' THEN 'unlogged; ' ELSE '' END
                 || CASE WHEN c.relrowsecurity THEN 'row security; ' ELSE '' END
                 || coalesce('options ' || array_to_string(c.reloptions, ',') || '; ', '')
-                || coalesce('comment ' || obj_description(c.oid, 'pg_class') || '; ', '')
                 || coalesce(pg_get_viewdef(c.oid), '')
          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
          WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND ", ours!("n", "pg_class", "c.oid"),
@@ -55,7 +54,6 @@ pub(super) const POSTGRES: &[&str] = &[
                 || coalesce(', default ' || pg_get_expr(d.adbin, d.adrelid), '')
                 || CASE WHEN a.attcollation <> t.typcollation
                         THEN ', collation ' || a.attcollation::pg_catalog.regcollation ELSE '' END
-                || coalesce(', comment ' || col_description(c.oid, a.attnum), '')
          FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
          JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
@@ -97,7 +95,6 @@ pub(super) const POSTGRES: &[&str] = &[
         "SELECT 'function ' || quote_ident(n.nspname) || '.' || quote_ident(p.proname) || '('
                 || pg_get_function_identity_arguments(p.oid) || ')',
                 CASE WHEN p.prokind = 'a' THEN 'aggregate' ELSE pg_get_functiondef(p.oid) END
-                || coalesce('; comment ' || obj_description(p.oid, 'pg_proc'), '')
          FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
          WHERE ", ours!("n", "pg_proc", "p.oid")
     ),
@@ -122,15 +119,63 @@ pub(super) const POSTGRES: &[&str] = &[
          FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
          WHERE t.typtype IN ('e', 'd', 'r') AND ", ours!("n", "pg_type", "t.oid")
     ),
-    // Rights and owners by name; the default of none is left out.
     concat!(
-        "SELECT 'owner of ' || quote_ident(n.nspname) || '.' || quote_ident(c.relname),
-                c.relowner::pg_catalog.regrole || coalesce('; rights '
-                || (SELECT string_agg(x::text, ' ' ORDER BY x::text) FROM unnest(c.relacl) x), '')
+        "SELECT 'owner of ' || quote_ident(n.nspname) || '.' || quote_ident(c.relname), c.relowner::pg_catalog.regrole::text
          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
          WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND ", ours!("n", "pg_class", "c.oid"),
         " AND ", not_the_ledger!("c")
     ),
+    // Rights, each by itself; what the owner has by being the owner is left out. The name stands last, as in every line.
+    concat!(
+        "SELECT format('grant %s to %s on %s.%I', x.privilege_type,
+                       CASE x.grantee WHEN 0 THEN 'public' ELSE x.grantee::pg_catalog.regrole::text END,
+                       quote_ident(n.nspname), c.relname),
+                CASE WHEN bool_or(x.is_grantable) THEN 'with grant option' ELSE '' END
+         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         CROSS JOIN LATERAL aclexplode(c.relacl) x
+         WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND x.grantee <> c.relowner
+           AND ", ours!("n", "pg_class", "c.oid"), " AND ", not_the_ledger!("c"), " GROUP BY 1"
+    ),
+    concat!(
+        "SELECT format('grant %s to %s on %s.%I.%I', x.privilege_type,
+                       CASE x.grantee WHEN 0 THEN 'public' ELSE x.grantee::pg_catalog.regrole::text END,
+                       quote_ident(n.nspname), c.relname, a.attname),
+                CASE WHEN bool_or(x.is_grantable) THEN 'with grant option' ELSE '' END
+         FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         CROSS JOIN LATERAL aclexplode(a.attacl) x
+         WHERE a.attacl IS NOT NULL AND NOT a.attisdropped AND x.grantee <> c.relowner
+           AND ", ours!("n", "pg_class", "c.oid"), " AND ", not_the_ledger!("c"), " GROUP BY 1"
+    ),
+    // Without a list of rights everybody may execute a function.
+    concat!(
+        "SELECT format('grant %s to %s on %s.%I(%s)', x.privilege_type,
+                       CASE x.grantee WHEN 0 THEN 'public' ELSE x.grantee::pg_catalog.regrole::text END,
+                       quote_ident(n.nspname), p.proname, pg_get_function_identity_arguments(p.oid)),
+                CASE WHEN bool_or(x.is_grantable) THEN 'with grant option' ELSE '' END
+         FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+         CROSS JOIN LATERAL aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) x
+         WHERE x.grantee <> p.proowner AND ", ours!("n", "pg_proc", "p.oid"), " GROUP BY 1"
+    ),
+    concat!(
+        "SELECT format('grant %s to %s on schema %I', x.privilege_type,
+                       CASE x.grantee WHEN 0 THEN 'public' ELSE x.grantee::pg_catalog.regrole::text END, n.nspname),
+                CASE WHEN bool_or(x.is_grantable) THEN 'with grant option' ELSE '' END
+         FROM pg_catalog.pg_namespace n CROSS JOIN LATERAL aclexplode(n.nspacl) x
+         WHERE x.grantee <> n.nspowner AND ", ours!("n", "pg_namespace", "n.oid"), " GROUP BY 1"
+    ),
+    // A trigger and a constraint are identified as `name on table`.
+    "SELECT 'comment on ' || i.type || ' ' || CASE WHEN i.type IN ('trigger', 'table constraint', 'rule', 'policy')
+                                                   THEN regexp_replace(i.identity, '^(.*) on (.*)$', '\\2.\\1')
+                                                   ELSE i.identity END,
+            d.description
+     FROM pg_catalog.pg_description d
+     CROSS JOIN LATERAL pg_identify_object(d.classoid, d.objoid, d.objsubid) i
+     WHERE d.objoid >= 16384 AND i.type <> 'extension'
+       AND coalesce(i.schema, i.identity) !~ '^(pg_|_timescaledb_|timescaledb_)'
+       AND i.identity !~ '^public.migration_(log|attempts|steps|texts|paused_jobs)(_|[.]|$)'
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend e
+                       WHERE e.classid = d.classoid AND e.objid = d.objoid AND e.deptype = 'e')",
 ];
 
 /// What TimescaleDB adds, from its information views: 2.11 to the newest have these columns.

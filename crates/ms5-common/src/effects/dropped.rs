@@ -1,13 +1,16 @@
-//! Which names a statement says are to go.
+//! Which names a statement says are to go, or are to lose a right or a comment.
 
 use std::collections::BTreeSet;
 
 use crate::sql::{Statement, TokenKind, tokens};
 
-/// How many tokens behind DROP may hold the names: `DROP MATERIALIZED VIEW IF EXISTS a.b`.
+/// What takes something away.
+const TAKES: [&str; 3] = ["drop", "revoke", "comment"];
+
+/// How many tokens behind it may hold the names: `DROP MATERIALIZED VIEW IF EXISTS a.b`.
 const REACH: usize = 12;
 
-/// The names, without schema and quotes, that stand behind a DROP, or in a statement that renames; also in blocks of code and
+/// The names, without schema and quotes, that stand behind a DROP, REVOKE or COMMENT, or in a statement that renames; also in blocks of code and
 /// in strings that it executes.
 #[must_use]
 pub fn drops(statement: &Statement) -> BTreeSet<String> {
@@ -20,7 +23,7 @@ fn collect(text: &str, standard_strings: bool, names: &mut BTreeSet<String>) {
     let all: Vec<_> = tokens(text, standard_strings).collect();
     let renames = all.iter().any(|token| token.is_word("rename"));
     for (index, token) in all.iter().enumerate() {
-        if token.is_word("drop") {
+        if TAKES.iter().any(|word| token.is_word(word)) {
             let behind = all.iter().skip(index + 1).take(REACH).take_while(|token| !token.is_symbol(";"));
             names.extend(behind.filter_map(|token| token.name()).map(std::borrow::Cow::into_owned));
         }
@@ -49,6 +52,8 @@ mod tests {
             ("DO $$ BEGIN EXECUTE 'DROP VIEW v'; DROP TABLE x; END $$", "v", true),
             ("DO $$ BEGIN EXECUTE 'DROP VIEW v'; DROP TABLE x; END $$", "x", true),
             ("DO $$ BEGIN DROP TABLE x; CREATE INDEX i ON y (a); END $$", "i", false),
+            ("REVOKE SELECT ON a.t FROM public", "t", true),
+            ("COMMENT ON TABLE a.t IS NULL", "t", true),
             ("ALTER TABLE a RENAME TO b", "a", true),
             ("CREATE INDEX old_index ON t (a)", "old_index", false),
             ("SELECT 'drop' FROM v", "v", false),

@@ -96,8 +96,8 @@ pub enum Verdict {
 /// [`Wanted::Again`](super::Wanted::Again) for `before`; None where the table is gone.
 ///
 /// Fewer rows, or as many with other content, are a fact whatever happened meanwhile, unless old rows are known to change, or
-/// (content only) the table has no key. More rows are not: keys may have been given by hand or earlier, and a lost row
-/// may hide behind one that came. So more rows are never called gained, they are not proven.
+/// the table has no key that tells old rows from new ones. More rows are not: keys may have been given by hand or earlier,
+/// and a lost row may hide behind one that came. So more rows are never called gained, they are not proven.
 #[must_use]
 pub fn compare(before: &Fingerprint, now: Option<&Fingerprint>) -> Verdict {
     let Some(now) = now else {
@@ -140,8 +140,7 @@ pub fn compare(before: &Fingerprint, now: Option<&Fingerprint>) -> Verdict {
     }
     let a_fact = differences.iter().any(|difference| match difference {
         Difference::TableGone { .. } | Difference::ColumnGone { .. } => true,
-        Difference::Lost { .. } => !before.changing,
-        Difference::Changed { .. } => !before.changing && before.key.is_some(),
+        Difference::Lost { .. } | Difference::Changed { .. } => !before.changing && before.key.is_some(),
         Difference::More { .. } => false,
     });
     if a_fact {
@@ -268,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn where_old_rows_change_or_no_key_grows_other_content_proves_nothing() {
+    fn where_old_rows_change_or_no_key_grows_nothing_is_proven() {
         let before = taken(&[("2025-01-01", 2, 5)]);
         let (other, fewer) = (taken(&[("2025-01-01", 2, 6)]), taken(&[("2025-01-01", 1, 6)]));
         let different =
@@ -277,7 +276,7 @@ mod tests {
         assert!(different(&before, &other) && different(&before, &fewer));
         assert!(!different(&changing, &other) && !different(&changing, &fewer));
         let keyless = Fingerprint { key: None, highest: None, ..before };
-        assert!(!different(&keyless, &other) && different(&keyless, &fewer));
+        assert!(!different(&keyless, &other) && !different(&keyless, &fewer));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use ms5_common::check::{Check, Finding, at_most};
 use ms5_common::db::server_error::reasons;
 use ms5_common::db::session;
 use ms5_common::effects;
+use ms5_common::sql::{self, Token};
 
 use super::{Bench, SqlResult, number};
 use crate::args::TOOL;
@@ -48,7 +49,7 @@ pub(super) fn check(bench: &mut Bench<'_>) -> SqlResult {
     let mut gone = Vec::new();
     for difference in objects.compare(&now) {
         if let Difference::Missing { object, was } = difference
-            && !names(&object, &was).iter().any(|name| said.contains(*name))
+            && !names(&object, &was).iter().any(|name| said.contains(name))
         {
             gone.push(object);
         }
@@ -67,23 +68,33 @@ pub(super) fn check(bench: &mut Bench<'_>) -> SqlResult {
 }
 
 /// The names that a file would have to drop: the object's own and its table's, without schema and quotes.
-fn names<'a>(object: &'a str, was: &'a str) -> Vec<&'a str> {
-    let object = object.split('(').next().unwrap_or(object);
-    let (kind, own) = object.rsplit_once(' ').unwrap_or(("", object));
+fn names(object: &str, was: &str) -> Vec<String> {
     // What belongs to a table goes with it; an index and a sequence name it in their definition only.
-    let table = match kind {
-        "index" => was.split_once(" ON ").map(|(_, behind)| behind.trim_start_matches("ONLY ")),
-        "sequence" => was.split_once("owned by ").map(|(_, behind)| behind),
+    let table = match object.split(' ').next() {
+        Some("index") => was.split_once(" ON ").map(|(_, behind)| behind.trim_start_matches("ONLY ")),
+        Some("sequence") => was.split_once("owned by ").map(|(_, behind)| behind),
         _ => None,
     };
-    let table = table.and_then(|text| text.split([' ', ',']).next());
-    [Some(own), table].into_iter().flatten().flat_map(parts).collect()
+    [Some(object), table].into_iter().flatten().flat_map(parts).collect()
 }
 
-/// The parts of a name behind its schema.
-fn parts(name: &str) -> impl Iterator<Item = &str> {
-    let one = !name.contains('.');
-    name.split('.').skip(usize::from(!one)).map(|part| part.trim_matches('"'))
+/// The parts, behind its schema, of the first name with a dot in it; of the last word where there is none.
+fn parts(text: &str) -> Vec<String> {
+    let tokens: Vec<Token<'_>> = sql::tokens(text, true).collect();
+    let dotted = tokens.windows(2).position(|pair| pair[0].name().is_some() && pair[1].is_symbol("."));
+    let (start, skip) = dotted.map_or((tokens.len().saturating_sub(1), 0), |start| (start, 1));
+    let name = tokens.iter().skip(start).take_while(|token| token.is_symbol(".") || token.name().is_some());
+    // Behind a whole name the next word belongs to something else.
+    let mut after_dot = true;
+    name.take_while(|token| {
+        let goes_on = after_dot || token.is_symbol(".");
+        after_dot = token.is_symbol(".");
+        goes_on
+    })
+    .filter_map(Token::name)
+    .skip(skip)
+    .map(std::borrow::Cow::into_owned)
+    .collect()
 }
 
 #[cfg(test)]
@@ -99,6 +110,16 @@ mod tests {
             ("schema a", "", vec!["a"]),
             ("index a.i", "CREATE INDEX i ON a.t USING btree (x)", vec!["i", "t"]),
             ("sequence a.s", "bigint, owned by a.t.id", vec!["s", "t", "id"]),
+            (
+                "index \"A b\".\"i x\"",
+                "CREATE INDEX \"i x\" ON ONLY \"A b\".\"T, z\" USING btree (x)",
+                vec!["i x", "T, z"],
+            ),
+            ("grant SELECT to \"Bob Y\" on a.t", "", vec!["t"]),
+            ("grant EXECUTE to public on a.f(integer, a.b)", "", vec!["f"]),
+            ("grant USAGE to joe on schema \"S s\"", "", vec!["S s"]),
+            ("comment on table column a.t.c", "text", vec!["t", "c"]),
+            ("policy policy_compression on a.t", "every 1 day", vec!["t"]),
         ] {
             assert_eq!(names(object, was), wanted, "{object}");
         }
