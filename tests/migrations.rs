@@ -420,6 +420,20 @@ fn under_the_timescale_licence_in_webassembly() {
         let _ = runner("").expect(3).shows(&["one session only", "nothing was touched"]);
         let _ = runner("--unsafe-single-session").expect(0).shows(&["running without the lock", "9 applied"]);
         let _ = runner("--unsafe-single-session --force").expect(0);
+        let validate = || {
+            Program::tool("post-validate")
+                .envs(&server.variables())
+                .env("MS5_HOME", home.path())
+                .arg("--migrations-dir")
+                .arg(project_root().join("migrations"))
+                .run()
+                .expect(0)
+        };
+        let _ = validate().shows(&["Background jobs run when they are due", "Data integrity test passed"]);
+        let overdue = "SELECT alter_job(job_id, next_start => now() - interval '2 hours')
+                       FROM timescaledb_information.jobs WHERE job_id >= 1000 LIMIT 1";
+        server.connect().unwrap().batch_execute(overdue).unwrap();
+        let _ = validate().shows(&["1 background job overdue by more than an hour"]);
         let mut client = server.connect().unwrap();
         if begin == Start::Field {
             assert!(all_rows_are_there(&mut client, &tables) > 30_000);

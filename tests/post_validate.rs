@@ -335,6 +335,41 @@ fn what_is_lacking_altogether_is_named() {
 }
 
 #[test]
+fn a_server_under_strain_is_told_of() {
+    let server = Server::start(Engine::Pg17, &["max_connections=20", "autovacuum=off"]).unwrap();
+    let lab = Lab::new(&server, &[("001_a.sql", "CREATE TABLE a (id int);")]);
+    lab.write(
+        "expected.json",
+        br#"{"queries": [
+            {"name": "slow", "sql": "SELECT pg_sleep(0.2)", "max_ms": 50},
+            {"name": "wrong", "sql": "SELECT 1 / 0", "max_ms": 50},
+            {"name": "quick", "sql": "SELECT 1", "max_ms": 10000}]}"#,
+    );
+    let _ = lab.run("").expect(0);
+    let look = |arguments: &str| records(&tool(&lab, &format!("--json {arguments}")).run());
+    let well = look("");
+    for id in ["connections", "dead-tuples", "transactions"] {
+        finds(&well, id, "pass", "");
+    }
+    lab.sql("INSERT INTO a SELECT generate_series(1, 20000)");
+    lab.sql("DELETE FROM a WHERE id % 2 = 0");
+    lab.wait_for("SELECT n_dead_tup >= 10000 FROM pg_stat_user_tables WHERE relname = 'a'");
+    let mut sessions: Vec<_> = (0..15).map(|_| lab.client()).collect();
+    sessions.push(lab.database.superuser().unwrap());
+    sessions[0].batch_execute("SET application_name = 'the old one'; BEGIN; SELECT 1").unwrap();
+    std::thread::sleep(Duration::from_millis(1100));
+    let found = look("--performance-test --max-transaction=1");
+    finds(&found, "connections", "warn", "");
+    finds(&found, "dead-tuples", "warn", "public.a");
+    finds(&found, "transactions", "warn", "");
+    finds(&found, "queries", "fail", "slow");
+    finds(&found, "queries", "fail", "wrong");
+    finds(&found, "queries", "pass", "quick");
+    assert!(lines(&found).contains("the old one"), "{}", lines(&found));
+    finds(&look(""), "transactions", "pass", "");
+}
+
+#[test]
 fn a_pooler_that_drops_the_time_limits_is_refused() {
     let lab = Lab::new(Server::shared(Engine::Pg17), &[("001_a.sql", "CREATE TABLE a (id int);")]);
     let settings = ["pool_mode=session", "ignore_startup_parameters=options"];

@@ -420,15 +420,28 @@ fn without_docker_there_is_nothing_to_look_at() {
 fn one_session_will_do() {
     let server = Wasm::start().unwrap();
     let home = Lab::new(Server::shared(Engine::Pg17), &[A]);
-    server.connect().unwrap().batch_execute("CREATE EXTENSION timescaledb").unwrap();
-    let ran = Program::tool("pre-validate")
-        .envs(&server.variables())
-        .env("MS5_HOME", home.home())
-        .args(["--json", "--min-disk=1"])
-        .run()
-        .expect(0);
-    assert_eq!(verdict(&ran, "hypertable"), "pass");
+    let mut client = server.connect().unwrap();
+    client
+        .batch_execute("CREATE EXTENSION timescaledb; CREATE TABLE rows (ts timestamptz NOT NULL)")
+        .unwrap();
+    drop(client);
+    promise(&home, "1 day");
+    let program = |tool: &str| {
+        Program::tool(tool).envs(&server.variables()).env("MS5_HOME", home.home()).current_dir(home.home())
+    };
+    let ran = program("pre-validate").args(["--json", "--min-disk=1"]).run().expect(0);
+    for id in ["hypertable", "inventory"] {
+        assert_eq!(verdict(&ran, id), "pass", "{ran}");
+    }
+    assert!(words(&ran, "fingerprint").contains("Rows of public.rows: 0 counted and hashed"), "{ran}");
     assert!(words(&ran, "licence").contains("timescale (Community)"), "{ran}");
+
+    std::fs::write(home.home().join("story"), ran.stdout()).unwrap();
+    let run = "--gate=story --report=story --unsafe-single-session";
+    let _ = program("migration-runner").args(run.split(' ')).run().expect(0);
+    let ran = program("post-validate").arg("--against=story").run();
+    let _ = ran.expect(3).shows(&["it has one session only", "take --gate instead"]);
+    let _ = program("post-validate").arg("--gate=story").run().shows(&["The gate is open"]);
 }
 
 #[test]

@@ -20,6 +20,7 @@ const NO_INTEGRITY: &str = "--no-data-integrity";
 const STRICT: &str = "--strict";
 const GATE: &str = "--gate";
 const AGAINST: &str = "--against";
+const MAX_TRANSACTION: &str = "--max-transaction";
 const GATE_MAX_AGE: &str = "--gate-max-age";
 const LIST_CHECKS: &str = "--list-checks";
 
@@ -53,6 +54,7 @@ pub(crate) const SPEC: Spec = Spec {
             "The same as --gate, and compare every row with what pre-validate has counted and hashed",
         ),
         Flag::value(JOBS, "N", "With --against: sessions that count and hash at once").default("number of cores"),
+        Flag::value(MAX_TRANSACTION, "SECONDS", "How old an open transaction may be").default("3600"),
         Flag::value(GATE_MAX_AGE, "HOURS", "How old those records may be").default("24"),
         Flag::switch(LIST_CHECKS, "Show what is looked at, as a table, and do nothing"),
         HELP,
@@ -88,6 +90,7 @@ pub(crate) struct Options {
     pub(crate) against: bool,
     pub(crate) jobs: usize,
     pub(crate) gate_max_age: Duration,
+    pub(crate) max_transaction: Duration,
     pub(crate) list_checks: bool,
 }
 
@@ -115,6 +118,7 @@ impl Options {
             gate: text(GATE).or_else(|| text(AGAINST)),
             against: arguments.value(AGAINST).is_some(),
             jobs: arguments.jobs()?.unwrap_or_else(machine::processors),
+            max_transaction: Duration::from_secs(arguments.number(MAX_TRANSACTION)?.unwrap_or(3600)),
             gate_max_age: Duration::from_secs(hours.saturating_mul(3600)),
             list_checks,
         })

@@ -72,6 +72,15 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
     let wanted =
         [("lock_timeout", "1s"), ("statement_timeout", "1s"), ("default_transaction_read_only", "on")];
     session::demand_settings(&mut client, &input.settings, &server, &wanted)?;
+    if server.single_session && input.options.against {
+        return Err(Error::new(
+            Exit::Config,
+            "--against cannot compare on this server: it has one session only",
+        )
+        .because("rows are counted and hashed in a session of their own")
+        .because("nothing was touched")
+        .hint("take --gate instead: it opens for the same records and compares nothing"));
+    }
     if let Some(story) = &input.story {
         let max_age = input.options.gate_max_age;
         story.require("pre-validate", &input.digest, max_age)?.same_database(&server.identity)?;

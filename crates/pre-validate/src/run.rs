@@ -31,7 +31,7 @@ const PROBE: &str = "1s";
 
 /// The whole tool.
 pub(crate) fn run(context: &Context) -> Result<Exit> {
-    let options = Options::of(&context.arguments, &context.variables)?;
+    let mut options = Options::of(&context.arguments, &context.variables)?;
     if options.list {
         check::list(checks::ALL);
         return Ok(Exit::Done);
@@ -43,7 +43,7 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
     let migrations = migrations::read_folder(&settings.migrations_dir, options.out_of_order, &[]);
     // The first record names the database, so the way there is looked at before anything is reported.
     let network = Network::look(&settings, options.limits.network);
-    let mut session = network.open.then(|| connect(&settings, options.limits.network));
+    let session = network.open.then(|| connect(&settings, options.limits.network));
     let identity = match &session {
         Some(Ok((_, server))) => Some(&server.identity),
         _ => None,
@@ -55,13 +55,13 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
     let space = FreeSpace::look();
     machine::check(&mut report, &space, &settings.home, options.limits);
     network.report(&mut report);
-    let client = match &mut session {
+    let client = match session {
         None => {
             report.add(&checks::CONNECTION, Finding::skipped("the server's port does not answer"));
             None
         }
         Some(Err(error)) => {
-            report.add(&checks::CONNECTION, Finding::failed(error));
+            report.add(&checks::CONNECTION, Finding::failed(&error));
             None
         }
         Some(Ok((connected, server))) => {
@@ -78,12 +78,17 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
             container::check(&mut report, &settings);
             files::check(&mut report, &migrations, &folder(&settings), None);
         }
-        Some((connected, single_session)) => {
+        Some((mut connected, single_session)) => {
             let files = migrations.as_ref().ok().map(Vec::as_slice);
             let asked = Asked { settings: &settings, options: &options, space: &space, single_session };
-            database(&mut report, connected, &asked, files, expected.as_ref());
+            database(&mut report, &mut connected, &asked, files, expected.as_ref());
             container::check(&mut report, &settings);
             files::check(&mut report, &migrations, &folder(&settings), Some(&mut connected.client));
+            // What follows takes its time, in sessions of its own; a server may have but one.
+            drop(connected);
+            if single_session {
+                options.jobs = 1;
+            }
             inventory::check(&mut report, &context.recorder, &settings, options.quick);
             fingerprint::check(&mut report, &context.recorder, &settings, &options, expected.as_ref());
         }

@@ -1,5 +1,6 @@
 //! Server processes: the one behind a session of ours, and those that a killed run has left working.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use crate::db::client::Client;
@@ -152,4 +153,45 @@ pub fn end_orphans(client: &mut Client, wait: Duration) -> Result<()> {
         }
         let _ = interrupt::sleep(POLL);
     }
+}
+
+/// A transaction that a client of this database has open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenTransaction {
+    /// Its server process.
+    pub pid: i32,
+    /// Since it began.
+    pub age: Duration,
+    /// The session's application and user, and what it does.
+    who: String,
+}
+
+impl fmt::Display for OpenTransaction {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "pid {}, {}, {} s", self.pid, self.who, self.age.as_secs())
+    }
+}
+
+/// The oldest open transactions besides this session's own, three at most. (Other roles' are hidden from a role without
+/// pg_read_all_stats.)
+///
+/// # Errors
+/// The client's.
+pub fn open_transactions(client: &mut Client) -> std::result::Result<Vec<OpenTransaction>, postgres::Error> {
+    let rows = client.query_typed(
+        "SELECT pid, format('%s, user %s, %s', coalesce(nullif(application_name, ''), '?'), coalesce(usename::text, '?'),
+                            coalesce(state, '?')),
+                extract(epoch FROM clock_timestamp() - xact_start)::float8
+         FROM pg_catalog.pg_stat_activity
+         WHERE datname = current_database() AND xact_start IS NOT NULL AND pid <> pg_backend_pid()
+           AND backend_type = 'client backend'
+         ORDER BY xact_start LIMIT 3",
+        &[],
+    )?;
+    let open = |row: &postgres::Row| OpenTransaction {
+        pid: row.get(0),
+        age: Duration::try_from_secs_f64(row.get(2)).unwrap_or_default(),
+        who: row.get(1),
+    };
+    Ok(rows.iter().map(open).collect())
 }

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use ms5_common::check::{Check, Finding};
+use ms5_common::db::backend;
 use ms5_common::db::client::Client;
 
 use super::{Bench, SqlResult, number};
@@ -20,7 +21,7 @@ pub(super) const DEAD_TUPLES: Check =
     Check::new("dead-tuples", "the share of dead rows in tables of more than 10000 rows", "at most 20 %");
 /// Open transactions.
 pub(super) const TRANSACTIONS: Check =
-    Check::new("transactions", "the longest open transaction", "not older than an hour");
+    Check::new("transactions", "the longest open transaction", "not older than an hour (--max-transaction)");
 /// Disk.
 pub(super) const DISK: Check =
     Check::new("disk-io", "what the database has read from disk and from memory", "shown, never a fault");
@@ -46,9 +47,11 @@ pub(crate) fn wal_position(client: &mut Client) -> Result<Wal, postgres::Error> 
 }
 
 pub(super) fn database(bench: &mut Bench<'_>) -> SqlResult {
+    // Of other roles' sessions a role without pg_read_all_stats sees no more than that they are there, in which database.
     let row = bench.client.query_typed_one(
         "SELECT pg_size_pretty(pg_database_size(current_database())),
-                (SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend'),
+                (SELECT count(*) FROM pg_catalog.pg_stat_activity
+                 WHERE backend_type = 'client backend' OR backend_type IS NULL AND datid IS NOT NULL),
                 current_setting('max_connections')::bigint,
                 d.blks_read, d.blks_hit, d.temp_files, d.deadlocks
          FROM pg_catalog.pg_stat_database d WHERE d.datname = current_database()",
@@ -113,24 +116,15 @@ pub(super) fn dead_tuples(bench: &mut Bench<'_>) -> SqlResult {
 }
 
 pub(super) fn transactions(bench: &mut Bench<'_>) -> SqlResult {
-    let row = bench.client.query_opt(
-        "SELECT pid, coalesce(application_name, ''), extract(epoch FROM now() - xact_start)::bigint, coalesce(state, '')
-         FROM pg_catalog.pg_stat_activity
-         WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL
-           AND backend_type = 'client backend'
-         ORDER BY xact_start LIMIT 1",
-        &[],
-    )?;
-    let finding = match row {
+    let open = backend::open_transactions(&mut bench.client)?;
+    let finding = match open.first() {
         None => Finding::pass("Transactions: none is open besides this tool's own"),
-        Some(row) => {
-            let (pid, name, seconds, state): (i32, String, i64, String) =
-                (row.get(0), row.get(1), row.get(2), row.get(3));
-            let seen = format!("Longest transaction: {seconds} s ({name}, {state}, pid {pid})");
-            if seconds > 3600 {
+        Some(oldest) => {
+            let seen = format!("Longest transaction: {oldest}");
+            if oldest.age > bench.input.options.max_transaction {
                 Finding::warn(seen)
                     .because("what is deleted meanwhile cannot be cleaned up, and DDL waits for it")
-                    .remedy(format!("ask who it is, then: SELECT pg_terminate_backend({pid});"))
+                    .remedy(format!("ask who it is, then: SELECT pg_terminate_backend({});", oldest.pid))
             } else {
                 Finding::pass(seen)
             }

@@ -4,6 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use ms5_common::check::{Finding, Report};
+use ms5_common::db::backend;
 use ms5_common::db::client::Client;
 use ms5_common::db::server_error::reasons;
 
@@ -41,34 +42,16 @@ fn rate(client: &mut Client) -> Finding {
 }
 
 fn longest(client: &mut Client, limit: Duration) -> Finding {
-    let rows = client.query_typed(
-        "SELECT pid, coalesce(nullif(application_name, ''), '?'), coalesce(usename::text, '?'), coalesce(state, '?'),
-                extract(epoch FROM clock_timestamp() - xact_start)::float8
-         FROM pg_catalog.pg_stat_activity
-         WHERE datname = current_database() AND xact_start IS NOT NULL AND pid <> pg_backend_pid()
-           AND backend_type = 'client backend'
-         ORDER BY xact_start LIMIT 3",
-        &[],
-    );
-    let rows = match rows {
-        Ok(rows) => rows,
+    let open = match backend::open_transactions(client) {
+        Ok(open) => open,
         Err(error) => return Finding::warn("Open transactions: cannot be read").because_all(reasons(&error)),
     };
-    let oldest = rows.first().map_or(0.0, |row| row.get::<_, f64>(4));
-    let line = if rows.is_empty() {
-        "Open transactions: none".to_owned()
-    } else {
-        format!("Open transactions: the oldest is {oldest:.0} s old")
-    };
-    if oldest <= limit.as_secs_f64() {
+    let Some(oldest) = open.first() else { return Finding::pass("Open transactions: none") };
+    let line = format!("Open transactions: the oldest is {} s old", oldest.age.as_secs());
+    if oldest.age <= limit {
         return Finding::pass(line);
     }
-    let who = rows.iter().map(|row| {
-        let (pid, application, user, state): (i32, &str, &str, &str) =
-            (row.get(0), row.get(1), row.get(2), row.get(3));
-        format!("pid {pid}, {application}, user {user}, {state}, {:.0} s", row.get::<_, f64>(4))
-    });
     Finding::warn(format!("{line}: a migration would wait for it"))
-        .because_all(who.collect::<Vec<_>>())
+        .because_all(open.iter().map(ToString::to_string))
         .remedy("let it end, or end it: SELECT pg_terminate_backend(PID);")
 }
