@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use migration_tests::lab::Lab;
+use migration_tests::program::Program;
 use migration_tests::server::{Engine, Server};
 
 const SLOW: (&str, &str) = ("002_slow.sql", "CREATE TABLE s (id int);\nSELECT pg_sleep(600);\n");
@@ -113,7 +114,7 @@ impl StopBy for migration_tests::program::Started {
 fn a_signal_that_the_caller_ignores_stays_ignored() {
     let lab = lab(&[("001_a.sql", "SELECT pg_sleep(1.5);\nCREATE TABLE n (id int);")]);
     let runner = migration_tests::program::bin_dir().unwrap().join("migration-runner");
-    let mut nohup = migration_tests::program::Program::at(std::path::Path::new("/bin/sh"))
+    let mut nohup = Program::at(std::path::Path::new("/bin/sh"))
         .args(["-c", "trap '' HUP; exec \"$0\""])
         .arg(runner)
         .env("MS5_HOME", lab.home());
@@ -156,4 +157,46 @@ fn a_server_notices_by_itself_that_its_runner_was_killed() {
     run.signal("KILL");
     let _ = run.wait();
     lab.wait_for("SELECT count(*) = 0 FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'migration-runner%'");
+}
+
+#[test]
+fn a_signal_while_rows_are_counted_ends_at_once_on_the_server_too() {
+    let lab = Lab::new(Server::shared(Engine::Pg17), &[("001_a.sql", "SELECT 1;")]);
+    // Its text is asked for, and takes a tenth of a second for each row.
+    lab.sql(
+        "CREATE TYPE mood AS ENUM ('calm');
+         CREATE FUNCTION slow(mood) RETURNS text LANGUAGE plpgsql AS
+             $$ BEGIN PERFORM pg_sleep(0.1); RETURN 'calm'; END $$;
+         CREATE CAST (mood AS text) WITH FUNCTION slow(mood);
+         CREATE TABLE rows (id serial PRIMARY KEY, m mood);
+         INSERT INTO rows (m) SELECT 'calm' FROM generate_series(1, 10000);",
+    );
+    let validate = |arguments: &str| {
+        Program::tool("pre-validate")
+            .envs(&lab.database.variables())
+            .env("MS5_HOME", lab.home())
+            .args(["--json", "--min-disk=1", "--fingerprint=public.rows"])
+            .args(arguments.split_whitespace())
+            .start()
+    };
+    let reading = validate("");
+    lab.wait_for_sleep();
+    reading.signal("TERM");
+    let ran = reading.wait().expect(143);
+    assert_eq!(ran.records().last().unwrap()["error"], "stopped by a signal", "{ran}");
+    let begun = Instant::now();
+    lab.wait_for(
+        "SELECT NOT EXISTS (SELECT FROM pg_stat_activity
+                            WHERE datname = current_database() AND application_name LIKE 'pre-validate%')",
+    );
+    let mut writer = lab.client();
+    writer.batch_execute("BEGIN; INSERT INTO rows (m) VALUES ('calm')").unwrap();
+    let waiting = validate("--wait-for-writers=600");
+    lab.wait_for(
+        "SELECT EXISTS (SELECT FROM pg_stat_activity
+                        WHERE datname = current_database() AND application_name = 'pre-validate fingerprint')",
+    );
+    waiting.signal("INT");
+    let _ = waiting.wait().expect(130);
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
 }

@@ -1,13 +1,13 @@
 //! SIGINT, SIGTERM and SIGHUP: the first asks the work to end, the second ends the process at once.
 //!
 //! A handler thread hears them. While nothing is being worked on ([`Work`]) the first one ends the process too, after
-//! the last record is written. Otherwise it cancels, on the server, what the sessions under [`cancellable`] are
+//! the last record is written and what runs on the server was cancelled once. Otherwise it cancels, on the server, what the sessions under [`cancellable`] are
 //! running, again and again until they have noticed; each of them then rolls back and writes down what happened.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,9 @@ use crate::exit::Exit;
 /// How often a statement that has not noticed yet is cancelled again: a cancel that arrives between two statements
 /// is lost.
 const AGAIN: Duration = Duration::from_millis(250);
+
+/// How long cancelling may hold up the end of a process that has nothing to unwind.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 struct State {
     requested: Option<Exit>,
@@ -70,6 +73,7 @@ pub fn listen(
             if !working {
                 log::warn!("{name}: ending; nothing was being changed");
                 idle(exit);
+                cancel_once();
                 end(code(exit));
             }
             log::warn!("{name}: cancelling the running statement and rolling back (once more ends at once)");
@@ -89,6 +93,21 @@ fn ignored() -> u64 {
 #[allow(clippy::exit)]
 fn end(code: u8) -> ! {
     std::process::exit(i32::from(code))
+}
+
+/// A server would go on reading for a client that is gone. Where it cannot be reached nobody waits for that.
+fn cancel_once() {
+    let running: Vec<Canceller> = state().running.values().cloned().collect();
+    let (done, all) = mpsc::channel::<()>();
+    for canceller in running {
+        let done = done.clone();
+        thread::spawn(move || {
+            let _ = canceller.cancel();
+            drop(done);
+        });
+    }
+    drop(done);
+    let _ = all.recv_timeout(PATIENCE);
 }
 
 fn cancel_for_ever() {
