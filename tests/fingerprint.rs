@@ -11,7 +11,8 @@ use migration_tests::program::project_root;
 use migration_tests::server::{Engine, Server, not_run};
 use ms5_common::db::connect::{Connected, Secret, Settings, SslMode, connect};
 use ms5_common::error::Error;
-use ms5_common::fingerprint::{self, Fingerprint, Options, TableName, Verdict, Wanted, compare};
+use ms5_common::fingerprint::{self, Fingerprint, Options, Verdict, Wanted, compare};
+use ms5_common::sql::TableName;
 
 const HYPERTABLES: [(&str, &str); 5] = [
     ("metric_hist", "ts"),
@@ -358,6 +359,15 @@ fn without_a_key_that_grows_nothing_is_called_gained() {
         said(&again(&lab, &keyless, 1)),
         [
             "not proven: it has no key that only grows",
+            "1 row more of 2025-01-01 (UTC) than before: 1 before, 2 now"
+        ]
+    );
+    lab.sql("DELETE FROM keyless WHERE v = 2");
+    assert_eq!(
+        said(&again(&lab, &keyless, 1)),
+        [
+            "not proven: it has no key that only grows",
+            "1 row lost: 1 before, 0 now",
             "1 row more of 2025-01-01 (UTC) than before: 1 before, 2 now"
         ]
     );

@@ -315,6 +315,8 @@ fn servers_that_are_not_ready() {
     superuser.batch_execute("CREATE EXTENSION timescaledb; SELECT timescaledb_pre_restore()").unwrap();
     let ran = validate(&restoring, "--json --min-disk=1").expect(1);
     assert_eq!(verdict(&ran, "restoring"), "fail");
+    let ran = validate(&restoring, "--json --min-disk=1 --fingerprint=public.any").expect(1);
+    assert_eq!(verdict(&ran, "fingerprint"), "fail", "compressed rows would not be seen\n{ran}");
     superuser.batch_execute("SELECT timescaledb_post_restore()").unwrap();
     assert_eq!(verdict(&validate(&restoring, "--json --min-disk=1").expect(0), "restoring"), "pass");
 }

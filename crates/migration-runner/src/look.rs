@@ -117,13 +117,7 @@ pub(crate) fn dry_run(context: &Context, input: &Input, seen: &Seen) -> Result<E
 
 /// A database in the middle of a restore hides rows and swallows inserts.
 fn refuse_restoring(extension: &Extension) -> Result<()> {
-    if !extension.restoring {
-        return Ok(());
-    }
-    Err(Error::new(Exit::Failed, "this database was left in the middle of a restore")
-        .because("timescaledb.restoring is on: compressed rows are hidden and inserts are swallowed")
-        .because("nothing was touched")
-        .hint("finish the restore, or end that state as a superuser: SELECT timescaledb_post_restore();"))
+    if extension.restoring { Err(timescale::left_restoring()) } else { Ok(()) }
 }
 
 /// Says which TimescaleDB there is, and stops where the server has none.

@@ -5,9 +5,8 @@ use std::collections::BTreeSet;
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 use ms5_common::expected::Expected;
-use ms5_common::fingerprint::TableName;
 use ms5_common::migrations::Migration;
-use ms5_common::sql::{Tokens, tokens};
+use ms5_common::sql::{TableName, Tokens, tokens};
 
 /// A table that is promised to become a hypertable.
 #[derive(Debug, Clone, PartialEq, Eq)]

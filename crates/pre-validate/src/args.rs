@@ -9,8 +9,8 @@ use ms5_common::config::Variables;
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 use ms5_common::expected;
-use ms5_common::fingerprint::TableName;
 use ms5_common::machine::{self, GIB};
+use ms5_common::sql::TableName;
 
 /// The tool's name, as it stands in records and in pg_stat_activity.
 pub(crate) const TOOL: &str = "pre-validate";

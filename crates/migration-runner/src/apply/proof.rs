@@ -7,8 +7,9 @@ use ms5_common::check;
 use ms5_common::db::server_error::reasons;
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
-use ms5_common::fingerprint::{self, Fingerprint, TableName, Verdict, Wanted};
+use ms5_common::fingerprint::{self, Fingerprint, Verdict, Wanted};
 use ms5_common::interrupt;
+use ms5_common::sql::TableName;
 use ms5_common::timescale::hypertables;
 use serde_json::{Value, json};
 

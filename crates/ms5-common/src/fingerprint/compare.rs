@@ -189,7 +189,8 @@ fn pairs(before: &Fingerprint, now: &Fingerprint, retimed: bool) -> BTreeMap<Opt
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fingerprint::{Bucket, TableName};
+    use crate::fingerprint::Bucket;
+    use crate::sql::TableName;
 
     fn taken(buckets: &[(&str, u64, i128)]) -> Fingerprint {
         let buckets: Vec<Bucket> = (buckets.iter())

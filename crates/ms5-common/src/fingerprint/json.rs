@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{Bucket, Column, Fingerprint, TableName};
+use super::{Bucket, Column, Fingerprint};
+use crate::sql::TableName;
 
 impl Fingerprint {
     /// As JSON. Hashes and the highest key are decimal text: readers of JSON may round numbers beyond 2^53.

@@ -4,8 +4,9 @@ use super::read::Sums;
 use super::shape::Shape;
 use super::sql::{Content, Days};
 use super::wait::{self, Watched};
-use super::{Bucket, Column, Fingerprint, TableName};
+use super::{Bucket, Column, Fingerprint};
 use crate::db::client::Client;
+use crate::sql::TableName;
 
 /// A table that is there, and what is read of it.
 #[derive(Debug)]

@@ -3,9 +3,10 @@
 use postgres::Row;
 use postgres::types::Type;
 
+use super::Column;
 use super::sql::Days;
-use super::{Column, TableName};
 use crate::db::client::Client;
+use crate::sql::TableName;
 
 type SqlResult<T> = Result<T, postgres::Error>;
 

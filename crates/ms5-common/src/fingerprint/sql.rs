@@ -1,6 +1,6 @@
 //! The statements of a fingerprint. No I/O.
 
-use super::{Column, TableName};
+use super::Column;
 use crate::sql::escape_identifier;
 
 /// What every transaction of a fingerprint begins with. Texts of values depend on settings, and those of the database, of the
@@ -11,14 +11,6 @@ pub(super) const PINNED: &str = "SET LOCAL search_path = pg_catalog; SET LOCAL T
      SET LOCAL bytea_output = hex; SET LOCAL lc_monetary = 'C'; SET LOCAL xmlbinary = base64; \
      SET LOCAL quote_all_identifiers = off; SET LOCAL row_security = off; SET LOCAL lock_timeout = '1s'; \
      SET LOCAL statement_timeout = 0; SET LOCAL jit = off";
-
-impl TableName {
-    /// Both names as SQL text.
-    #[must_use]
-    pub fn quoted(&self) -> String {
-        format!("{}.{}", escape_identifier(&self.schema), escape_identifier(&self.table))
-    }
-}
 
 /// How the days of a column are found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,13 +9,15 @@ use super::read::{self, Part, Sums};
 use super::sql::PINNED;
 use super::trouble::{busy, failed, stopped};
 use super::wait::{self, Watched};
-use super::{Fingerprint, TableName, shape};
+use super::{Fingerprint, shape};
 use crate::db::client::Client;
 use crate::db::connect::Connected;
 use crate::db::server_error::gave_up;
 use crate::error::Result;
 use crate::interrupt::{self, Cancellable};
 use crate::progress::Line;
+use crate::sql::TableName;
+use crate::timescale;
 
 /// How fingerprints are taken.
 #[derive(Debug, Clone)]
@@ -67,8 +69,8 @@ const TRIES: usize = 3;
 /// locks them, and until the end: a chunk that is compressed or truncated between a snapshot and its reader would look empty.
 ///
 /// # Errors
-/// What `open` gives; [`Exit::Unreachable`] where a table stays locked; [`Exit::Failed`] where the server refuses or a
-/// connection is lost; the signal's exit where one came.
+/// What `open` gives; [`Exit::Unreachable`] where a table stays locked; [`Exit::Failed`] where the server refuses, a connection
+/// is lost, or a restore was left unfinished, which hides rows; the signal's exit where one came.
 pub fn take(
     options: &Options,
     wanted: &[Wanted<'_>],
@@ -78,6 +80,10 @@ pub fn take(
         return Ok(Vec::new());
     }
     let mut sessions = vec![Session::of(open()?)];
+    let restoring = timescale::restoring(&mut sessions[0].client);
+    if restoring.map_err(|error| failed("look at the database", &error))? {
+        return Err(timescale::left_restoring());
+    }
     let mut planned =
         look(&mut sessions[0].client, wanted).map_err(|error| failed("look at the tables", &error))?;
     stopped()?;

@@ -18,13 +18,12 @@ use std::time::{Duration, Instant};
 
 use postgres::types::Type;
 
-use super::TableName;
 use super::shape::{Key, family};
 use super::sql::PINNED;
 use crate::db::client::{Client, Transaction};
 use crate::db::server_error::gave_up;
 use crate::interrupt;
-use crate::sql::escape_identifier;
+use crate::sql::{TableName, escape_identifier};
 
 type SqlResult<T> = Result<T, postgres::Error>;
 

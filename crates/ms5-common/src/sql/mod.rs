@@ -44,6 +44,7 @@ mod slash;
 mod source;
 mod split;
 mod string_setting;
+mod table_name;
 mod tokens;
 mod variables;
 
@@ -55,6 +56,7 @@ pub use meta::Stream;
 pub use position::{FileId, Pos};
 pub use script::{IncludeReader, Script};
 pub use split::{Options, Splitter, Step};
+pub use table_name::TableName;
 pub use tokens::{Token, TokenKind, Tokens, tokens};
 
 /// Quoting as libpq does it: `PQescapeIdentifier` and `PQescapeLiteral` (behind a blank where it holds a backslash).

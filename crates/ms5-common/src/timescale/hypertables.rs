@@ -4,7 +4,7 @@ use postgres::types::{ToSql, Type};
 
 use super::Version;
 use crate::db::client::Client;
-use crate::fingerprint::TableName;
+use crate::sql::TableName;
 
 type SqlResult<T> = Result<T, postgres::Error>;
 

@@ -92,6 +92,24 @@ pub fn extension(client: &mut Client) -> std::result::Result<Extension, postgres
     })
 }
 
+/// Whether the database was left in the middle of a restore.
+///
+/// # Errors
+/// The client's.
+pub fn restoring(client: &mut Client) -> std::result::Result<bool, postgres::Error> {
+    let query = "SELECT coalesce(current_setting('timescaledb.restoring', true), 'off') = 'on'";
+    Ok(client.query_typed_one(query, &[])?.get(0))
+}
+
+/// What a tool says then: rows that are there cannot be seen, and new ones are lost.
+#[must_use]
+pub fn left_restoring() -> Error {
+    Error::new(Exit::Failed, "this database was left in the middle of a restore")
+        .because("timescaledb.restoring is on: compressed rows are hidden and inserts are swallowed")
+        .because("nothing was touched")
+        .hint("finish the restore, or end that state as a superuser: SELECT timescaledb_post_restore();")
+}
+
 /// Creates the extension, in a transaction of its own, on a session that has done nothing else.
 ///
 /// # Errors

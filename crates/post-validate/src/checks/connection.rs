@@ -3,7 +3,7 @@
 use ms5_common::check::{Check, Finding};
 use ms5_common::config::Settings;
 use ms5_common::db::session::Server;
-use ms5_common::timescale::Version;
+use ms5_common::timescale::{self, Version};
 use ms5_common::troubleshooting;
 
 use super::{Bench, SqlResult};
@@ -35,11 +35,7 @@ pub(super) fn extension(bench: &mut Bench<'_>) -> SqlResult {
     let wanted =
         !bench.expected().hypertables.is_empty() || !bench.expected().continuous_aggregates.is_empty();
     let finding = match (&extension.installed, &extension.available) {
-        (Some(version), _) if extension.restoring => Finding::fail(format!(
-            "TimescaleDB {version} was left in the middle of a restore"
-        ))
-        .because("timescaledb.restoring is on: compressed rows are hidden and inserts are swallowed")
-        .remedy("finish the restore, or end that state as a superuser: SELECT timescaledb_post_restore();"),
+        (Some(_), _) if extension.restoring => Finding::failed(&timescale::left_restoring()),
         (Some(version), _) if extension.version().is_none_or(|version| version < Version::OLDEST) => {
             Finding::fail(format!("TimescaleDB {version} is older than what is supported"))
                 .remedy("in a fresh session, as its first statement: ALTER EXTENSION timescaledb UPDATE;")

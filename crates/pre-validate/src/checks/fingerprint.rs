@@ -4,8 +4,9 @@ use ms5_common::check::{Finding, Report};
 use ms5_common::config::Settings;
 use ms5_common::db::session;
 use ms5_common::expected::Expected;
-use ms5_common::fingerprint::{self, Fingerprint as Print, TableName, Wanted};
+use ms5_common::fingerprint::{self, Fingerprint as Print, Wanted};
 use ms5_common::record::Recorder;
+use ms5_common::sql::TableName;
 
 use super::FINGERPRINT;
 use crate::args::{Fingerprint, Options, TOOL};

@@ -4,8 +4,7 @@ use ms5_common::check::{Finding, Report};
 use ms5_common::db::client::Client;
 use ms5_common::db::server_error::{gave_up, reasons};
 use ms5_common::expected::{Expected, Hypertable};
-use ms5_common::fingerprint::TableName;
-use ms5_common::sql::escape_identifier;
+use ms5_common::sql::{TableName, escape_identifier};
 use postgres::types::Type;
 
 use super::LOCKS;

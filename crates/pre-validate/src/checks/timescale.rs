@@ -53,9 +53,7 @@ pub(crate) fn check(
     report.add(
         &RESTORING,
         if extension.restoring {
-            Finding::fail("This database was left in the middle of a restore: timescaledb.restoring is on")
-                .because("compressed rows are hidden and inserts are swallowed")
-                .remedy("finish the restore, or end that state as a superuser: SELECT timescaledb_post_restore();")
+            Finding::failed(&timescale::left_restoring())
         } else {
             Finding::pass("No restore was left unfinished")
         },
