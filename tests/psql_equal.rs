@@ -770,9 +770,10 @@ const PARTS: &[&str] = &[
     "\r\n",
     "-- c\n",
     "/* c */\n",
-    "set standard_conforming_strings = off;\n",
-    "SET standard_conforming_strings TO 'on';\n",
-    "reset standard_conforming_strings;\n",
+    // Each a message of its own: psql goes on behind one that the server refused, where a run has ended.
+    ";\nset standard_conforming_strings = off;\n",
+    ";\nSET standard_conforming_strings TO 'on';\n",
+    ";\nreset standard_conforming_strings;\n",
 ];
 
 fn statement() -> impl Strategy<Value = String> {
