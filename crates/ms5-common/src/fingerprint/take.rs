@@ -69,7 +69,7 @@ const TRIES: usize = 3;
 /// locks them, and until the end: a chunk that is compressed or truncated between a snapshot and its reader would look empty.
 ///
 /// # Errors
-/// What `open` gives; [`Exit::Unreachable`] where a table stays locked; [`Exit::Failed`] where the server refuses, a connection
+/// What `open` gives; [`Exit::Unreachable`](crate::exit::Exit::Unreachable) where a table stays locked; [`Exit::Failed`](crate::exit::Exit::Failed) where the server refuses, a connection
 /// is lost, or a restore was left unfinished, which hides rows; the signal's exit where one came.
 pub fn take(
     options: &Options,
