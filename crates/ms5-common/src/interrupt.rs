@@ -26,13 +26,15 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 struct State {
     requested: Option<Exit>,
+    /// The handler ends the process: nobody else may.
+    ending: bool,
     working: usize,
     running: BTreeMap<u64, Canceller>,
     next: u64,
 }
 
 static STATE: Mutex<State> =
-    Mutex::new(State { requested: None, working: 0, running: BTreeMap::new(), next: 0 });
+    Mutex::new(State { requested: None, ending: false, working: 0, running: BTreeMap::new(), next: 0 });
 static CHANGED: Condvar = Condvar::new();
 
 fn state() -> MutexGuard<'static, State> {
@@ -67,6 +69,7 @@ pub fn listen(
             let working = {
                 let mut state = state();
                 state.requested = Some(exit);
+                state.ending = state.working == 0;
                 CHANGED.notify_all();
                 state.working > 0
             };
@@ -121,6 +124,14 @@ fn cancel_for_ever() {
         }
         drop(state);
         thread::sleep(AGAIN);
+    }
+}
+
+/// Does not return where a signal is ending the process: its exit code is the signal's, whatever became of the work.
+pub fn leave_the_end_to_signals() {
+    let mut state = state();
+    while state.ending {
+        state = CHANGED.wait(state).unwrap_or_else(PoisonError::into_inner);
     }
 }
 

@@ -61,7 +61,10 @@ struct State {
     report: Option<ReportFile>,
     environment: Option<String>,
     started: bool,
+    /// A verdict was asked for: whoever asks next comes too late.
     ended: bool,
+    /// The verdict is written: nothing follows it.
+    closed: bool,
     counts: Map<String, Value>,
 }
 
@@ -84,6 +87,7 @@ impl Recorder {
                 environment: None,
                 started: false,
                 ended: false,
+                closed: false,
                 counts: Map::new(),
             }),
         }
@@ -148,10 +152,15 @@ impl Recorder {
 
     /// A record of the given type; `fields` is an object.
     pub fn emit(&self, kind: &str, fields: Value) {
+        self.begin();
+        self.write(kind, fields);
+    }
+
+    /// The first record is `start`, whatever happens.
+    fn begin(&self) {
         if !self.state().started {
             self.start(None, None);
         }
-        self.write(kind, fields);
     }
 
     /// Counts something for the verdict.
@@ -159,7 +168,8 @@ impl Recorder {
         self.state().counts.insert(what.to_owned(), json!(number));
     }
 
-    /// The last record. A second one is dropped: a signal may come while the first is written.
+    /// The last record. A second one is dropped, and so is every record behind it: a signal's verdict may come while the
+    /// work still goes on.
     pub fn verdict(&self, exit: Exit, error: Option<&str>) {
         let counts = {
             let mut state = self.state();
@@ -169,17 +179,22 @@ impl Recorder {
             state.counts.clone()
         };
         let milliseconds = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.emit(
-            "verdict",
-            json!({
-                "ok": exit == Exit::Done,
-                "exit": exit.code(),
-                "counts": counts,
-                "seconds": seconds(milliseconds),
-                "error": error,
-            }),
-        );
-        if let Some(report) = self.state().report.take()
+        let fields = json!({
+            "ok": exit == Exit::Done,
+            "exit": exit.code(),
+            "counts": counts,
+            "seconds": seconds(milliseconds),
+            "error": error,
+        });
+        self.begin();
+        let line = self.record("verdict", fields);
+        let report = {
+            let mut state = self.state();
+            state.put(&line);
+            state.closed = true;
+            state.report.take()
+        };
+        if let Some(report) = report
             && let Err((path, error)) = report.finish()
         {
             log::warn!("cannot finish the report {}: {error}", path.display());
@@ -188,10 +203,15 @@ impl Recorder {
 
     /// Passes on a line that another tool wrote.
     pub fn pass_on(&self, line: &str) {
-        self.put(line);
+        self.state().put(line);
     }
 
     fn write(&self, kind: &str, fields: Value) {
+        let line = self.record(kind, fields);
+        self.state().put(&line);
+    }
+
+    fn record(&self, kind: &str, fields: Value) -> String {
         let mut record = Map::new();
         record.insert("type".into(), json!(kind));
         record.insert("tool".into(), json!(self.tool));
@@ -200,24 +220,28 @@ impl Recorder {
         if let Value::Object(fields) = fields {
             record.extend(fields);
         }
-        self.put(&Value::Object(record).to_string());
-    }
-
-    fn put(&self, line: &str) {
-        let mut state = self.state();
-        if let Some(out) = &mut state.out
-            && (writeln!(out, "{line}").is_err() || out.flush().is_err())
-        {
-            // The reader is gone; the work goes on and the exit code still tells how it ended.
-            state.out = None;
-        }
-        if let Some(report) = &mut state.report {
-            report.put(line);
-        }
+        Value::Object(record).to_string()
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn put(&mut self, line: &str) {
+        if self.closed {
+            return;
+        }
+        if let Some(out) = &mut self.out
+            && (writeln!(out, "{line}").is_err() || out.flush().is_err())
+        {
+            // The reader is gone; the work goes on and the exit code still tells how it ended.
+            self.out = None;
+        }
+        if let Some(report) = &mut self.report {
+            report.put(line);
+        }
     }
 }
 
@@ -305,6 +329,8 @@ mod tests {
         let recorder = Recorder::to("tool", "0", Some(Box::new(sink.clone())));
         recorder.count("applied", 3);
         recorder.verdict(Exit::Unreachable, Some("cannot connect"));
+        recorder.emit("check", json!({}));
+        recorder.verdict(Exit::Done, None);
         let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
         let records: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(records.len(), 2);

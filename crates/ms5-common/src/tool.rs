@@ -120,6 +120,7 @@ pub fn run(
             ended(&context.recorder, outcome)
         }
     };
+    interrupt::leave_the_end_to_signals();
     ExitCode::from(code(exit))
 }
 
