@@ -1,17 +1,65 @@
 //! The command line of backup-manager.
 
-use ms5_common::cli::{ENVIRONMENT, Flag, HELP, JSON, LOG_DIR, Spec, VERBOSE, VERSION};
+use std::time::Duration;
+
+use ms5_common::cli::{ENVIRONMENT, Flag, HELP, JSON, LOG_DIR, Parsed, Spec, VERBOSE, VERSION, nearest};
+use ms5_common::error::{Error, Result};
+use ms5_common::exit::Exit;
+use ms5_common::machine;
+
+/// The tool's name, as it stands in records and in pg_stat_activity.
+pub(crate) const TOOL: &str = "backup-manager";
+/// The tool's version.
+pub(crate) const TOOL_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+const NO_COMPRESSION: &str = "--no-compression";
+const FORCE: &str = "--force";
+const RETENTION: &str = "--retention-days";
+const BACKUP_DIR: &str = "--backup-dir";
+const JOBS: &str = "--jobs";
+const LEVEL: &str = "--level";
+const RESTORE_USER: &str = "--restore-user";
+const MAINTENANCE: &str = "--maintenance-db";
+const DEEP: &str = "--deep";
+const DROP_OLD: &str = "--drop-old";
+const IN_PLACE: &str = "--in-place";
+const START_JOBS: &str = "--start-jobs";
+const KEEP_LAST: &str = "--keep-last";
+const MAX_TOTAL: &str = "--max-total";
+const DRY_RUN: &str = "--dry-run";
+const REPORT: &str = "--report";
+const LOCK_WAIT: &str = "--lock-wait";
+const LOCK_TIMEOUT: &str = "--lock-timeout";
+
+/// The level that took the least time in all on COPY text; README, Measurements.
+pub(crate) const DEFAULT_LEVEL: u32 = 1;
 
 /// Flags as the old script had them, and what all tools share.
 pub(crate) const SPEC: Spec = Spec {
-    tool: "backup-manager",
+    tool: TOOL,
     about: "Backs the database up, proves the backup, and brings it back.",
-    usage: "[FLAGS] backup [NAME] [full|schema|data|hypertables] | restore NAME | list | verify NAME | clean [DAYS]",
+    usage: "[FLAGS] backup [NAME] [full] | restore NAME | list | verify NAME | clean [DAYS] | rollback-point NAME | rollback NAME",
     flags: &[
         ENVIRONMENT.default("production"),
-        Flag::switch("--no-compression", "Write plain files instead of .gz"),
-        Flag::switch("--force", "Replace a target that holds data (restore)"),
-        Flag::value("--retention-days", "N", "Age from which clean removes a backup").default("30"),
+        Flag::switch(NO_COMPRESSION, "backup: write a plain .sql file instead of .sql.gz"),
+        Flag::value(LEVEL, "N", "backup: how hard to compress, 1 (fast) to 9 (small)").default("1"),
+        Flag::value(JOBS, "N", "Sessions that read or load at once").default("number of cores"),
+        Flag::value(LOCK_TIMEOUT, "SECONDS", "backup: how long a table that others lock is waited for").default("60"),
+        Flag::value(LOCK_WAIT, "SECONDS", "How long to wait while another run holds the database's lock").default("10"),
+        Flag::switch(FORCE, "restore, rollback: replace a database that holds data"),
+        Flag::switch(DEEP, "verify: restore into a scratch database and compare every table's rows"),
+        Flag::switch(DROP_OLD, "restore, rollback: drop the replaced database instead of keeping it"),
+        Flag::switch(START_JOBS, "restore, rollback: let TimescaleDB's jobs run again at once"),
+        Flag::switch(IN_PLACE, "restore: not built yet"),
+        Flag::value(RESTORE_USER, "ROLE", "restore, verify --deep: the role to restore as (a superuser for hypertables)")
+            .default("DB_USER"),
+        Flag::value(MAINTENANCE, "NAME", "The database from which others are made, renamed and dropped").default("postgres"),
+        Flag::value(RETENTION, "N", "clean: the age in days from which a backup is removed").default("30"),
+        Flag::value(KEEP_LAST, "N", "clean: keep the N newest backups, however old").default("1"),
+        Flag::value(MAX_TOTAL, "SIZE", "clean: remove the oldest until all take no more than this, such as 50GB"),
+        Flag::switch(DRY_RUN, "clean: say what would be removed, remove nothing"),
+        Flag::value(BACKUP_DIR, "DIR", "Folder of the backups").default("MS5_HOME/backups"),
+        Flag::value(REPORT, "FILE", "Write the records to this file too, with or without --json"),
         VERBOSE,
         JSON,
         LOG_DIR,
@@ -19,5 +67,243 @@ pub(crate) const SPEC: Spec = Spec {
         VERSION,
     ],
     positionals: &["COMMAND", "NAME", "TYPE"],
-    epilog: "This tool is not built yet: beyond --help and --version it ends with exit 70 and touches nothing.",
+    epilog: "NAME is a folder's full name, or the name without its stamp: then the newest of that name.
+A restore builds a new database beside the old one, compares every row, and swaps the names last.
+Exit codes: 0 done, 1 failed or damaged, 2 usage, 3 configuration or input, 4 cannot connect or locked.",
 };
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Command {
+    /// `backup [NAME] [full]`.
+    Backup { name: String },
+    /// `restore NAME`.
+    Restore { name: String },
+    /// `list`.
+    List,
+    /// `verify NAME`.
+    Verify { name: String },
+    /// `clean [DAYS]`.
+    Clean { days: u64 },
+    /// `rollback-point NAME`.
+    RollbackPoint { name: String },
+    /// `rollback NAME`.
+    Rollback { name: String },
+}
+
+/// The command line, understood.
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    pub(crate) command: Command,
+    pub(crate) compress: bool,
+    pub(crate) level: u32,
+    pub(crate) jobs: usize,
+    pub(crate) lock_timeout: Duration,
+    pub(crate) lock_wait: Duration,
+    pub(crate) force: bool,
+    pub(crate) deep: bool,
+    pub(crate) drop_old: bool,
+    pub(crate) start_jobs: bool,
+    pub(crate) restore_user: Option<String>,
+    pub(crate) maintenance: String,
+    pub(crate) keep_last: usize,
+    pub(crate) max_total: Option<u64>,
+    pub(crate) dry_run: bool,
+    pub(crate) backup_dir: Option<String>,
+    pub(crate) report: Option<String>,
+}
+
+const COMMANDS: [&str; 7] =
+    ["backup", "restore", "list", "verify", "clean", "rollback-point", "rollback"];
+
+impl Options {
+    /// Understands a command line that is well formed.
+    ///
+    /// # Errors
+    /// A command, a type or a number that makes no sense, or a flag of another command.
+    pub(crate) fn of(arguments: &Parsed) -> Result<Self> {
+        let command = command(arguments)?;
+        refuse_foreign(arguments, &command)?;
+        let level = arguments.number(LEVEL)?.unwrap_or(DEFAULT_LEVEL.into());
+        if !(1..=9).contains(&level) {
+            return Err(usage(format!("{LEVEL} is 1 to 9, not {level}")));
+        }
+        if arguments.has(IN_PLACE) {
+            return Err(usage(format!("{IN_PLACE} is not built yet"))
+                .hint("restore without it, as a role that may create databases (--restore-user=ROLE)"));
+        }
+        Ok(Self {
+            command,
+            compress: !arguments.has(NO_COMPRESSION),
+            level: u32::try_from(level).unwrap_or(DEFAULT_LEVEL),
+            jobs: match arguments.number(JOBS)? {
+                Some(0) => return Err(usage(format!("{JOBS}=0 would do nothing"))),
+                Some(number) => usize::try_from(number).unwrap_or(usize::MAX).min(64),
+                None => machine::processors(),
+            },
+            lock_timeout: Duration::from_secs(arguments.number(LOCK_TIMEOUT)?.unwrap_or(60)),
+            lock_wait: Duration::from_secs(arguments.number(LOCK_WAIT)?.unwrap_or(10)),
+            force: arguments.has(FORCE),
+            deep: arguments.has(DEEP),
+            drop_old: arguments.has(DROP_OLD),
+            start_jobs: arguments.has(START_JOBS),
+            restore_user: arguments.value(RESTORE_USER).map(str::to_owned),
+            maintenance: arguments.value(MAINTENANCE).unwrap_or("postgres").to_owned(),
+            keep_last: usize::try_from(arguments.number(KEEP_LAST)?.unwrap_or(1)).unwrap_or(usize::MAX),
+            max_total: arguments.value(MAX_TOTAL).map(size).transpose()?,
+            dry_run: arguments.has(DRY_RUN),
+            backup_dir: arguments.value(BACKUP_DIR).map(str::to_owned),
+            report: arguments.value(REPORT).map(str::to_owned),
+        })
+    }
+}
+
+fn usage(message: impl Into<String>) -> Error {
+    Error::new(Exit::Usage, message).hint("backup-manager --help lists commands and flags")
+}
+
+fn command(arguments: &Parsed) -> Result<Command> {
+    let words = arguments.positionals();
+    let Some(word) = words.first() else {
+        return Err(usage(format!("a command is missing: one of {}", COMMANDS.join(", "))));
+    };
+    let most = |number: usize| match words.get(number) {
+        Some(extra) => Err(usage(format!("{word} takes no {extra:?}"))),
+        None => Ok(()),
+    };
+    let name = || {
+        words.get(1).cloned().ok_or_else(|| usage(format!("{word} wants the name of a backup")).hint("list shows them"))
+    };
+    match word.as_str() {
+        "backup" => {
+            kind(words.get(2).map_or("full", String::as_str))?;
+            Ok(Command::Backup { name: words.get(1).map_or_else(|| "backup".to_owned(), String::clone) })
+        }
+        "restore" => most(2).and_then(|()| Ok(Command::Restore { name: name()? })),
+        "verify" => most(2).and_then(|()| Ok(Command::Verify { name: name()? })),
+        "rollback-point" => most(2).and_then(|()| Ok(Command::RollbackPoint { name: name()? })),
+        "rollback" => most(2).and_then(|()| Ok(Command::Rollback { name: name()? })),
+        "list" => most(1).map(|()| Command::List),
+        "clean" => {
+            most(2)?;
+            let flag = arguments.number(RETENTION)?;
+            let days = words.get(1).map(|text| {
+                text.parse().map_err(|_| usage(format!("clean takes a number of days, not {text:?}")))
+            });
+            match (days.transpose()?, flag) {
+                (Some(_), Some(_)) => Err(usage(format!("give the days once: clean DAYS or {RETENTION}=DAYS"))),
+                (days, flag) => Ok(Command::Clean { days: days.or(flag).unwrap_or(30) }),
+            }
+        }
+        other => {
+            let error = usage(format!("unknown command {other:?}: it is one of {}", COMMANDS.join(", ")));
+            Err(match nearest(other, COMMANDS.into_iter()) {
+                Some(known) => error.hint(format!("did you mean {known}?")),
+                None => error,
+            })
+        }
+    }
+}
+
+/// The types of the old script; only the first is built.
+fn kind(kind: &str) -> Result<()> {
+    match kind {
+        "full" => Ok(()),
+        "schema" | "data" | "hypertables" => Err(Error::new(
+            Exit::Usage,
+            format!("backups of type {kind} are not built yet; nothing was touched"),
+        )
+        .hint("take a full backup: it holds schema, data and hypertables, and can be verified: backup NAME full")
+        .hint("for the definitions alone: pg_dump --schema-only (not a backup where there are hypertables)")),
+        "incremental" => Err(Error::new(Exit::Usage, "incremental backups are not built yet; nothing was touched")
+            .hint("take a full backup: backup NAME full")),
+        other => Err(usage(format!("unknown type {other:?}: it is full"))),
+    }
+}
+
+/// A flag that the command does not know would be a wish that nobody hears.
+fn refuse_foreign(arguments: &Parsed, command: &Command) -> Result<()> {
+    use Command as C;
+    let given = |flag: &&str| arguments.has(flag) || arguments.value(flag).is_some();
+    let (word, foreign): (&str, &[&str]) = match command {
+        C::Backup { .. } | C::RollbackPoint { .. } => (
+            "backup",
+            &[DEEP, DROP_OLD, START_JOBS, IN_PLACE, KEEP_LAST, MAX_TOTAL, DRY_RUN],
+        ),
+        C::Restore { .. } | C::Rollback { .. } => {
+            ("restore", &[DEEP, KEEP_LAST, MAX_TOTAL, DRY_RUN, LEVEL, LOCK_TIMEOUT])
+        }
+        C::Verify { .. } => ("verify", &[
+            DROP_OLD, START_JOBS, IN_PLACE, KEEP_LAST, MAX_TOTAL, DRY_RUN, LEVEL, LOCK_TIMEOUT,
+        ]),
+        C::List => ("list", &[DEEP, DROP_OLD, START_JOBS, IN_PLACE, KEEP_LAST, MAX_TOTAL, DRY_RUN, LEVEL]),
+        C::Clean { .. } => ("clean", &[DEEP, DROP_OLD, START_JOBS, IN_PLACE, LEVEL]),
+    };
+    match foreign.iter().find(|flag| given(flag)) {
+        Some(flag) => Err(usage(format!("{flag} is nothing that {word} knows"))),
+        None => Ok(()),
+    }
+}
+
+/// `50GB`, `500MB`, `1000`: bytes, by 1024.
+fn size(text: &str) -> Result<u64> {
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let factor = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "" | "B" => Some(1),
+        "K" | "KB" | "KIB" => Some(1 << 10),
+        "M" | "MB" | "MIB" => Some(1 << 20),
+        "G" | "GB" | "GIB" => Some(1_u64 << 30),
+        "T" | "TB" | "TIB" => Some(1_u64 << 40),
+        _ => None,
+    };
+    let number: Option<u64> = digits.parse().ok();
+    number
+        .zip(factor)
+        .and_then(|(number, factor)| number.checked_mul(factor))
+        .ok_or_else(|| usage(format!("{MAX_TOTAL} takes a size such as 50GB, not {text:?}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ms5_common::cli;
+
+    fn options(line: &str) -> Result<Options> {
+        Options::of(&cli::parse(&SPEC, line.split_whitespace().map(Into::into).collect())?)
+    }
+
+    #[test]
+    fn commands_as_the_old_script_took_them() {
+        assert_eq!(options("backup").unwrap().command, Command::Backup { name: "backup".into() });
+        let backup = options("--no-compression backup pre_migration full").unwrap();
+        assert_eq!(backup.command, Command::Backup { name: "pre_migration".into() });
+        assert!(!backup.compress);
+        assert_eq!(options("clean").unwrap().command, Command::Clean { days: 30 });
+        assert_eq!(options("clean 7").unwrap().command, Command::Clean { days: 7 });
+        assert_eq!(options("clean --retention-days=9").unwrap().command, Command::Clean { days: 9 });
+        assert_eq!(options("clean --max-total=2GB").unwrap().max_total, Some(2 << 30));
+    }
+
+    #[test]
+    fn wrong_usage_is_refused() {
+        for line in [
+            "",
+            "restor x",
+            "restore",
+            "restore a b",
+            "backup x schema",
+            "backup x incremental",
+            "backup x y",
+            "backup --deep",
+            "clean x",
+            "clean 7 --retention-days=8",
+            "clean --max-total=lots",
+            "backup --level=0",
+            "backup --jobs=0",
+            "restore x --in-place",
+            "list x",
+        ] {
+            assert_eq!(options(line).unwrap_err().exit(), Exit::Usage, "{line}");
+        }
+    }
+}

@@ -1,17 +1,22 @@
 //! Backs the database up, proves the backup, and brings it back.
-//!
-//! Not built yet: it parses its arguments, prints its help, and says so for the rest.
 
+mod archive;
 mod args;
+mod dump;
+mod folder;
+mod list;
+mod restore;
+mod rows;
+mod run;
+mod sessions;
+mod sqltext;
+mod verify;
+mod words;
 
 use std::process::ExitCode;
 
-use ms5_common::error::Error;
-use ms5_common::exit::Exit;
 use ms5_common::tool;
 
 fn main() -> ExitCode {
-    tool::run(&args::SPEC, module_path!(), env!("CARGO_PKG_VERSION"), |_| {
-        Err(Error::new(Exit::Bug, "backup-manager is not built yet").because("nothing was touched"))
-    })
+    tool::run(&args::SPEC, module_path!(), args::TOOL_VERSION, run::run)
 }

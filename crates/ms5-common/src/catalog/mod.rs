@@ -64,7 +64,14 @@ impl Inventory {
     /// # Errors
     /// The client's.
     pub fn take(client: &mut Client) -> Result<Self, postgres::Error> {
-        let mut transaction = client.transaction("ISOLATION LEVEL REPEATABLE READ, READ ONLY")?;
+        Self::of(&mut *client.transaction("ISOLATION LEVEL REPEATABLE READ, READ ONLY")?)
+    }
+
+    /// Takes the inventory inside a transaction that is open already, whose snapshot decides what is there.
+    ///
+    /// # Errors
+    /// The client's.
+    pub fn of(transaction: &mut Client) -> Result<Self, postgres::Error> {
         // Definitions are printed with what search_path makes necessary: with none, all names are qualified.
         transaction.batch_execute("SET LOCAL search_path TO ''")?;
         let mut objects = BTreeMap::new();

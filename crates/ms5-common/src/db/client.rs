@@ -175,6 +175,29 @@ impl Client {
         Ok(CopyIn { link: &mut self.link, sink: Box::pin(sink) })
     }
 
+    /// Runs a COPY TO STDOUT; `take` is given each piece of data as it comes, in text format a row each.
+    ///
+    /// # Errors
+    /// The server's, or the connection's; or what `take` gives: then the session is in the middle of the COPY, and good for
+    /// nothing but its end.
+    pub fn copy_out<E: From<Error>>(
+        &mut self,
+        sql: &str,
+        mut take: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let Self { session, link } = self;
+        let result: Result<Result<(), E>, Error> = link.block_on(async {
+            let mut rows = pin!(session.copy_out(sql).await?);
+            while let Some(row) = rows.try_next().await? {
+                if let Err(error) = take(&row) {
+                    return Ok(Err(error));
+                }
+            }
+            Ok(Ok(()))
+        });
+        result.map_err(|error| E::from(link.explained(error)))?
+    }
+
     /// Begins a transaction. `modes` are those of START TRANSACTION, none of them where it is empty.
     ///
     /// # Errors
@@ -215,7 +238,15 @@ impl CopyIn<'_> {
     /// # Errors
     /// The server's refusal of the COPY, or the connection's.
     pub fn send(&mut self, rows: &[u8]) -> Result<(), Error> {
-        self.link.wait(self.sink.feed(Bytes::copy_from_slice(rows)))
+        self.send_owned(Bytes::copy_from_slice(rows))
+    }
+
+    /// Sends some of the rows, without a copy of them.
+    ///
+    /// # Errors
+    /// As those of [`CopyIn::send`].
+    pub fn send_owned(&mut self, rows: Bytes) -> Result<(), Error> {
+        self.link.wait(self.sink.feed(rows))
     }
 
     /// Ends the COPY; gives the number of rows.

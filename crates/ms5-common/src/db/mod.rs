@@ -2,6 +2,7 @@
 
 pub mod backend;
 pub mod client;
+pub mod clients;
 pub mod connect;
 pub mod ledger;
 pub mod lock;

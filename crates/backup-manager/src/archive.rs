@@ -1,0 +1,292 @@
+//! The file of a backup: members one behind the other, each a gzip file of its own that any gunzip reads, in any order of
+//! writing; and members read back.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use flate2::Compression;
+use flate2::bufread::GzDecoder;
+use flate2::write::GzEncoder;
+use sha2::{Digest, Sha256};
+
+use crate::folder::checksums::hex;
+use crate::folder::metadata::{Member, Stage};
+
+/// About how many bytes of rows make a member.
+pub(crate) const BLOCK: usize = 4 << 20;
+/// How often the free space is looked at, in bytes written.
+const LOOK: u64 = 64 << 20;
+/// What is left to others on the file system.
+const RESERVE: u64 = 32 << 20;
+
+/// A file that is being written.
+pub(crate) struct Archive {
+    path: PathBuf,
+    /// None: no compression.
+    level: Option<u32>,
+    state: Mutex<State>,
+}
+
+struct State {
+    file: File,
+    hash: Sha256,
+    offset: u64,
+    looked: u64,
+    members: Vec<Member>,
+}
+
+/// A file that was written.
+pub(crate) struct Written {
+    pub(crate) members: Vec<Member>,
+    pub(crate) sha256: String,
+    pub(crate) bytes: u64,
+}
+
+impl Archive {
+    /// A new file, its owner's alone.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn create(path: &Path, level: Option<u32>) -> io::Result<Self> {
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        let state = State { file, hash: Sha256::new(), offset: 0, looked: 0, members: Vec::new() };
+        Ok(Self { path: path.to_owned(), level, state: Mutex::new(state) })
+    }
+
+    /// Adds a member that holds `sql`, compressed by the thread that calls; nothing where it is empty.
+    ///
+    /// # Errors
+    /// The system's, a full disk among them.
+    pub(crate) fn append(&self, stage: Stage, table: Option<usize>, rows: u64, sql: &[u8]) -> io::Result<()> {
+        if sql.is_empty() {
+            return Ok(());
+        }
+        let packed;
+        let bytes = match self.level {
+            None => sql,
+            Some(level) => {
+                let mut encoder = GzEncoder::new(Vec::with_capacity(sql.len() / 4), Compression::new(level));
+                encoder.write_all(sql)?;
+                packed = encoder.finish()?;
+                &packed
+            }
+        };
+        let mut state = self.state();
+        let offset = state.offset;
+        state.put(&self.path, bytes)?;
+        let length = state.offset - offset;
+        state.members.push(Member { stage, table, offset, length, raw: sql.len() as u64, rows });
+        Ok(())
+    }
+
+    /// Adds a member whose SQL is written bit by bit; no other can be added meanwhile.
+    ///
+    /// # Errors
+    /// The system's, or what `fill` gives.
+    pub(crate) fn append_stream(
+        &self,
+        stage: Stage,
+        fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut state = self.state();
+        let offset = state.offset;
+        let mut sink = Counted { state: &mut state, path: &self.path };
+        let raw = match self.level {
+            None => {
+                fill(&mut sink)?;
+                None
+            }
+            Some(level) => {
+                let mut encoder = Tally { inner: GzEncoder::new(sink, Compression::new(level)), count: 0 };
+                fill(&mut encoder)?;
+                encoder.inner.finish()?;
+                Some(encoder.count)
+            }
+        };
+        let length = state.offset - offset;
+        state.members.push(Member { stage, table: None, offset, length, raw: raw.unwrap_or(length), rows: 0 });
+        Ok(())
+    }
+
+    /// Makes it durable, and gives what is in it.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn finish(self) -> io::Result<Written> {
+        let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        state.file.sync_all()?;
+        Ok(Written { members: state.members, sha256: hex(&state.hash.finalize()), bytes: state.offset })
+    }
+
+    /// Bytes written so far.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.state().offset
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn put(&mut self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        if self.offset >= self.looked {
+            self.looked = self.offset + LOOK;
+            if free(path).is_some_and(|free| free < RESERVE) {
+                return Err(io::Error::new(io::ErrorKind::StorageFull, "less than 32 MiB are left"));
+            }
+        }
+        self.file.write_all(bytes)?;
+        self.hash.update(bytes);
+        self.offset += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+/// What an ordinary user can still write there.
+pub(crate) fn free(path: &Path) -> Option<u64> {
+    let there = path.ancestors().find(|above| above.exists())?;
+    let stat = rustix::fs::statvfs(there).ok()?;
+    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+struct Counted<'a> {
+    state: &'a mut State,
+    path: &'a Path,
+}
+
+impl Write for Counted<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.state.put(self.path, bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+struct Tally<W> {
+    inner: W,
+    count: u64,
+}
+
+impl<W: Write> Write for Tally<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.inner.write(bytes)?;
+        self.count += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+/// A file that is read, member by member, by any number of threads.
+pub(crate) struct Reader {
+    path: PathBuf,
+    file: File,
+    packed: bool,
+}
+
+impl Reader {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let packed = path.extension().is_some_and(|end| end == "gz");
+        Ok(Self { path: path.to_owned(), file: File::open(path)?, packed })
+    }
+
+    /// The SQL of a member.
+    ///
+    /// # Errors
+    /// The system's, or that it is not what its index says.
+    pub(crate) fn member(&self, member: &Member) -> io::Result<Vec<u8>> {
+        let wrong = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
+        let size = self.file.metadata()?.len();
+        if member.offset.checked_add(member.length).is_none_or(|end| end > size) {
+            return Err(wrong(format!("it ends behind the file's end at {size}")));
+        }
+        let length = usize::try_from(member.length).map_err(|_| wrong("it is too long".to_owned()))?;
+        let mut bytes = vec![0; length];
+        self.file.read_exact_at(&mut bytes, member.offset)?;
+        if !self.packed {
+            return if member.raw == member.length { Ok(bytes) } else { Err(wrong("its sizes differ".to_owned())) };
+        }
+        let mut sql = Vec::with_capacity(usize::try_from(member.raw).unwrap_or(0).min(BLOCK * 2));
+        let mut decoder = GzDecoder::new(bytes.as_slice());
+        (&mut decoder).take(member.raw.saturating_add(1)).read_to_end(&mut sql)?;
+        let rest = decoder.into_inner().len();
+        if sql.len() as u64 != member.raw {
+            return Err(wrong(format!("it holds {} bytes of SQL instead of {}", sql.len(), member.raw)));
+        }
+        if rest > 0 {
+            return Err(wrong(format!("{rest} bytes follow its end")));
+        }
+        Ok(sql)
+    }
+
+    /// The SQL of a member that may be longer than memory.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn stream(&self, member: &Member) -> io::Result<Box<dyn Read + Send>> {
+        let mut file = File::open(&self.path)?;
+        file.seek(SeekFrom::Start(member.offset))?;
+        let bytes = BufReader::with_capacity(1 << 16, file.take(member.length));
+        Ok(if self.packed { Box::new(GzDecoder::new(bytes)) } else { Box::new(bytes) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(level: Option<u32>) -> (PathBuf, Vec<Member>) {
+        let end = if level.is_some() { "sql.gz" } else { "sql" };
+        let path = std::env::temp_dir().join(format!("ms5-archive-{}-{level:?}.{end}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let archive = Archive::create(&path, level).unwrap();
+        archive.append(Stage::Begin, None, 0, b"begin\n").unwrap();
+        archive.append(Stage::Table, Some(0), 2, b"1\n2\n").unwrap();
+        archive.append(Stage::Sequences, None, 0, b"").unwrap();
+        archive.append_stream(Stage::LargeObjects, |out| out.write_all(b"large")).unwrap();
+        let written = archive.finish().unwrap();
+        assert_eq!(written.bytes, path.metadata().unwrap().len());
+        assert_eq!(written.members.len(), 3, "an empty member is none");
+        (path, written.members)
+    }
+
+    #[test]
+    fn members_are_read_back_and_the_whole_is_one_text() {
+        for level in [Some(1), Some(6), None] {
+            let (path, members) = file(level);
+            let reader = Reader::open(&path).unwrap();
+            let texts: Vec<Vec<u8>> = members.iter().map(|member| reader.member(member).unwrap()).collect();
+            assert_eq!(texts.concat(), b"begin\n1\n2\nlarge");
+            let mut text = String::new();
+            reader.stream(&members[2]).unwrap().read_to_string(&mut text).unwrap();
+            assert_eq!(text, "large");
+            if level.is_some() {
+                let mut all = String::new();
+                let whole = BufReader::new(File::open(&path).unwrap());
+                flate2::bufread::MultiGzDecoder::new(whole).read_to_string(&mut all).unwrap();
+                assert_eq!(all, "begin\n1\n2\nlarge");
+            }
+            for wrong in [
+                Member { raw: members[1].raw + 1, ..members[1].clone() },
+                Member { raw: members[1].raw - 1, ..members[1].clone() },
+                Member { length: 1 << 40, ..members[1].clone() },
+            ] {
+                assert!(reader.member(&wrong).is_err(), "{wrong:?}");
+            }
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+}

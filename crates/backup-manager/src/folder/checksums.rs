@@ -1,0 +1,84 @@
+//! checksums.sha256, as sha256sum reads it: every file of a backup but itself and the proof.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use super::metadata::{self, Metadata};
+use super::read_text;
+
+/// The file's name.
+pub(crate) const FILE: &str = "checksums.sha256";
+
+/// The file's text: the metadata first, then the files in its order.
+pub(crate) fn render(metadata_text: &str, metadata: &Metadata) -> String {
+    let mut text = format!("{}  {}\n", hex_of(metadata_text.as_bytes()), metadata::FILE);
+    for (file, hash) in &metadata.files {
+        text.push_str(&format!("{hash}  {file}\n"));
+    }
+    text
+}
+
+/// The sha256 of bytes, in hexadecimal.
+pub(crate) fn hex_of(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+/// Bytes in hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The sha256 of a file, in hexadecimal; `read` hears how many bytes were read.
+///
+/// # Errors
+/// The system's.
+pub(crate) fn of_file(path: &Path, mut read: impl FnMut(u64)) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 18];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hex(&hash.finalize())),
+            count => {
+                hash.update(&buffer[..count]);
+                read(count as u64);
+            }
+        }
+    }
+}
+
+/// What is wrong with a backup as far as it shows without reading its large files.
+pub(crate) fn glance(path: &Path, name: &str, metadata: &Metadata, damage: &mut Vec<String>) {
+    for (number, (file, _)) in metadata.files.iter().enumerate() {
+        let there = path.join(file).metadata().ok().filter(std::fs::Metadata::is_file);
+        let wanted = metadata.more.as_ref().and_then(|more| more.sizes.get(number).copied());
+        match (there, wanted) {
+            (None, _) => damage.push(format!("{file} is missing")),
+            (Some(is), Some(was)) if is.len() != was => {
+                damage.push(format!("{file} has {} bytes instead of {was}", is.len()));
+            }
+            _ => {}
+        }
+    }
+    // The old script's have neither of what follows.
+    if metadata.more.is_none() {
+        return;
+    }
+    if metadata.name != name {
+        damage.push(format!("the folder's name is not {:?}, which the backup was made as", metadata.name));
+    }
+    let text = read_text(&path.join(metadata::FILE)).unwrap_or_default();
+    if metadata.render() != text {
+        damage.push(format!("{} is not as it was written", metadata::FILE));
+    }
+    match read_text(&path.join(FILE)) {
+        Err(why) => damage.push(format!("{FILE}: {why}")),
+        Ok(sums) if sums != render(&text, metadata) => {
+            damage.push(format!("{FILE} and {} do not fit each other", metadata::FILE));
+        }
+        Ok(_) => {}
+    }
+}

@@ -1,0 +1,511 @@
+//! metadata.json: what a backup says of itself. One text for one content: what is read must be what would be written.
+
+use ms5_common::catalog::Inventory;
+use serde_json::{Map, Value, json};
+
+/// The file's name.
+pub(crate) const FILE: &str = "metadata.json";
+
+/// The version of the layout that this tool writes.
+const FORMAT: u64 = 1;
+
+/// What a backup says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Metadata {
+    /// The folder's name.
+    pub(crate) name: String,
+    /// `full`.
+    pub(crate) kind: String,
+    pub(crate) environment: String,
+    /// host, port, name, user.
+    pub(crate) database: [String; 4],
+    /// RFC 3339, UTC.
+    pub(crate) created_at: String,
+    pub(crate) created_by: String,
+    /// As people read it: `2.5GB`.
+    pub(crate) database_size: String,
+    pub(crate) table_count: String,
+    pub(crate) hypertable_count: String,
+    /// File and sha256 of each.
+    pub(crate) files: Vec<(String, String)>,
+    /// What this tool adds; None for a backup of the old script.
+    pub(crate) more: Option<More>,
+}
+
+/// What this tool adds to the old script's keys.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct More {
+    pub(crate) tool_version: String,
+    /// PostgreSQL's, as `17.11`.
+    pub(crate) server: String,
+    /// The extension's, where it is created.
+    pub(crate) timescaledb: Option<String>,
+    pub(crate) pg_dump: String,
+    pub(crate) snapshot: String,
+    pub(crate) wal_position: String,
+    pub(crate) system_identifier: String,
+    /// Whether a restore needs a superuser: there are rows of TimescaleDB's own.
+    pub(crate) superuser: bool,
+    /// The schema of TimescaleDB's functions, as SQL.
+    pub(crate) extension_schema: Option<String>,
+    /// Bytes of each file.
+    pub(crate) sizes: Vec<u64>,
+    /// Jobs that ran by schedule.
+    pub(crate) jobs: Vec<i64>,
+    pub(crate) large_objects: u64,
+    /// Owner, encoding, locale and settings of the database, as the catalog has them.
+    pub(crate) database: Map<String, Value>,
+    /// Milliseconds.
+    pub(crate) timings: Vec<(String, u64)>,
+    pub(crate) tables: Vec<Table>,
+    pub(crate) members: Vec<Member>,
+    pub(crate) inventory: Inventory,
+}
+
+/// A table whose rows are in the backup.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Table {
+    /// `schema.table`, as SQL.
+    pub(crate) name: String,
+    /// The columns as SQL, in parentheses; empty for a table without any.
+    pub(crate) columns: String,
+    /// For a table that belongs to an extension: the rows that are the user's, as a WHERE clause, or nothing for all.
+    pub(crate) condition: Option<String>,
+    pub(crate) rows: u64,
+    /// The sum of the rows' hashes.
+    pub(crate) hash: u128,
+}
+
+impl Table {
+    /// What COPY ... TO reads.
+    pub(crate) fn source(&self) -> String {
+        match self.condition.as_deref() {
+            Some(condition) if !condition.trim().is_empty() => {
+                let columns = self.columns.trim_start_matches('(').trim_end_matches(')');
+                format!("(SELECT {columns} FROM {} {condition})", self.name)
+            }
+            _ => self.target(),
+        }
+    }
+
+    /// What COPY ... FROM writes.
+    pub(crate) fn target(&self) -> String {
+        format!("{} {}", self.name, self.columns).trim_end().to_owned()
+    }
+}
+
+/// A part of the file: a gzip member, or a stretch of a plain file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Member {
+    pub(crate) stage: Stage,
+    /// The number of its table in `tables`.
+    pub(crate) table: Option<usize>,
+    pub(crate) offset: u64,
+    pub(crate) length: u64,
+    /// Bytes of SQL.
+    pub(crate) raw: u64,
+    pub(crate) rows: u64,
+}
+
+/// What a member is for, in the order in which a restore needs them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stage {
+    /// psql's guards.
+    Begin,
+    /// Everything that must be there before rows.
+    PreData,
+    /// Rows of extensions' own tables: one after the other.
+    Catalog,
+    /// Rows of tables: in any order, side by side.
+    Table,
+    /// Where sequences stand.
+    Sequences,
+    /// Large objects.
+    LargeObjects,
+    /// Indexes, constraints, triggers.
+    PostData,
+    /// The self-check.
+    Check,
+    /// Jobs off, and TimescaleDB back to work.
+    Finish,
+    /// Materialized views, which read what is there by now.
+    Refresh,
+    /// Settings and rights of the database.
+    Settings,
+    /// Its comment and its limit of connections.
+    Last,
+    /// psql's guard closes.
+    End,
+}
+
+impl Stage {
+    const ALL: [Self; 13] = [
+        Self::Begin,
+        Self::PreData,
+        Self::Catalog,
+        Self::Table,
+        Self::Sequences,
+        Self::LargeObjects,
+        Self::PostData,
+        Self::Check,
+        Self::Finish,
+        Self::Refresh,
+        Self::Settings,
+        Self::Last,
+        Self::End,
+    ];
+
+    /// As in metadata.json.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Begin => "begin",
+            Self::PreData => "pre-data",
+            Self::Catalog => "catalog",
+            Self::Table => "table",
+            Self::Sequences => "sequences",
+            Self::LargeObjects => "large-objects",
+            Self::PostData => "post-data",
+            Self::Check => "check",
+            Self::Finish => "finish",
+            Self::Refresh => "refresh",
+            Self::Settings => "settings",
+            Self::Last => "last",
+            Self::End => "end",
+        }
+    }
+
+    fn of(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|stage| stage.word() == word)
+    }
+}
+
+impl Metadata {
+    /// The file's text: the spec's keys first, as it shows them.
+    pub(crate) fn render(&self) -> String {
+        let text = |words: &str| json!(words).to_string();
+        let object = |entries: Vec<(String, String)>| {
+            let lines: Vec<String> =
+                entries.iter().map(|(key, value)| format!("        {}: {value}", json!(key))).collect();
+            if lines.is_empty() { "{}".to_owned() } else { format!("{{\n{}\n    }}", lines.join(",\n")) }
+        };
+        let array = |entries: Vec<String>| {
+            let lines: Vec<String> = entries.iter().map(|value| format!("        {value}")).collect();
+            if lines.is_empty() { "[]".to_owned() } else { format!("[\n{}\n    ]", lines.join(",\n")) }
+        };
+        let named = |pairs: &[(&str, &str)]| {
+            object(pairs.iter().map(|(key, value)| ((*key).to_owned(), text(value))).collect())
+        };
+        let [host, port, name, user] = &self.database;
+        let mut keys: Vec<(&str, String)> = vec![
+            ("backup_name", text(&self.name)),
+            ("backup_type", text(&self.kind)),
+            ("environment", text(&self.environment)),
+            ("database", named(&[("host", host), ("port", port), ("name", name), ("user", user)])),
+            (
+                "backup_info",
+                named(&[
+                    ("created_at", &self.created_at),
+                    ("created_by", &self.created_by),
+                    ("database_size", &self.database_size),
+                    ("table_count", &self.table_count),
+                    ("hypertable_count", &self.hypertable_count),
+                ]),
+            ),
+            ("files", array(self.files.iter().map(|(file, _)| text(file)).collect())),
+            (
+                "checksums",
+                object(
+                    (self.files.iter())
+                        .map(|(file, hash)| (file.clone(), text(&format!("sha256:{hash}"))))
+                        .collect(),
+                ),
+            ),
+        ];
+        if let Some(more) = &self.more {
+            keys.push(("format", FORMAT.to_string()));
+            keys.push(("tool_version", text(&more.tool_version)));
+            keys.push((
+                "versions",
+                object(vec![
+                    ("postgresql".to_owned(), text(&more.server)),
+                    ("timescaledb".to_owned(), json!(more.timescaledb).to_string()),
+                    ("pg_dump".to_owned(), text(&more.pg_dump)),
+                ]),
+            ));
+            keys.push((
+                "snapshot",
+                named(&[
+                    ("id", &more.snapshot),
+                    ("wal_position", &more.wal_position),
+                    ("system_identifier", &more.system_identifier),
+                ]),
+            ));
+            keys.push((
+                "restore",
+                object(vec![
+                    ("superuser".to_owned(), json!(more.superuser).to_string()),
+                    ("extension_schema".to_owned(), json!(more.extension_schema).to_string()),
+                    ("jobs".to_owned(), json!(more.jobs).to_string()),
+                    ("large_objects".to_owned(), more.large_objects.to_string()),
+                ]),
+            ));
+            let sizes = self.files.iter().zip(&more.sizes);
+            keys.push(("sizes", object(sizes.map(|((file, _), size)| (file.clone(), size.to_string())).collect())));
+            let settings = more.database.iter().map(|(key, value)| (key.clone(), value.to_string()));
+            keys.push(("database_settings", object(settings.collect())));
+            let timings = more.timings.iter().map(|(what, took)| (what.clone(), took.to_string()));
+            keys.push(("milliseconds", object(timings.collect())));
+            keys.push(("tables", array(more.tables.iter().map(table_text).collect())));
+            keys.push(("members", array(more.members.iter().map(member_text).collect())));
+            let objects = more.inventory.iter().map(|(name, is)| (name.to_owned(), text(is)));
+            keys.push(("inventory", object(objects.collect())));
+        }
+        let lines: Vec<String> = keys.iter().map(|(key, value)| format!("    \"{key}\": {value}")).collect();
+        format!("{{\n{}\n}}\n", lines.join(",\n"))
+    }
+
+    /// Reads what this tool or the old script wrote.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let value: Value = serde_json::from_str(text).map_err(|error| format!("it is not JSON: {error}"))?;
+        let words = |path: &str| {
+            value.pointer(path).and_then(Value::as_str).map(str::to_owned).ok_or_else(|| format!("{path} is missing"))
+        };
+        let loose = |path: &str| match value.pointer(path) {
+            Some(Value::String(text)) => text.clone(),
+            Some(Value::Null) | None => String::new(),
+            Some(other) => other.to_string(),
+        };
+        let names = value.pointer("/files").and_then(Value::as_array).ok_or("/files is missing")?;
+        let mut files = Vec::new();
+        for name in names {
+            let name = name.as_str().ok_or("/files holds something else than names")?;
+            if name.contains('/') || name.starts_with('.') {
+                return Err(format!("/files holds {name:?}, which is no file of a backup"));
+            }
+            // The old script wrote some sums without their prefix.
+            let sum = value.get("checksums").and_then(|sums| sums.get(name)).and_then(Value::as_str);
+            let sum = sum.ok_or_else(|| format!("the checksum of {name} is missing"))?;
+            files.push((name.to_owned(), sum.strip_prefix("sha256:").unwrap_or(sum).to_owned()));
+        }
+        let more = match value.get("format").map(Value::as_u64) {
+            None => None,
+            Some(Some(FORMAT)) => Some(More::parse(&value, &files)?),
+            Some(other) => {
+                return Err(format!("it is of format {other:?}, which a newer version of this tool has written"));
+            }
+        };
+        Ok(Self {
+            name: words("/backup_name")?,
+            kind: words("/backup_type")?,
+            environment: loose("/environment"),
+            database: ["host", "port", "name", "user"].map(|key| loose(&format!("/database/{key}"))),
+            created_at: words("/backup_info/created_at")?,
+            created_by: loose("/backup_info/created_by"),
+            database_size: loose("/backup_info/database_size"),
+            table_count: loose("/backup_info/table_count"),
+            hypertable_count: loose("/backup_info/hypertable_count"),
+            files,
+            more,
+        })
+    }
+
+    /// Rows of all tables; None where the backup does not say.
+    pub(crate) fn rows(&self) -> Option<u64> {
+        let tables = &self.more.as_ref()?.tables;
+        Some(tables.iter().filter(|table| table.condition.is_none()).map(|table| table.rows).sum())
+    }
+}
+
+fn table_text(table: &Table) -> String {
+    json!({
+        "name": table.name,
+        "columns": table.columns,
+        "condition": table.condition,
+        "rows": table.rows,
+        "hash": table.hash.to_string(),
+    })
+    .to_string()
+}
+
+fn member_text(member: &Member) -> String {
+    json!({
+        "stage": member.stage.word(),
+        "table": member.table,
+        "offset": member.offset,
+        "length": member.length,
+        "raw": member.raw,
+        "rows": member.rows,
+    })
+    .to_string()
+}
+
+impl More {
+    fn parse(value: &Value, files: &[(String, String)]) -> Result<Self, String> {
+        let missing = |path: &str| format!("{path} is missing or something else than it should be");
+        let words =
+            |path: &str| value.pointer(path).and_then(Value::as_str).map(str::to_owned).ok_or_else(|| missing(path));
+        let number = |path: &str| value.pointer(path).and_then(Value::as_u64).ok_or_else(|| missing(path));
+        let maybe = |path: &str| value.pointer(path).and_then(Value::as_str).map(str::to_owned);
+        let array = |path: &str| value.pointer(path).and_then(Value::as_array).ok_or_else(|| missing(path));
+        let object = |path: &str| value.pointer(path).and_then(Value::as_object).ok_or_else(|| missing(path));
+        let sizes = value.get("sizes").ok_or_else(|| missing("/sizes"))?;
+        let size = |(file, _): &(String, String)| sizes.get(file).and_then(Value::as_u64);
+        let timings = object("/milliseconds")?;
+        let timing = |key: &str| Some((key.to_owned(), timings.get(key)?.as_u64()?));
+        let inventory = json!({ "objects": object("/inventory")? });
+        Ok(Self {
+            tool_version: words("/tool_version")?,
+            server: words("/versions/postgresql")?,
+            timescaledb: maybe("/versions/timescaledb"),
+            pg_dump: words("/versions/pg_dump")?,
+            snapshot: words("/snapshot/id")?,
+            wal_position: words("/snapshot/wal_position")?,
+            system_identifier: words("/snapshot/system_identifier")?,
+            superuser: value
+                .pointer("/restore/superuser")
+                .and_then(Value::as_bool)
+                .ok_or_else(|| missing("/restore/superuser"))?,
+            extension_schema: maybe("/restore/extension_schema"),
+            jobs: array("/restore/jobs")?.iter().filter_map(Value::as_i64).collect(),
+            large_objects: number("/restore/large_objects")?,
+            sizes: files.iter().map(size).collect::<Option<_>>().ok_or_else(|| missing("/sizes"))?,
+            database: object("/database_settings")?.clone(),
+            timings: TIMINGS.iter().filter_map(|key| timing(key)).collect(),
+            tables: array("/tables")?
+                .iter()
+                .map(table)
+                .collect::<Option<_>>()
+                .ok_or_else(|| missing("/tables"))?,
+            members: array("/members")?
+                .iter()
+                .map(member)
+                .collect::<Option<_>>()
+                .ok_or_else(|| missing("/members"))?,
+            inventory: Inventory::from_json(&inventory).ok_or_else(|| missing("/inventory"))?,
+        })
+    }
+
+    /// The parts of the work that are timed, in their order.
+    pub(crate) fn time(&mut self, what: &'static str, milliseconds: u128) {
+        self.timings.push((what.to_owned(), u64::try_from(milliseconds).unwrap_or(u64::MAX)));
+    }
+}
+
+/// The timed parts.
+pub(crate) const TIMINGS: [&str; 5] = ["locks", "schema", "rows", "post-data", "all"];
+
+fn table(value: &Value) -> Option<Table> {
+    Some(Table {
+        name: value.get("name")?.as_str()?.to_owned(),
+        columns: value.get("columns")?.as_str()?.to_owned(),
+        condition: value.get("condition")?.as_str().map(str::to_owned),
+        rows: value.get("rows")?.as_u64()?,
+        hash: value.get("hash")?.as_str()?.parse().ok()?,
+    })
+}
+
+fn member(value: &Value) -> Option<Member> {
+    let number = |key: &str| value.get(key)?.as_u64();
+    Some(Member {
+        stage: Stage::of(value.get("stage")?.as_str()?)?,
+        table: match value.get("table")? {
+            Value::Null => None,
+            other => Some(usize::try_from(other.as_u64()?).ok()?),
+        },
+        offset: number("offset")?,
+        length: number("length")?,
+        raw: number("raw")?,
+        rows: number("rows")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Metadata {
+        let inventory = json!({ "objects": { "table f.m": "x", "view f.\"v\n\"": "SELECT 'ä'" } });
+        Metadata {
+            name: "pre_migration_20240115_103000".into(),
+            kind: "full".into(),
+            environment: "production".into(),
+            database: ["localhost", "5432", "factory_telemetry", "ms5_user_production"].map(Into::into),
+            created_at: "2024-01-15T10:30:00Z".into(),
+            created_by: "admin".into(),
+            database_size: "2.5GB".into(),
+            table_count: "15".into(),
+            hypertable_count: "5".into(),
+            files: vec![("full_database.sql.gz".into(), "abc123".into())],
+            more: Some(More {
+                sizes: vec![7],
+                timings: vec![("locks".into(), 3), ("all".into(), 9)],
+                tables: vec![Table {
+                    name: "f.m".into(),
+                    columns: "(a, \"b\"\"\")".into(),
+                    condition: None,
+                    rows: 3,
+                    hash: u128::MAX,
+                }],
+                members: vec![Member { stage: Stage::Table, table: Some(0), offset: 1, length: 2, raw: 3, rows: 3 }],
+                inventory: Inventory::from_json(&inventory).unwrap(),
+                ..More::default()
+            }),
+        }
+    }
+
+    #[test]
+    fn begins_as_the_spec_shows_it() {
+        let text = sample().render();
+        let spec = r#"{
+    "backup_name": "pre_migration_20240115_103000",
+    "backup_type": "full",
+    "environment": "production",
+    "database": {
+        "host": "localhost",
+        "port": "5432",
+        "name": "factory_telemetry",
+        "user": "ms5_user_production"
+    },
+    "backup_info": {
+        "created_at": "2024-01-15T10:30:00Z",
+        "created_by": "admin",
+        "database_size": "2.5GB",
+        "table_count": "15",
+        "hypertable_count": "5"
+    },
+    "files": [
+        "full_database.sql.gz"
+    ],
+    "checksums": {
+        "full_database.sql.gz": "sha256:abc123"
+    }"#;
+        assert!(text.starts_with(spec), "{text}");
+    }
+
+    #[test]
+    fn is_read_back_as_it_was() {
+        let text = sample().render();
+        let read = Metadata::parse(&text).unwrap();
+        assert_eq!(read, sample());
+        assert_eq!(read.render(), text);
+        let old = Metadata { more: None, ..sample() };
+        assert_eq!(Metadata::parse(&old.render().replace("sha256:", "")).unwrap(), old);
+    }
+
+    #[test]
+    fn nonsense_is_named() {
+        for (from, to) in [
+            ("\"backup_name\"", "\"other\""),
+            ("\"format\": 1", "\"format\": 2"),
+            ("\"stage\":\"table\"", "\"stage\":\"x\""),
+            ("full_database.sql.gz\"\n", "../x\"\n"),
+        ] {
+            let text = sample().render().replacen(from, to, 1);
+            assert!(Metadata::parse(&text).is_err(), "{text}");
+        }
+        assert!(Metadata::parse("").is_err());
+    }
+}

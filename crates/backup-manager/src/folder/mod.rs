@@ -1,0 +1,213 @@
+//! The folder of the backups and what lies in it: names, locks, half-made backups, and what a backup says of itself.
+
+pub(crate) mod checksums;
+pub(crate) mod metadata;
+pub(crate) mod name;
+pub(crate) mod partial;
+pub(crate) mod proof;
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use ms5_common::clock;
+use ms5_common::error::{Error, Result};
+use ms5_common::exit::Exit;
+use ms5_common::interrupt;
+use rustix::fs::{FlockOperation, flock};
+use time::OffsetDateTime;
+
+use metadata::Metadata;
+
+/// The folder in the backups' folder that holds the rollback points.
+pub(crate) const ROLLBACK_POINTS: &str = "rollback_points";
+/// The file whose lock keeps `clean` away from what others use.
+const LOCK: &str = ".lock";
+
+/// The folder of the backups, held for use (shared) or for removal (exclusive).
+pub(crate) struct Folder {
+    path: PathBuf,
+    _lock: File,
+}
+
+/// How the folder is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hold {
+    /// Beside others that read or add.
+    Shared,
+    /// Alone: backups are removed.
+    Alone,
+}
+
+impl Folder {
+    /// Opens the folder, which is made if it is not there, and holds it.
+    ///
+    /// # Errors
+    /// [`Exit::Config`] where it cannot be made or written; [`Exit::Unreachable`] where another holds it for too long.
+    pub(crate) fn open(path: &Path, hold: Hold, wait: Duration) -> Result<Self> {
+        let failed = |error: io::Error| {
+            Error::new(Exit::Config, format!("cannot use the folder of the backups {}", path.display()))
+                .because(error)
+                .because("nothing was touched")
+                .hint("name a folder that you may write to: --backup-dir=DIR")
+        };
+        if !path.is_dir() {
+            DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+        }
+        let mut options = OpenOptions::new();
+        let lock =
+            options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path.join(LOCK)).map_err(failed)?;
+        let operation = match hold {
+            Hold::Shared => FlockOperation::NonBlockingLockShared,
+            Hold::Alone => FlockOperation::NonBlockingLockExclusive,
+        };
+        let deadline = Instant::now() + wait;
+        while let Err(error) = flock(&lock, operation) {
+            if error != rustix::io::Errno::WOULDBLOCK {
+                return Err(failed(error.into()));
+            }
+            if Instant::now() >= deadline || !interrupt::sleep(Duration::from_millis(100)) {
+                return Err(Error::new(
+                    Exit::Unreachable,
+                    format!("another backup-manager works in {}", path.display()),
+                )
+                .because("clean waits for backups, restores and checks, and they for clean")
+                .because("nothing was touched")
+                .hint("run it again when that has ended, or give more time with --lock-wait=SECONDS"));
+            }
+        }
+        Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Every folder that may be a backup, those that cannot be read among them; the newest first.
+    ///
+    /// # Errors
+    /// [`Exit::Config`] where the folder cannot be listed.
+    pub(crate) fn entries(&self) -> Result<Vec<Entry>> {
+        let listed = fs::read_dir(&self.path).map_err(|error| {
+            Error::new(Exit::Config, format!("cannot list {}", self.path.display())).because(error)
+        })?;
+        let mut entries: Vec<Entry> = listed
+            .filter_map(|entry| {
+                let entry = entry.ok()?;
+                let name = entry.file_name().to_string_lossy().into_owned();
+                let ours = entry.file_type().ok()?.is_dir() && name != ROLLBACK_POINTS && !name.starts_with('.');
+                ours.then(|| Entry::read(name, entry.path()))
+            })
+            .collect();
+        entries.sort_by(|one, other| (other.created, &other.name).cmp(&(one.created, &one.name)));
+        Ok(entries)
+    }
+
+    /// The backup that a name means: the folder of that name, or the newest one whose name it is without the stamp.
+    ///
+    /// # Errors
+    /// [`Exit::Config`] where there is none, with what there is.
+    pub(crate) fn find(&self, name: &str) -> Result<Entry> {
+        let mut entries = self.entries()?;
+        let means = |entry: &Entry| entry.name == name || name::without_stamp(&entry.name) == Some(name);
+        // A full name with a stamp means itself; without one, the newest of its kind.
+        let exact = name::without_stamp(name).is_some();
+        let found = match entries.iter().position(|entry| if exact { entry.name == name } else { means(entry) }) {
+            Some(at) => at,
+            None => match entries.iter().position(means) {
+                Some(at) => at,
+                None => return Err(self.not_there(name, &entries)),
+            },
+        };
+        let entry = entries.swap_remove(found);
+        if entry.name != name {
+            log::info!("Backup: {} (the newest of {name})", entry.name);
+        }
+        Ok(entry)
+    }
+
+    fn not_there(&self, name: &str, entries: &[Entry]) -> Error {
+        let error = Error::new(Exit::Config, format!("there is no backup {name:?} in {}", self.path.display()))
+            .because("nothing was touched");
+        match entries.first() {
+            None => error.because("there is none at all").hint("take one: backup-manager backup NAME full"),
+            Some(newest) => error.hint(format!("backup-manager list shows them; the newest is {}", newest.name)),
+        }
+    }
+}
+
+/// A folder that may be a backup.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    /// The folder's name.
+    pub(crate) name: String,
+    pub(crate) path: PathBuf,
+    /// What it says of itself; why that cannot be read, otherwise.
+    pub(crate) metadata: std::result::Result<Metadata, String>,
+    /// When it was made, by its own word.
+    pub(crate) created: Option<OffsetDateTime>,
+    /// Bytes of all its files.
+    pub(crate) size: u64,
+    /// What a look without reading the large files finds wrong.
+    pub(crate) damage: Vec<String>,
+}
+
+impl Entry {
+    /// Reads what a folder says of itself.
+    pub(crate) fn read(name: String, path: PathBuf) -> Self {
+        let metadata = read_text(&path.join(metadata::FILE)).and_then(|text| Metadata::parse(&text));
+        let created = metadata.as_ref().ok().and_then(|metadata| clock::parse_record_time(&metadata.created_at));
+        let size = fs::read_dir(&path).map_or(0, |files| {
+            files.filter_map(|file| file.ok()?.metadata().ok()).filter(fs::Metadata::is_file).map(|file| file.len()).sum()
+        });
+        let mut damage = Vec::new();
+        match &metadata {
+            Err(why) => damage.push(format!("{}: {why}", metadata::FILE)),
+            Ok(metadata) => checksums::glance(&path, &name, metadata, &mut damage),
+        }
+        if created.is_none() && metadata.is_ok() {
+            damage.push(format!("{}: created_at is no time", metadata::FILE));
+        }
+        Self { name, path, metadata, created, size, damage }
+    }
+
+    /// Whether nothing is known to be wrong with it.
+    pub(crate) fn complete(&self) -> bool {
+        self.damage.is_empty()
+    }
+}
+
+/// A small file, as text.
+///
+/// # Errors
+/// Why it cannot be read, in words.
+pub(crate) fn read_text(path: &Path) -> std::result::Result<String, String> {
+    fs::read_to_string(path).map_err(|error| error.to_string())
+}
+
+/// Writes a small file under another name first, synced, its owner's alone.
+///
+/// # Errors
+/// The system's.
+pub(crate) fn write_whole(path: &Path, text: &str, mode: u32) -> io::Result<()> {
+    use std::io::Write;
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".part");
+    let beside = path.with_file_name(name);
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&beside)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&beside, path)?;
+    sync_folder(path.parent().unwrap_or(Path::new(".")))
+}
+
+/// Makes a folder's entries durable.
+///
+/// # Errors
+/// The system's.
+pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}

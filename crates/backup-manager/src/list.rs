@@ -1,0 +1,98 @@
+//! `list`: what backups there are, how old, how large, whole or damaged, proven or not.
+
+use ms5_common::config::{Settings, absolute};
+use ms5_common::error::Result;
+use ms5_common::exit::Exit;
+use ms5_common::tool::Context;
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+
+use crate::archive::free;
+use crate::args::Options;
+use crate::folder::proof::{self, Standing};
+use crate::folder::{Entry, Folder, Hold};
+use crate::words::{bytes, count};
+
+/// The whole command.
+pub(crate) fn run(context: &Context, options: &Options, settings: &Settings) -> Result<Exit> {
+    let folder = Folder::open(&crate::run::backup_dir(options, settings), Hold::Shared, options.lock_wait)?;
+    context.recorder.start(None, None);
+    let entries = folder.entries()?;
+    let total: u64 = entries.iter().map(|entry| entry.size).sum();
+    if entries.is_empty() {
+        log::info!("No backups in {}", absolute(folder.path()).display());
+    } else {
+        log::info!("Backups in {}, the newest first:", absolute(folder.path()).display());
+        let width = entries.iter().map(|entry| entry.name.chars().count()).max().unwrap_or(0);
+        log::info!("{:width$}  {:12} {:20} {:>9} {:>6} {:>14}  state", "name", "type", "created", "size", "age", "rows");
+        for entry in &entries {
+            log::info!("{}", line(entry, width));
+            context.recorder.emit("backup", record(entry, if entry.complete() { "listed" } else { "damaged" }));
+            for why in &entry.damage {
+                log::warn!("  {}: {why}", entry.name);
+            }
+        }
+    }
+    let space = free(folder.path()).map_or_else(|| "unknown".to_owned(), bytes);
+    log::info!("Total: {} backups, {}; free: {space}", entries.len(), bytes(total));
+    context.recorder.count("backups", entries.len());
+    context.recorder.count("damaged", entries.iter().filter(|entry| !entry.complete()).count());
+    Ok(Exit::Done)
+}
+
+fn line(entry: &Entry, width: usize) -> String {
+    let metadata = entry.metadata.as_ref().ok();
+    let rows = metadata.and_then(crate::folder::metadata::Metadata::rows);
+    let created = metadata.map_or("?", |metadata| metadata.created_at.as_str());
+    format!(
+        "{:width$}  {:12} {created:20} {:>9} {:>6} {:>14}  {}",
+        entry.name,
+        metadata.map_or("?", |metadata| metadata.kind.as_str()),
+        bytes(entry.size),
+        age(entry).unwrap_or_else(|| "?".to_owned()),
+        rows.map_or_else(|| "?".to_owned(), count),
+        state(entry),
+    )
+}
+
+fn state(entry: &Entry) -> String {
+    if !entry.complete() {
+        return "DAMAGED".to_owned();
+    }
+    match proof::read(&entry.path) {
+        Standing::Proven(proof) => format!("complete, verified {}", proof.verified_at),
+        Standing::None => "complete".to_owned(),
+        Standing::Damaged(_) => "complete, its proof is damaged".to_owned(),
+    }
+}
+
+/// `5d`, `3h`, `12m`.
+fn age(entry: &Entry) -> Option<String> {
+    let age = OffsetDateTime::now_utc() - entry.created?;
+    Some(match (age.whole_days(), age.whole_hours()) {
+        (0, 0) => format!("{}m", age.whole_minutes()),
+        (0, hours) => format!("{hours}h"),
+        (days, _) => format!("{days}d"),
+    })
+}
+
+/// A backup as a record.
+pub(crate) fn record(entry: &Entry, outcome: &str) -> Value {
+    let metadata = entry.metadata.as_ref().ok();
+    let verified = match proof::read(&entry.path) {
+        Standing::Proven(proof) => Some(proof.verified_at),
+        _ => None,
+    };
+    json!({
+        "name": entry.name,
+        "outcome": outcome,
+        "backup_type": metadata.map(|metadata| metadata.kind.as_str()),
+        "created_at": metadata.map(|metadata| metadata.created_at.as_str()),
+        "path": absolute(&entry.path).display().to_string(),
+        "bytes": entry.size,
+        "tables": metadata.and_then(|metadata| Some(metadata.more.as_ref()?.tables.len())),
+        "rows": metadata.and_then(crate::folder::metadata::Metadata::rows),
+        "verified_at": verified,
+        "damage": entry.damage,
+    })
+}

@@ -1,0 +1,93 @@
+//! Sessions of this tool, and what becomes of their failures.
+
+use ms5_common::config::Settings;
+use ms5_common::db::client::Client;
+use ms5_common::db::connect::{Canceller, Connected};
+use ms5_common::db::server_error::reasons;
+use ms5_common::db::session::{self, Tuning};
+use ms5_common::error::{Error, Result};
+use ms5_common::exit::Exit;
+use ms5_common::interrupt::{self, Cancellable};
+
+use crate::args::TOOL;
+use crate::sqltext::PINNED;
+
+/// A session that a signal cancels.
+pub(crate) struct Session {
+    pub(crate) client: Client,
+    canceller: Canceller,
+    _cancellable: Cancellable,
+}
+
+impl Session {
+    /// Puts a connection under the signals.
+    pub(crate) fn of(connected: Connected) -> Self {
+        let Connected { client, canceller, .. } = connected;
+        let cancellable = interrupt::cancellable(&canceller);
+        Self { client, canceller, _cancellable: cancellable }
+    }
+
+    /// Ends what the session is doing on the server, so that it can be closed in the middle of a COPY.
+    pub(crate) fn give_up(&self) {
+        let _ = self.canceller.cancel();
+    }
+}
+
+/// Opens a session whose texts of values are the same everywhere.
+///
+/// # Errors
+/// That it cannot be opened.
+pub(crate) fn open(settings: &Settings, purpose: &str) -> Result<Session> {
+    open_with(settings, purpose, &[])
+}
+
+/// The same, started with settings of the server's.
+///
+/// # Errors
+/// That it cannot be opened.
+pub(crate) fn open_with(settings: &Settings, purpose: &str, demands: &[(&str, &str)]) -> Result<Session> {
+    let mut tuning = Tuning::default();
+    for (name, value) in demands {
+        tuning.demand(name, value);
+    }
+    let mut session = Session::of(session::open(settings, TOOL, purpose, &tuning)?);
+    session.client.batch_execute(PINNED).map_err(|error| failed("set a session up", &error))?;
+    Ok(session)
+}
+
+/// The settings for another database of the same server.
+pub(crate) fn elsewhere(settings: &Settings, database: &str) -> Settings {
+    let mut settings = settings.clone();
+    settings.connection.dbname = database.to_owned();
+    settings
+}
+
+/// The settings for another role.
+pub(crate) fn role(settings: &Settings, role: Option<&str>) -> Settings {
+    let mut settings = settings.clone();
+    if let Some(role) = role {
+        settings.connection.user = role.to_owned();
+    }
+    settings
+}
+
+/// What a statement's failure makes of the work; a signal's exit where one came.
+pub(crate) fn failed(tried: &str, error: &postgres::Error) -> Error {
+    if let Err(signal) = stopped() {
+        return signal;
+    }
+    Error::new(Exit::Failed, format!("cannot {tried}"))
+        .because_all(reasons(error))
+        .with_sqlstate(error.code().map(|code| code.code().to_owned()))
+}
+
+/// The end that a signal asks for.
+///
+/// # Errors
+/// The signal's exit.
+pub(crate) fn stopped() -> Result<()> {
+    match interrupt::requested() {
+        None => Ok(()),
+        Some(exit) => Err(Error::new(exit, "stopped by a signal; what was begun is removed")),
+    }
+}

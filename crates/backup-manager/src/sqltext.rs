@@ -1,0 +1,308 @@
+//! The SQL of a backup's file that is ours: guards, settings, the self-check, the end. No I/O.
+//!
+//! The file is a script for psql: `gunzip -c full_database.sql.gz | psql -d EMPTY_DATABASE`. What it needs it sets by
+//! itself, and each member says all that it needs, so that any member can be loaded by any session.
+
+use postgres_protocol::escape::{escape_identifier, escape_literal};
+use serde_json::{Map, Value};
+
+use crate::folder::metadata::Table;
+
+/// What a session that writes or reads the text of values is set to: the same on both sides, whatever the database, the role
+/// or PGOPTIONS say.
+pub(crate) const PINNED: &str = "SET statement_timeout = 0;
+SET idle_in_transaction_session_timeout = 0;
+SET client_encoding = 'UTF8';
+SET standard_conforming_strings = on;
+SET search_path = '';
+SET check_function_bodies = off;
+SET xmloption = content;
+SET xmlbinary = base64;
+SET client_min_messages = warning;
+SET row_security = off;
+SET DateStyle = 'ISO, YMD';
+SET IntervalStyle = postgres;
+SET TimeZone = 'UTC';
+SET extra_float_digits = 3;
+SET bytea_output = hex;
+SET lc_monetary = 'C';
+SET quote_all_identifiers = off;
+";
+
+/// What ends the rows of a COPY.
+pub(crate) const ROWS_END: &str = "\\.\n\n";
+
+/// What stands before a table's rows.
+pub(crate) fn rows_begin(table: &Table) -> String {
+    format!("{PINNED}COPY {} FROM stdin;\n", table.target())
+}
+
+/// The head of the file: what it is, and what must hold before anything is done.
+pub(crate) fn begin(name: &str, file: &str, superuser: bool) -> String {
+    let show = if file.ends_with(".gz") { "gunzip -c" } else { "cat" };
+    let mut text = format!(
+        "-- Full backup {name} of MS5.0's backup-manager. By hand, into an EMPTY database (made with TEMPLATE template0):
+--   {show} {file} | psql -X -v ON_ERROR_STOP=1 -d EMPTY_DATABASE
+-- A file that is cut off ends in an error: the \\if of this line has its \\endif at the end.
+\\set ON_ERROR_STOP on
+\\if true
+{PINNED}DO $ms5$
+BEGIN
+    IF EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+               WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+                 AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                                 WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid
+                                   AND d.deptype = 'e')) THEN
+        RAISE EXCEPTION 'this database is not empty: nothing was restored'
+            USING HINT = 'Make one: CREATE DATABASE name TEMPLATE template0; or use backup-manager restore.';
+    END IF;
+"
+    );
+    if superuser {
+        text.push_str(
+            "    IF pg_catalog.current_setting('is_superuser') <> 'on' THEN
+        RAISE EXCEPTION 'this backup holds hypertables: restoring it needs a superuser; nothing was restored';
+    END IF;
+",
+        );
+    }
+    text.push_str("END\n$ms5$;\n\n");
+    text
+}
+
+/// What stands behind CREATE EXTENSION timescaledb: the version must be the backup's own.
+pub(crate) fn after_extension(version: &str, schema: &str, superuser: bool) -> String {
+    let mut text = format!(
+        "\n\nDO $ms5$
+BEGIN
+    IF (SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'timescaledb') <> {version} THEN
+        RAISE EXCEPTION 'this database has TimescaleDB %, and the backup is of %',
+            (SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'timescaledb'), {version}
+            USING HINT = 'Make an empty database with TEMPLATE template0.';
+    END IF;
+",
+        version = escape_literal(version).trim_start()
+    );
+    if superuser {
+        text.push_str(&format!("    PERFORM {schema}.timescaledb_pre_restore();\n"));
+    }
+    text.push_str("END\n$ms5$;");
+    text
+}
+
+/// Where sequences stand: name as SQL, last value, whether it was given out.
+pub(crate) fn sequences(values: &[(String, i64, bool)]) -> String {
+    if values.is_empty() {
+        return String::new();
+    }
+    let mut text = format!("{PINNED}DO $ms5$\nBEGIN\n");
+    for (name, value, called) in values {
+        text.push_str(&format!(
+            "    PERFORM pg_catalog.setval({}, {value}, {called});\n",
+            escape_literal(name).trim_start()
+        ));
+    }
+    text.push_str("END\n$ms5$;\n\n");
+    // A name may hold the quote that ends the block.
+    if values.iter().any(|(name, ..)| name.contains("$ms5$")) {
+        let lines = values.iter().map(|(name, value, called)| {
+            format!("SELECT pg_catalog.setval({}, {value}, {called});\n", escape_literal(name).trim_start())
+        });
+        return format!("{PINNED}{}\n", lines.collect::<String>());
+    }
+    text
+}
+
+/// The self-check: every table has as many rows as were written, or the restore ends here.
+pub(crate) fn check(tables: &[Table]) -> String {
+    if tables.is_empty() {
+        return String::new();
+    }
+    let quote = dollar(tables.iter().flat_map(|table| [table.name.as_str(), table.condition.as_deref().unwrap_or("")]));
+    let values: Vec<String> = tables
+        .iter()
+        .map(|table| {
+            let relation = format!("ONLY {} {}", table.name, table.condition.as_deref().unwrap_or_default());
+            format!("        ({}, {})", escape_literal(relation.trim_end()).trim_start(), table.rows)
+        })
+        .collect();
+    format!(
+        "{PINNED}DO {quote}
+DECLARE
+    wanted record;
+    found bigint;
+BEGIN
+    FOR wanted IN SELECT * FROM (VALUES
+{}
+    ) AS w (relation, number) LOOP
+        EXECUTE 'SELECT pg_catalog.count(*) FROM ' || wanted.relation INTO found;
+        IF found <> wanted.number THEN
+            RAISE EXCEPTION 'the backup holds % rows of %, and % are here: the restore is not complete',
+                wanted.number, wanted.relation, found;
+        END IF;
+    END LOOP;
+END
+{quote};
+
+",
+        values.join(",\n")
+    )
+}
+
+/// A dollar quote that stands in none of the texts.
+fn dollar<'a>(texts: impl Iterator<Item = &'a str> + Clone) -> String {
+    (0..)
+        .map(|number| if number == 0 { "$ms5$".to_owned() } else { format!("$ms5_{number}$") })
+        .find(|quote| !texts.clone().any(|text| text.contains(quote.as_str())))
+        .unwrap_or_default()
+}
+
+/// Jobs off, for they would start at once and a retention policy deletes; then TimescaleDB back to work.
+pub(crate) fn finish(schema: &str, jobs_table: Option<&str>) -> String {
+    let mut text = PINNED.to_owned();
+    if let Some(table) = jobs_table {
+        text.push_str(&format!("UPDATE {table} SET scheduled = false WHERE id >= 1000;\n"));
+    }
+    text.push_str(&format!("DO $ms5$ BEGIN PERFORM {schema}.timescaledb_post_restore(); END $ms5$;\n\n"));
+    text
+}
+
+/// The statement that lets jobs run again.
+pub(crate) fn start_jobs(schema: &str, jobs: &[i64]) -> String {
+    let numbers: Vec<String> = jobs.iter().map(ToString::to_string).collect();
+    format!("SELECT {schema}.alter_job(job, scheduled => true) FROM unnest(ARRAY[{}]) AS job;", numbers.join(", "))
+}
+
+/// Settings and rights of the database, on whatever it is called by then.
+pub(crate) fn settings(database: &Map<String, Value>) -> String {
+    let mut lines = Vec::new();
+    let entries = |key: &str| database.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
+    for entry in entries("settings") {
+        let text = |number: usize| entry.get(number).and_then(Value::as_str);
+        let Some((name, value)) = text(1).and_then(|setting| setting.split_once('=')) else { continue };
+        let whose = match text(0) {
+            Some(role) => format!("ALTER ROLE {} IN DATABASE %I", escape_identifier(role).replace('%', "%%")),
+            None => "ALTER DATABASE %I".to_owned(),
+        };
+        lines.push(execute(&format!("{whose} SET {} TO {}", setting_name(name), setting_value(name, value))));
+    }
+    let rights = entries("rights");
+    if !rights.is_empty() {
+        lines.push(execute("REVOKE ALL ON DATABASE %I FROM PUBLIC"));
+    }
+    for right in rights {
+        let text = |number: usize| right.get(number).and_then(Value::as_str);
+        let Some(privilege) = text(1).filter(|word| word.bytes().all(|byte| byte.is_ascii_uppercase())) else {
+            continue;
+        };
+        let whom = text(0).map_or_else(|| "PUBLIC".to_owned(), escape_identifier);
+        let grant = if right.get(2) == Some(&Value::Bool(true)) { " WITH GRANT OPTION" } else { "" };
+        lines.push(execute(&format!("GRANT {privilege} ON DATABASE %I TO {}{grant}", whom.replace('%', "%%"))));
+    }
+    block(&lines)
+}
+
+/// The database's comment and its limit of connections.
+pub(crate) fn last(database: &Map<String, Value>) -> String {
+    let mut lines = Vec::new();
+    if let Some(comment) = database.get("comment").and_then(Value::as_str) {
+        let literal = escape_literal(comment);
+        lines.push(execute(&format!("COMMENT ON DATABASE %I IS {}", literal.replace('%', "%%"))));
+    }
+    if let Some(limit) = database.get("connection_limit").and_then(Value::as_i64).filter(|limit| *limit >= 0) {
+        lines.push(execute(&format!("ALTER DATABASE %I CONNECTION LIMIT {limit}")));
+    }
+    block(&lines)
+}
+
+/// A line of PL/pgSQL that runs `statement`, in which %I is the database.
+fn execute(statement: &str) -> String {
+    format!(
+        "    EXECUTE pg_catalog.format({}, pg_catalog.current_database());\n",
+        escape_literal(statement).trim_start()
+    )
+}
+
+fn block(lines: &[String]) -> String {
+    if lines.is_empty() {
+        return String::new();
+    }
+    let quote = dollar(lines.iter().map(String::as_str));
+    format!("DO {quote}\nBEGIN\n{}END\n{quote};\n\n", lines.concat())
+}
+
+/// `timescaledb.max_open_chunks_per_insert`: its parts quoted.
+fn setting_name(name: &str) -> String {
+    name.split('.').map(escape_identifier).collect::<Vec<_>>().join(".")
+}
+
+/// As pg_dump writes it: lists of names are stored as SQL already, anything else is one text.
+fn setting_value(name: &str, value: &str) -> String {
+    const LISTS: [&str; 6] = [
+        "search_path",
+        "temp_tablespaces",
+        "session_preload_libraries",
+        "local_preload_libraries",
+        "shared_preload_libraries",
+        "unix_socket_directories",
+    ];
+    let text = if LISTS.contains(&name.to_ascii_lowercase().as_str()) && value != "\"\"" {
+        value.to_owned()
+    } else if value == "\"\"" {
+        "''".to_owned()
+    } else {
+        escape_literal(value).trim_start().to_owned()
+    };
+    text.replace('%', "%%")
+}
+
+/// The end of the file: what is left to do, and the guard's other half.
+pub(crate) fn end(start: Option<&str>) -> String {
+    let mut text = String::new();
+    if let Some(start) = start {
+        text.push_str("\\echo 'The background jobs are unscheduled. To let them run again:'\n");
+        // Single quotes are doubled in a psql argument too.
+        text.push_str(&format!("\\echo '{}'\n", start.replace('\'', "''")));
+    }
+    text.push_str("\\echo 'Restored to its end. Now: ANALYZE;'\n\\endif\n");
+    text
+}
+
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn names_cannot_leave_their_quotes() {
+        let hostile = Table { name: "f.\"$ms5$; it's\"".into(), rows: 1, ..Table::default() };
+        let text = check(std::slice::from_ref(&hostile));
+        assert!(text.contains("DO $ms5_1$") && text.contains("it''s"), "{text}");
+        assert!(sequences(&[("f.\"$ms5$\"".into(), 1, true)]).contains("SELECT pg_catalog.setval("));
+    }
+
+    #[test]
+    fn settings_of_the_database() {
+        let database = json!({
+            "settings": [[null, "search_path=\"$user\", public"], [null, "work_mem=64MB"], ["a%b", "DateStyle=German"]],
+            "rights": [["reader", "CONNECT", true], [null, "TEMPORARY", false], ["x", "DROP; --", false]],
+            "comment": "50% it's",
+            "connection_limit": 5,
+        });
+        let text = settings(database.as_object().unwrap());
+        for piece in [
+            "SET \"search_path\" TO \"$user\", public",
+            "SET \"work_mem\" TO ''64MB''",
+            "ALTER ROLE \"a%%b\" IN DATABASE %I SET \"DateStyle\" TO ''German''",
+            "GRANT CONNECT ON DATABASE %I TO \"reader\" WITH GRANT OPTION",
+            "GRANT TEMPORARY ON DATABASE %I TO PUBLIC",
+        ] {
+            assert!(text.contains(piece), "{piece}\n{text}");
+        }
+        assert!(!text.contains("DROP"));
+        let text = last(database.as_object().unwrap());
+        assert!(text.contains("50%% it''''s") && text.contains("CONNECTION LIMIT 5"), "{text}");
+        assert_eq!(settings(&Map::new()), "");
+    }
+}

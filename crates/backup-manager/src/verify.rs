@@ -1,0 +1,210 @@
+//! `verify`: every file of a backup against its checksum, every member against the index, every row against its table's hash.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use ms5_common::config::Settings;
+use ms5_common::error::{Error, Result};
+use ms5_common::exit::Exit;
+use ms5_common::success;
+use ms5_common::tool::Context;
+
+use crate::archive::Reader;
+use crate::args::Options;
+use crate::folder::metadata::{Member, Metadata, More, Stage, Table};
+use crate::folder::proof::{self, Standing};
+use crate::folder::{Entry, Folder, Hold, checksums, metadata};
+use crate::rows::RowSum;
+use crate::sessions::stopped;
+use crate::sqltext::{ROWS_END, rows_begin};
+use crate::words::{bytes, count};
+
+/// What was looked at, and what is wrong.
+#[derive(Debug, Default)]
+pub(crate) struct Checked {
+    pub(crate) damage: Vec<String>,
+    pub(crate) members: usize,
+    pub(crate) rows: u64,
+}
+
+/// The whole command.
+pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, name: &str) -> Result<Exit> {
+    let folder = Folder::open(&crate::run::backup_dir(options, settings), Hold::Shared, options.lock_wait)?;
+    let entry = folder.find(name)?;
+    if !options.deep {
+        context.recorder.start(None, None);
+    }
+    log::info!("Verifying backup: {}", entry.name);
+    let checked = files(&entry, options.jobs)?;
+    if !checked.damage.is_empty() {
+        for line in &checked.damage {
+            log::error!("{line}");
+        }
+        context.recorder.emit("backup", crate::list::record(&entry, "damaged"));
+        log::error!("❌ Backup {} is damaged", entry.name);
+        log::error!("Next: keep it apart and use another one: backup-manager list");
+        return Ok(Exit::Failed);
+    }
+    log::info!(
+        "{}: checksums fit, {} members, {} rows, {}",
+        entry.name,
+        checked.members,
+        count(checked.rows),
+        bytes(entry.size)
+    );
+    if options.deep {
+        return crate::restore::deep::run(context, options, settings, &folder, entry);
+    }
+    if let Standing::Proven(proof) = proof::read(&entry.path) {
+        log::info!("Proven by restoring it at {} on PostgreSQL {}", proof.verified_at, proof.server);
+    } else {
+        log::info!("Not yet proven by restoring it: backup-manager verify {} --deep", entry.name);
+    }
+    context.recorder.emit("backup", crate::list::record(&entry, "intact"));
+    success!("✅ Backup verified: {}", entry.name);
+    Ok(Exit::Done)
+}
+
+/// Reads all of a backup's files and holds them against each other.
+///
+/// # Errors
+/// A signal's exit. What is wrong with the backup is no error of the reading.
+pub(crate) fn files(entry: &Entry, jobs: usize) -> Result<Checked> {
+    let mut checked = Checked { damage: entry.damage.clone(), ..Checked::default() };
+    let Ok(metadata) = &entry.metadata else { return Ok(checked) };
+    for (file, wanted) in &metadata.files {
+        match checksums::of_file(&entry.path.join(file), |_| ()) {
+            Ok(hash) if hash == *wanted => {}
+            Ok(_) => checked.damage.push(format!("{file} is not what was written: its checksum differs")),
+            Err(error) => checked.damage.push(format!("{file} cannot be read: {error}")),
+        }
+    }
+    if let Standing::Damaged(why) = proof::read(&entry.path) {
+        checked.damage.push(format!("{}: {why}", proof::FILE));
+    }
+    strangers(entry, metadata);
+    stopped()?;
+    // What does not fit its checksum need not be taken apart.
+    if checked.damage.is_empty()
+        && let Some(more) = &metadata.more
+    {
+        members(entry, metadata, more, jobs, &mut checked)?;
+    }
+    Ok(checked)
+}
+
+/// Files that are none of the backup's are named; whoever put them there knows why.
+fn strangers(entry: &Entry, metadata: &Metadata) {
+    let Ok(listed) = std::fs::read_dir(&entry.path) else { return };
+    for file in listed.flatten() {
+        let name = file.file_name().to_string_lossy().into_owned();
+        let known = [metadata::FILE, checksums::FILE, proof::FILE, ".lock"].contains(&name.as_str())
+            || metadata.files.iter().any(|(file, _)| *file == name);
+        if !known {
+            log::warn!("{name:?} is no part of the backup {}", entry.name);
+        }
+    }
+}
+
+/// The index against the file: no gap, no overlap, each member whole, its rows those of its table.
+fn members(
+    entry: &Entry,
+    metadata: &Metadata,
+    more: &More,
+    jobs: usize,
+    checked: &mut Checked,
+) -> Result<()> {
+    let Some((file, _)) = metadata.files.first() else {
+        checked.damage.push("it has no files".to_owned());
+        return Ok(());
+    };
+    let mut end = 0;
+    for member in &more.members {
+        if member.offset != end {
+            checked.damage.push(format!("{file}: the index has a gap at {end}"));
+            return Ok(());
+        }
+        end = end.saturating_add(member.length);
+    }
+    if more.sizes.first() != Some(&end) {
+        checked.damage.push(format!("{file}: the index ends at {end}"));
+    }
+    let reader = match Reader::open(&entry.path.join(file)) {
+        Ok(reader) => reader,
+        Err(error) => {
+            checked.damage.push(format!("{file} cannot be read: {error}"));
+            return Ok(());
+        }
+    };
+    let next = AtomicUsize::new(0);
+    let work = || -> Result<(Vec<(usize, RowSum)>, Vec<String>)> {
+        let (mut sums, mut damage) = (Vec::new(), Vec::new());
+        loop {
+            stopped()?;
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let Some(member) = more.members.get(number) else { return Ok((sums, damage)) };
+            match rows_of(&reader, member, &more.tables) {
+                Ok(Some(sum)) => sums.push((member.table.unwrap_or_default(), sum)),
+                Ok(None) => {}
+                Err(why) => damage.push(format!("{file}: member {number} ({}): {why}", member.stage.word())),
+            }
+        }
+    };
+    let results: Vec<_> = thread::scope(|scope| {
+        let running: Vec<_> = (0..jobs).map(|_| scope.spawn(work)).collect();
+        running
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    });
+    let mut sums = vec![RowSum::default(); more.tables.len()];
+    for result in results {
+        let (done, damage) = result?;
+        checked.damage.extend(damage);
+        for (table, sum) in done {
+            sums[table].join(sum);
+        }
+    }
+    for (table, sum) in more.tables.iter().zip(&sums) {
+        if (sum.rows, sum.hash) != (table.rows, table.hash) {
+            checked.damage.push(format!(
+                "the rows of {} are not those that were written: {} instead of {}",
+                table.name, sum.rows, table.rows
+            ));
+        }
+    }
+    checked.members = more.members.len();
+    checked.rows = metadata.rows().unwrap_or_default();
+    Ok(())
+}
+
+/// Reads a member; the sum of its rows, where it holds rows.
+fn rows_of(reader: &Reader, member: &Member, tables: &[Table]) -> std::result::Result<Option<RowSum>, String> {
+    if member.stage == Stage::LargeObjects {
+        let mut stream = reader.stream(member).map_err(|error| error.to_string())?;
+        let length = std::io::copy(&mut stream, &mut std::io::sink()).map_err(|error| error.to_string())?;
+        return if length == member.raw { Ok(None) } else { Err(format!("it holds {length} bytes of SQL")) };
+    }
+    let sql = reader.member(member).map_err(|error| error.to_string())?;
+    if !matches!(member.stage, Stage::Catalog | Stage::Table) {
+        return Ok(None);
+    }
+    let table = member.table.and_then(|number| tables.get(number)).ok_or("it has no table")?;
+    let rows = rows_in(&sql, table).ok_or_else(|| format!("it does not hold rows of {}", table.name))?;
+    let mut sum = RowSum::default();
+    sum.add(rows);
+    if sum.rows == member.rows { Ok(Some(sum)) } else { Err(format!("it holds {} rows", sum.rows)) }
+}
+
+/// The rows in the SQL of a member; None where they are not those of this table.
+pub(crate) fn rows_in<'a>(sql: &'a [u8], table: &Table) -> Option<&'a [u8]> {
+    sql.strip_prefix(rows_begin(table).as_bytes())?.strip_suffix(ROWS_END.as_bytes())
+}
+
+/// That a backup must not be used.
+pub(crate) fn damaged(entry: &Entry, damage: Vec<String>) -> Error {
+    Error::new(Exit::Failed, format!("the backup {} is damaged", entry.name))
+        .because_all(damage)
+        .because("nothing was touched")
+        .hint("use another one: backup-manager list")
+}
