@@ -11,6 +11,7 @@ use flate2::Compression;
 use flate2::bufread::GzDecoder;
 use flate2::write::GzEncoder;
 use sha2::{Digest, Sha256};
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::folder::checksums::hex;
 use crate::folder::metadata::{Member, Stage};
@@ -78,7 +79,8 @@ impl Archive {
         let offset = state.offset;
         state.put(&self.path, bytes)?;
         let length = state.offset - offset;
-        state.members.push(Member { stage, table, offset, length, raw: sql.len() as u64, rows });
+        let raw = sql.len() as u64;
+        state.members.push(Member { stage, table, offset, length, raw, rows, hash: xxh3_64(sql) });
         Ok(())
     }
 
@@ -93,21 +95,18 @@ impl Archive {
     ) -> io::Result<()> {
         let mut state = self.state();
         let offset = state.offset;
-        let mut sink = Counted { state: &mut state, path: &self.path };
-        let raw = match self.level {
-            None => {
-                fill(&mut sink)?;
-                None
-            }
+        let sink = Counted { state: &mut state, path: &self.path };
+        let (raw, hash) = match self.level {
+            None => Tally::of(sink).fill(fill)?,
             Some(level) => {
-                let mut encoder = Tally { inner: GzEncoder::new(sink, Compression::new(level)), count: 0 };
-                fill(&mut encoder)?;
-                encoder.inner.finish()?;
-                Some(encoder.count)
+                let mut tally = Tally::of(GzEncoder::new(sink, Compression::new(level)));
+                fill(&mut tally)?;
+                tally.inner.try_finish()?;
+                tally.sums()
             }
         };
         let length = state.offset - offset;
-        state.members.push(Member { stage, table: None, offset, length, raw: raw.unwrap_or(length), rows: 0 });
+        state.members.push(Member { stage, table: None, offset, length, raw, rows: 0, hash });
         Ok(())
     }
 
@@ -119,11 +118,6 @@ impl Archive {
         let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
         state.file.sync_all()?;
         Ok(Written { members: state.members, sha256: hex(&state.hash.finalize()), bytes: state.offset })
-    }
-
-    /// Bytes written so far.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.state().offset
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -169,15 +163,33 @@ impl Write for Counted<'_> {
     }
 }
 
+/// Counts and hashes what goes through.
 struct Tally<W> {
     inner: W,
     count: u64,
+    hash: Xxh3,
+}
+
+impl<W: Write> Tally<W> {
+    fn of(inner: W) -> Self {
+        Self { inner, count: 0, hash: Xxh3::new() }
+    }
+
+    fn sums(&self) -> (u64, u64) {
+        (self.count, self.hash.digest())
+    }
+
+    fn fill(mut self, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<(u64, u64)> {
+        fill(&mut self)?;
+        Ok(self.sums())
+    }
 }
 
 impl<W: Write> Write for Tally<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = self.inner.write(bytes)?;
         self.count += count as u64;
+        self.hash.update(bytes.get(..count).unwrap_or_default());
         Ok(count)
     }
 
@@ -216,18 +228,23 @@ impl Reader {
         let length = usize::try_from(member.length).map_err(|_| wrong("it is too long".to_owned()))?;
         let mut bytes = vec![0; length];
         self.file.read_exact_at(&mut bytes, member.offset)?;
-        if !self.packed {
-            return if member.raw == member.length { Ok(bytes) } else { Err(wrong("its sizes differ".to_owned())) };
-        }
-        let mut sql = Vec::with_capacity(usize::try_from(member.raw).unwrap_or(0).min(BLOCK * 2));
-        let mut decoder = GzDecoder::new(bytes.as_slice());
-        (&mut decoder).take(member.raw.saturating_add(1)).read_to_end(&mut sql)?;
-        let rest = decoder.into_inner().len();
+        let sql = if self.packed {
+            let mut sql = Vec::with_capacity(usize::try_from(member.raw).unwrap_or(0).min(BLOCK * 2));
+            let mut decoder = GzDecoder::new(bytes.as_slice());
+            (&mut decoder).take(member.raw.saturating_add(1)).read_to_end(&mut sql)?;
+            let rest = decoder.into_inner().len();
+            if rest > 0 && sql.len() as u64 == member.raw {
+                return Err(wrong(format!("{rest} bytes follow its end")));
+            }
+            sql
+        } else {
+            bytes
+        };
         if sql.len() as u64 != member.raw {
             return Err(wrong(format!("it holds {} bytes of SQL instead of {}", sql.len(), member.raw)));
         }
-        if rest > 0 {
-            return Err(wrong(format!("{rest} bytes follow its end")));
+        if xxh3_64(&sql) != member.hash {
+            return Err(wrong("its SQL is not what was written".to_owned()));
         }
         Ok(sql)
     }
@@ -242,6 +259,16 @@ impl Reader {
         let bytes = BufReader::with_capacity(1 << 16, file.take(member.length));
         Ok(if self.packed { Box::new(GzDecoder::new(bytes)) } else { Box::new(bytes) })
     }
+}
+
+/// Reads to the end; the length and the hash of what was read.
+///
+/// # Errors
+/// The system's, or that it cannot be unpacked.
+pub(crate) fn sums(mut from: impl Read) -> io::Result<(u64, u64)> {
+    let mut tally = Tally::of(io::sink());
+    io::copy(&mut from, &mut tally)?;
+    Ok(tally.sums())
 }
 
 #[cfg(test)]
@@ -271,6 +298,7 @@ mod tests {
             let texts: Vec<Vec<u8>> = members.iter().map(|member| reader.member(member).unwrap()).collect();
             assert_eq!(texts.concat(), b"begin\n1\n2\nlarge");
             let mut text = String::new();
+            assert_eq!(members[2].hash, xxh3_64(b"large"));
             reader.stream(&members[2]).unwrap().read_to_string(&mut text).unwrap();
             assert_eq!(text, "large");
             if level.is_some() {
@@ -283,6 +311,7 @@ mod tests {
                 Member { raw: members[1].raw + 1, ..members[1].clone() },
                 Member { raw: members[1].raw - 1, ..members[1].clone() },
                 Member { length: 1 << 40, ..members[1].clone() },
+                Member { hash: members[1].hash ^ 1, ..members[1].clone() },
             ] {
                 assert!(reader.member(&wrong).is_err(), "{wrong:?}");
             }

@@ -11,7 +11,7 @@ use ms5_common::timescale::Extension;
 use ms5_common::tool::Context;
 
 use crate::args::{Command, Options, TOOL, TOOL_VERSION};
-use crate::{dump, list, verify};
+use crate::{dump, list, restore, verify};
 
 /// The whole tool.
 pub(crate) fn run(context: &Context) -> Result<Exit> {
@@ -26,7 +26,8 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
         Command::Backup { name } => dump::run(context, &options, &settings, name).map(|_| Exit::Done),
         Command::Verify { name } => verify::run(context, &options, &settings, name),
         Command::List => list::run(context, &options, &settings),
-        Command::Restore { .. } | Command::Clean { .. } | Command::RollbackPoint { .. } | Command::Rollback { .. } => {
+        Command::Restore { name } => restore::run(context, &options, &settings, name),
+        Command::Clean { .. } | Command::RollbackPoint { .. } | Command::Rollback { .. } => {
             Err(Error::new(Exit::Bug, "not built yet"))
         }
     }

@@ -1,8 +1,8 @@
 //! Sessions of this tool, and what becomes of their failures.
 
-use ms5_common::config::Settings;
+use ms5_common::config::{Settings, Variables};
 use ms5_common::db::client::Client;
-use ms5_common::db::connect::{Canceller, Connected};
+use ms5_common::db::connect::{Canceller, Connected, Secret};
 use ms5_common::db::server_error::reasons;
 use ms5_common::db::session::{self, Tuning};
 use ms5_common::error::{Error, Result};
@@ -62,14 +62,21 @@ pub(crate) fn elsewhere(settings: &Settings, database: &str) -> Settings {
     settings
 }
 
-/// The settings for another role.
-pub(crate) fn role(settings: &Settings, role: Option<&str>) -> Settings {
+/// The settings for the role that restores, which may have a password of its own.
+pub(crate) fn restorer(settings: &Settings, variables: &Variables, role: Option<&str>) -> Settings {
     let mut settings = settings.clone();
     if let Some(role) = role {
         settings.connection.user = role.to_owned();
+        if let Some(password) = variables.get(PASSWORD) {
+            settings.connection.password = Some(Secret::new(password));
+        }
+        settings.connection.password_variables.insert(0, PASSWORD.to_owned());
     }
     settings
 }
+
+/// The variable that holds the password of `--restore-user`; without it, it is that of DB_USER.
+const PASSWORD: &str = "MS5_RESTORE_PASSWORD";
 
 /// What a statement's failure makes of the work; a signal's exit where one came.
 pub(crate) fn failed(tried: &str, error: &postgres::Error) -> Error {

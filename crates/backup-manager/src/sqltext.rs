@@ -95,21 +95,16 @@ pub(crate) fn sequences(values: &[(String, i64, bool)]) -> String {
     if values.is_empty() {
         return String::new();
     }
-    let mut text = format!("{PINNED}DO $ms5$\nBEGIN\n");
+    // A name may hold the quote that ends the block.
+    let quote = dollar(values.iter().map(|(name, ..)| name.as_str()));
+    let mut text = format!("{PINNED}DO {quote}\nBEGIN\n");
     for (name, value, called) in values {
         text.push_str(&format!(
             "    PERFORM pg_catalog.setval({}, {value}, {called});\n",
             escape_literal(name).trim_start()
         ));
     }
-    text.push_str("END\n$ms5$;\n\n");
-    // A name may hold the quote that ends the block.
-    if values.iter().any(|(name, ..)| name.contains("$ms5$")) {
-        let lines = values.iter().map(|(name, value, called)| {
-            format!("SELECT pg_catalog.setval({}, {value}, {called});\n", escape_literal(name).trim_start())
-        });
-        return format!("{PINNED}{}\n", lines.collect::<String>());
-    }
+    text.push_str(&format!("END\n{quote};\n\n"));
     text
 }
 
@@ -279,7 +274,7 @@ mod tests {
         let hostile = Table { name: "f.\"$ms5$; it's\"".into(), rows: 1, ..Table::default() };
         let text = check(std::slice::from_ref(&hostile));
         assert!(text.contains("DO $ms5_1$") && text.contains("it''s"), "{text}");
-        assert!(sequences(&[("f.\"$ms5$\"".into(), 1, true)]).contains("SELECT pg_catalog.setval("));
+        assert!(sequences(&[("f.\"$ms5$\"".into(), 1, true)]).contains("DO $ms5_1$"));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use ms5_common::exit::Exit;
 use ms5_common::success;
 use ms5_common::tool::Context;
 
-use crate::archive::Reader;
+use crate::archive::{self, Reader};
 use crate::args::Options;
 use crate::folder::metadata::{Member, Metadata, More, Stage, Table};
 use crate::folder::proof::{self, Standing};
@@ -181,9 +181,10 @@ fn members(
 /// Reads a member; the sum of its rows, where it holds rows.
 fn rows_of(reader: &Reader, member: &Member, tables: &[Table]) -> std::result::Result<Option<RowSum>, String> {
     if member.stage == Stage::LargeObjects {
-        let mut stream = reader.stream(member).map_err(|error| error.to_string())?;
-        let length = std::io::copy(&mut stream, &mut std::io::sink()).map_err(|error| error.to_string())?;
-        return if length == member.raw { Ok(None) } else { Err(format!("it holds {length} bytes of SQL")) };
+        let stream = reader.stream(member).map_err(|error| error.to_string())?;
+        let read = archive::sums(stream).map_err(|error| error.to_string())?;
+        let wrong = "its SQL is not what was written".to_owned();
+        return if read == (member.raw, member.hash) { Ok(None) } else { Err(wrong) };
     }
     let sql = reader.member(member).map_err(|error| error.to_string())?;
     if !matches!(member.stage, Stage::Catalog | Stage::Table) {

@@ -2,6 +2,7 @@
 //!
 //! Used by the suite that operators run and by every test under tests/.
 
+pub mod backups;
 pub mod bouncer;
 pub mod lab;
 pub mod program;

@@ -175,8 +175,9 @@ impl Job<'_> {
             let sum = copy::table(aside, &table.clone(), Stage::Catalog, number, &archive, &Progress::default())?;
             (table.rows, table.hash) = (sum.rows, sum.hash);
         }
-        let aside = sessions.remove(0);
-        let rows = self.rows(sessions, aside, &plan, catalog.len(), &archive, &progress, &more.snapshot)?;
+        // It exported the snapshot, so it stays to the end.
+        let mut aside = sessions.remove(0);
+        let rows = self.rows(sessions, &mut aside, &plan, catalog.len(), &archive, &progress, &more.snapshot)?;
         let (sums, inventory, post, post_milliseconds) = rows;
         more.time(metadata::TIMINGS[2], since.elapsed().as_millis());
         more.time(metadata::TIMINGS[3], post_milliseconds);
@@ -191,6 +192,7 @@ impl Job<'_> {
         if plan.large_objects > 0 {
             self.large_objects(&archive, &more.snapshot)?;
         }
+        drop(aside);
         let (post, refresh) = schema::after_rows(&post)?;
         put(Stage::PostData, &post)?;
         put(Stage::Check, &sqltext::check(&more.tables))?;
@@ -221,7 +223,7 @@ impl Job<'_> {
     fn rows(
         &self,
         sessions: Vec<Session>,
-        mut aside: Session,
+        aside: &mut Session,
         plan: &Plan,
         first: usize,
         archive: &Archive,
@@ -253,16 +255,25 @@ impl Job<'_> {
 
     /// Large objects as pg_dump writes them, without anything else.
     fn large_objects(&self, archive: &Archive, snapshot: &str) -> Result<()> {
-        let arguments = ["--section=data", "--exclude-table-data=*.*", "--blobs"];
+        let section = "data (large objects)";
+        let arguments = ["--section=data", "--exclude-table-data=*.*", "--large-objects"];
+        // What it says to stderr must not wait for a reader, and goes with this folder.
+        let words = self.partial.path().join(".pg_dump");
+        let told = || std::fs::read_to_string(&words).unwrap_or_default();
+        let failed = |error: std::io::Error| {
+            schema::cannot(self.pg_dump, section)
+                .because_all(told().lines().map(str::to_owned).collect::<Vec<_>>())
+                .because(error)
+        };
         let reader = schema::call(self.pg_dump, self.settings, &self.context.variables, snapshot, &arguments)
-            .stderr_null()
+            .stderr_path(&words)
             .reader()
-            .map_err(|error| schema::cannot(self.pg_dump, "data (large objects)").because(error))?;
-        archive
-            .append_stream(Stage::LargeObjects, |out| schema::large_objects(reader, out))
-            .map_err(|error| {
-                schema::cannot(self.pg_dump, "data (large objects)").because(error)
-            })
+            .map_err(failed)?;
+        let written =
+            archive.append_stream(Stage::LargeObjects, |out| schema::large_objects(reader, out)).map_err(failed);
+        stopped()?;
+        written?;
+        std::fs::remove_file(&words).map_err(|error| cannot_write(&error))
     }
 
     /// Writes metadata.json and checksums.sha256.
@@ -348,7 +359,7 @@ fn report(context: &Context, entry: &Entry, metadata: &Metadata, took: Duration)
     context.recorder.count("tables", more.tables.iter().filter(|table| table.condition.is_none()).count());
     let raw: u64 = more.members.iter().map(|member| member.raw).sum();
     log::info!(
-        "{} rows of {} tables, {} as SQL, {} in the backup, {}.{:03} s",
+        "{} stored rows of {} tables, {} as SQL, {} in the backup, {}.{:03} s",
         count(metadata.rows().unwrap_or_default()),
         more.tables.iter().filter(|table| table.condition.is_none()).count(),
         bytes(raw),
@@ -358,7 +369,7 @@ fn report(context: &Context, entry: &Entry, metadata: &Metadata, took: Duration)
     );
     log::info!("Location: {}", ms5_common::config::absolute(&entry.path).display());
     if more.superuser {
-        log::info!("It holds hypertables: a restore needs a superuser (DB_USER or --restore-user=ROLE)");
+        log::info!("It holds hypertables: a restore needs a superuser (--restore-user=ROLE, its password in MS5_RESTORE_PASSWORD)");
     }
     log::info!("Prove it by restoring it: backup-manager verify {} --deep", metadata.name);
     success!("✅ Backup completed: {}", metadata.name);

@@ -105,6 +105,8 @@ pub(crate) struct Member {
     /// Bytes of SQL.
     pub(crate) raw: u64,
     pub(crate) rows: u64,
+    /// xxh3 of the SQL.
+    pub(crate) hash: u64,
 }
 
 /// What a member is for, in the order in which a restore needs them.
@@ -338,6 +340,7 @@ fn member_text(member: &Member) -> String {
         "length": member.length,
         "raw": member.raw,
         "rows": member.rows,
+        "xxh3": format!("{:016x}", member.hash),
     })
     .to_string()
 }
@@ -419,6 +422,7 @@ fn member(value: &Value) -> Option<Member> {
         length: number("length")?,
         raw: number("raw")?,
         rows: number("rows")?,
+        hash: u64::from_str_radix(value.get("xxh3")?.as_str()?, 16).ok()?,
     })
 }
 
@@ -449,7 +453,7 @@ mod tests {
                     rows: 3,
                     hash: u128::MAX,
                 }],
-                members: vec![Member { stage: Stage::Table, table: Some(0), offset: 1, length: 2, raw: 3, rows: 3 }],
+                members: vec![Member { stage: Stage::Table, table: Some(0), offset: 1, length: 2, raw: 3, rows: 3, hash: 7 }],
                 inventory: Inventory::from_json(&inventory).unwrap(),
                 ..More::default()
             }),

@@ -1,8 +1,260 @@
 //! `restore`: a new database beside the old one, compared row by row, and the names swapped last.
 
-pub(crate) mod deep {
-    use super::*;
-    pub(crate) fn run(_: &ms5_common::tool::Context, _: &crate::args::Options, _: &ms5_common::config::Settings, _: &crate::folder::Folder, _: crate::folder::Entry) -> ms5_common::error::Result<ms5_common::exit::Exit> {
-        Ok(ms5_common::exit::Exit::Bug)
+mod compare;
+pub(crate) mod deep;
+mod load;
+mod server;
+mod swap;
+
+use std::time::Instant;
+
+use ms5_common::config::Settings;
+use ms5_common::db::lock::{Mode, RunLock};
+use ms5_common::db::session::{self as common, Tuning};
+use ms5_common::error::{Error, Result};
+use ms5_common::exit::Exit;
+use ms5_common::interrupt;
+use ms5_common::record::Identity;
+use ms5_common::success;
+use ms5_common::tool::Context;
+use postgres_protocol::escape::{escape_identifier, escape_literal};
+use time::OffsetDateTime;
+
+use crate::archive::Reader;
+use crate::args::{Options, TOOL};
+use crate::folder::metadata::{More, Stage};
+use crate::folder::{Entry, Folder, Hold};
+use crate::sessions::{self, failed, restorer, stopped};
+use crate::words::count;
+use crate::{sqltext, verify};
+use load::Load;
+use server::Maintenance;
+
+/// The table that tells from which backups a database was restored, beside the ledger's. (A setting of the database would
+/// need a superuser since PostgreSQL 15.)
+const MARK: &str = "public.migration_restores";
+
+/// The whole command.
+pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, name: &str) -> Result<Exit> {
+    let begun = Instant::now();
+    let Some(_work) = interrupt::work() else { return Err(stopped().err().unwrap_or_else(signal)) };
+    let folder = Folder::open(&crate::run::backup_dir(options, settings), Hold::Shared, options.lock_wait)?;
+    let entry = folder.find(name)?;
+    log::info!("Restoring backup: {} into {}", entry.name, settings.database());
+    let checked = verify::files(&entry, options.jobs)?;
+    if !checked.damage.is_empty() {
+        return Err(verify::damaged(&entry, checked.damage));
+    }
+    log::info!("Checksums fit, {} members, {} rows", checked.members, count(checked.rows));
+    let more = entry.metadata.as_ref().ok().and_then(|metadata| metadata.more.as_ref()).ok_or_else(|| old(&entry))?;
+
+    let settings = restorer(settings, &context.variables, options.restore_user.as_deref());
+    let target = settings.connection.dbname.clone();
+    let mut maintenance = Maintenance::open(&settings, &options.maintenance)?;
+    if target == options.maintenance {
+        return Err(Error::new(Exit::Config, format!("{target} is the maintenance database itself"))
+            .because("nothing was touched")
+            .hint("name another one: --maintenance-db=template1"));
+    }
+    maintenance.check(more)?;
+    maintenance.lock(&target, options.lock_wait)?;
+    maintenance.sweep()?;
+    let there = maintenance.look(&target)?;
+    let held = match there {
+        Some(_) => Some(hold(context, options, &settings)?),
+        None => {
+            context.recorder.start(None, None);
+            None
+        }
+    };
+    let new = maintenance.create(&more.database)?;
+    log::info!("Building it as {new}; {target} stays in service until it is whole");
+    let built = build(&entry, more, &maintenance.settings(&new), options);
+    let swapped = built.and_then(|()| {
+        if let Some(mut lock) = held {
+            lock.check()?;
+            // Its sessions would stand in the way.
+            drop(lock);
+        }
+        let kept = swap::kept_name(&target, OffsetDateTime::now_utc());
+        swap::run(&mut maintenance, &new, &target, there, &kept).map(|()| kept)
+    });
+    let kept = match swapped {
+        Ok(kept) => kept,
+        Err(error) => {
+            let error = match maintenance.drop(&new) {
+                Ok(()) => error.because(format!("{target} is as it was, in service; the half-made database is dropped")),
+                Err(left) => error
+                    .because(format!("{target} is as it was, in service"))
+                    .because_all(left.lines())
+                    .hint("the next restore drops what is left"),
+            };
+            return Err(error);
+        }
+    };
+    after(options, &mut maintenance, more, &target, there.map(|_| kept.as_str()))?;
+    context.recorder.emit("backup", crate::list::record(&entry, "restored"));
+    success!("✅ Restore completed: {} is {} again ({} ms)", target, entry.name, begun.elapsed().as_millis());
+    Ok(Exit::Done)
+}
+
+fn signal() -> Error {
+    Error::new(Exit::Interrupt, "stopped by a signal before anything was begun")
+}
+
+/// A backup of the old script, which is not replayed yet.
+fn old(entry: &Entry) -> Error {
+    let path = ms5_common::config::absolute(&entry.path);
+    Error::new(Exit::Config, format!("{} was made by the old script, whose backups are not restored yet", entry.name))
+        .because("a dump with --create and --clean must not be piped into the database itself: its rows would double")
+        .because("nothing was touched")
+        .hint(format!(
+            "by hand, into an empty database: gunzip -c {}/full_database.sql.gz | sed '1,/^\\\\connect /d' | psql -d EMPTY_DATABASE",
+            path.display()
+        ))
+}
+
+/// Opens the file of a backup.
+fn reader(entry: &Entry) -> Result<Reader> {
+    let file = entry.metadata.as_ref().ok().and_then(|metadata| metadata.files.first()).map(|(file, _)| file.clone());
+    let path = entry.path.join(file.unwrap_or_default());
+    Reader::open(&path)
+        .map_err(|error| Error::new(Exit::Config, format!("cannot open {}", path.display())).because(error))
+}
+
+/// Takes the exclusive lock of a database that is to be replaced, and refuses one that holds data.
+fn hold(context: &Context, options: &Options, settings: &Settings) -> Result<RunLock> {
+    let connect = |purpose| common::open(settings, TOOL, purpose, &Tuning::default());
+    let lock = connect("lock")?;
+    let (lock, mut looker) = RunLock::acquire(settings, lock, connect("")?, Mode::Exclusive, options.lock_wait)?;
+    let identity: Identity = common::identify(&mut looker, settings)?.identity;
+    context.recorder.start(Some(&identity), None);
+    let row = looker
+        .query_typed_one(
+            "SELECT count(*) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^(pg_|_timescaledb_)' AND n.nspname <> 'information_schema'
+               AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                               WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid
+                                 AND d.deptype = 'e')",
+            &[],
+        )
+        .map_err(|error| failed("look whether the database holds data", &error))?;
+    let tables: i64 = row.get(0);
+    if tables > 0 && !options.force {
+        return Err(Error::new(Exit::Failed, format!("{} holds data: {tables} tables", settings.database()))
+            .because("nothing was touched")
+            .hint("replace it: restore NAME --force (it is kept beside under another name)"));
+    }
+    Ok(lock)
+}
+
+/// Loads, compares, and brings TimescaleDB back to work.
+fn build(entry: &Entry, more: &More, settings: &Settings, options: &Options) -> Result<()> {
+    let reader = reader(entry)?;
+    let load = Load { settings, more, reader: &reader, jobs: options.jobs };
+    load.all()?;
+    let since = Instant::now();
+    let differences = compare::all(&load)?;
+    if !differences.is_empty() {
+        return Err(compare::differs(&differences)
+            .hint(format!("verify {} --deep shows whether it is the backup", entry.name)));
+    }
+    log::info!("Every row and every object is as it was backed up ({} ms)", since.elapsed().as_millis());
+    let mut session = load.session(false)?;
+    load.run(&mut session, Stage::Finish)?;
+    load.run(&mut session, Stage::Settings)?;
+    load.run(&mut session, Stage::Last)?;
+    mark(&mut session, entry, more)
+}
+
+/// Writes down in the database where it is from.
+fn mark(session: &mut sessions::Session, entry: &Entry, more: &More) -> Result<()> {
+    let there = session
+        .client
+        .query_typed_one("SELECT pg_catalog.to_regnamespace('public') IS NOT NULL", &[])
+        .map_err(|error| failed("look for the schema public", &error))?;
+    if !there.get::<_, bool>(0) {
+        log::warn!("There is no schema public, so {MARK} cannot tell which backup this database is from");
+        return Ok(());
+    }
+    let owner = more.database.get("owner").and_then(serde_json::Value::as_str);
+    let owner = owner.map_or_else(|| "CURRENT_USER".to_owned(), escape_identifier);
+    let statements = [
+        format!(
+            "CREATE TABLE IF NOT EXISTS {MARK} (backup_name text NOT NULL, backup_created_at timestamptz,
+             restored_at timestamptz NOT NULL DEFAULT now(), restored_by text NOT NULL DEFAULT session_user)"
+        ),
+        format!("ALTER TABLE {MARK} OWNER TO {owner}"),
+        format!(
+            "INSERT INTO {MARK} (backup_name, backup_created_at) VALUES ({}, {})",
+            escape_literal(&entry.name).trim_start(),
+            entry.metadata.as_ref().map_or_else(
+                |_| "NULL".to_owned(),
+                |metadata| escape_literal(&metadata.created_at).trim_start().to_owned()
+            )
+        ),
+    ];
+    let statements: Vec<&str> = statements.iter().map(String::as_str).collect();
+    load::run_all(&mut session.client, &statements)
+}
+
+/// What is left once the new database is in service. A failure here changes nothing of that.
+fn after(
+    options: &Options,
+    maintenance: &mut Maintenance,
+    more: &More,
+    target: &str,
+    kept: Option<&str>,
+) -> Result<()> {
+    if let Some(schema) = more.extension_schema.as_deref().filter(|_| more.superuser) {
+        let started = sessions::open(&maintenance.settings(target), "restore").and_then(|mut session| {
+            start_workers(&mut session)?;
+            if more.jobs.is_empty() {
+                return Ok(());
+            }
+            let start = sqltext::start_jobs(schema, &more.jobs);
+            if options.start_jobs {
+                load::run_all(&mut session.client, &[&start])?;
+                log::info!("{} background jobs run again", more.jobs.len());
+            } else {
+                log::warn!("{} background jobs are unscheduled, so that no policy deletes rows. To let them run again:", more.jobs.len());
+                log::warn!("  {start}");
+            }
+            Ok(())
+        });
+        if let Err(error) = started {
+            log::warn!("TimescaleDB's workers could not be started: {}", error.lines().join("; "));
+        }
+    }
+    let Some(kept) = kept else { return Ok(()) };
+    if options.drop_old {
+        maintenance.drop(kept).map_err(|error| {
+            error.with_exit(Exit::Partial).because(format!("{target} is restored and in service; {kept} is left"))
+        })?;
+        log::info!("The old database is dropped");
+    } else {
+        log::info!("The old database is kept, closed, as {kept}");
+        log::info!("  to look into it: ALTER DATABASE {} ALLOW_CONNECTIONS true;", escape_identifier(kept));
+        log::info!("  to drop it:      DROP DATABASE {};", escape_identifier(kept));
+    }
+    Ok(())
+}
+
+/// The swap has ended the workers with the other sessions.
+fn start_workers(session: &mut sessions::Session) -> Result<()> {
+    let rows = session
+        .client
+        .query_typed(
+            "SELECT p.oid::pg_catalog.regproc::text FROM pg_catalog.pg_proc p
+             JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+             WHERE n.nspname ~ '^_timescaledb_' AND p.proname = 'start_background_workers' AND p.pronargs = 0
+             ORDER BY n.nspname LIMIT 1",
+            &[],
+        )
+        .map_err(|error| failed("look for TimescaleDB's workers", &error))?;
+    match rows.first() {
+        Some(row) => load::run_all(&mut session.client, &[&format!("SELECT {}()", row.get::<_, String>(0))]),
+        None => Ok(()),
     }
 }
+

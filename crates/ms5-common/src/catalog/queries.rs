@@ -17,7 +17,7 @@ macro_rules! not_the_ledger {
         concat!(
             "NOT (n.nspname = 'public' AND ",
             $class,
-            ".relname ~ '^migration_(log|attempts|steps|texts|paused_jobs)(_|$)')"
+            ".relname ~ '^migration_(log|attempts|steps|texts|paused_jobs|restores)(_|$)')"
         )
     };
 }

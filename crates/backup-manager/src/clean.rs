@@ -1,0 +1,200 @@
+//! `clean`: which backups are old, and may go; the decision is apart from the removal.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use ms5_common::config::Settings;
+use ms5_common::error::{Error, Result};
+use ms5_common::exit::Exit;
+use ms5_common::success;
+use ms5_common::tool::Context;
+use time::{Duration, OffsetDateTime};
+
+use crate::args::Options;
+use crate::folder::{Entry, Folder, Hold, partial};
+use crate::rollback;
+use crate::words::bytes;
+
+/// What is known of a backup, as far as its fate depends on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Candidate {
+    name: String,
+    /// None: it does not say.
+    created: Option<OffsetDateTime>,
+    size: u64,
+    complete: bool,
+    /// A rollback point leads to it.
+    needed: bool,
+}
+
+/// Why a backup stays or goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Young,
+    /// The newest complete ones.
+    Last,
+    Needed,
+    /// Damaged or foreign: a person decides.
+    Odd,
+    Old,
+    /// All together are too large.
+    TooMuch,
+}
+
+impl Fate {
+    fn goes(self) -> bool {
+        matches!(self, Self::Old | Self::TooMuch)
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            Self::Young => "is younger than that",
+            Self::Last => "is among the newest complete backups",
+            Self::Needed => "is needed by a rollback point",
+            Self::Odd => "is damaged or no backup: look at it, and remove it by hand",
+            Self::Old => "is older than that",
+            Self::TooMuch => "is the oldest, and all take more than --max-total",
+        }
+    }
+}
+
+/// Decides for each. The candidates are given the newest first, and answered in that order.
+fn decide(
+    candidates: &[Candidate],
+    now: OffsetDateTime,
+    days: u64,
+    keep_last: usize,
+    max_total: Option<u64>,
+) -> Vec<Fate> {
+    // One complete backup always stays, whatever is asked for.
+    let keep_last = keep_last.max(1);
+    let limit = Duration::days(i64::try_from(days).unwrap_or(i64::MAX / 86_400_000));
+    let mut kept = 0;
+    let mut fates: Vec<Fate> = candidates
+        .iter()
+        .map(|backup| {
+            let Some(created) = backup.created.filter(|_| backup.complete) else { return Fate::Odd };
+            kept += 1;
+            if backup.needed {
+                Fate::Needed
+            } else if kept <= keep_last {
+                Fate::Last
+            } else if now - created > limit {
+                Fate::Old
+            } else {
+                Fate::Young
+            }
+        })
+        .collect();
+    if let Some(most) = max_total {
+        let stays = |(_, fate): &(&Candidate, &Fate)| !fate.goes();
+        let mut total: u64 = candidates.iter().zip(&fates).filter(stays).map(|(backup, _)| backup.size).sum();
+        for (backup, fate) in candidates.iter().zip(&mut fates).rev() {
+            if total > most && *fate == Fate::Young {
+                *fate = Fate::TooMuch;
+                total -= backup.size;
+            }
+        }
+    }
+    fates
+}
+
+/// The whole command.
+pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, days: u64) -> Result<Exit> {
+    let folder = Folder::open(&crate::run::backup_dir(options, settings), Hold::Alone, options.lock_wait)?;
+    context.recorder.start(None, None);
+    if !options.dry_run {
+        partial::sweep(&folder);
+    }
+    let needed: BTreeSet<String> = rollback::needed(folder.path(), &settings.home)?;
+    let entries = folder.entries()?;
+    let candidates: Vec<Candidate> = entries
+        .iter()
+        .map(|entry| Candidate {
+            name: entry.name.clone(),
+            created: entry.created,
+            size: entry.size,
+            complete: entry.complete(),
+            needed: needed.contains(&entry.name),
+        })
+        .collect();
+    let fates = decide(&candidates, OffsetDateTime::now_utc(), days, options.keep_last, options.max_total);
+    log::info!("Cleaning backups older than {days} days");
+    let (mut removed, mut freed, mut failed) = (0, 0, Vec::new());
+    for (entry, fate) in entries.iter().zip(&fates) {
+        let outcome = match (fate.goes(), options.dry_run) {
+            (true, true) => "would be removed",
+            (true, false) => match remove(&folder, entry) {
+                Ok(()) => "removed",
+                Err(error) => {
+                    failed.push(format!("{}: {error}", entry.name));
+                    "not removed"
+                }
+            },
+            (false, _) => "kept",
+        };
+        let line = format!("{}: {outcome}, it {}", entry.name, fate.words());
+        if *fate == Fate::Odd { log::warn!("{line}") } else { log::info!("{line}") }
+        if outcome == "removed" || outcome == "would be removed" {
+            removed += 1;
+            freed += entry.size;
+        }
+        context.recorder.emit("backup", crate::list::record(entry, outcome));
+    }
+    context.recorder.count("removed", removed);
+    if !failed.is_empty() {
+        return Err(Error::new(Exit::Partial, "some backups could not be removed").because_all(failed));
+    }
+    let what = if options.dry_run { "would be removed" } else { "removed" };
+    success!("✅ {removed} backups {what}, {}", bytes(freed));
+    Ok(Exit::Done)
+}
+
+/// Out of sight first: what is half removed is no backup any more.
+fn remove(folder: &Folder, entry: &Entry) -> std::io::Result<()> {
+    let hidden = folder.path().join(format!(".partial-{}.removed", entry.name));
+    fs::rename(&entry.path, &hidden)?;
+    fs::remove_dir_all(&hidden)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn backup(name: &str, age: i64) -> Candidate {
+        let created = OffsetDateTime::UNIX_EPOCH + Duration::days(1000 - age);
+        Candidate { name: name.into(), created: Some(created), size: 10, complete: true, needed: false }
+    }
+
+    fn fates(all: &[Candidate], days: u64, keep: usize, most: Option<u64>) -> Vec<Fate> {
+        decide(all, OffsetDateTime::UNIX_EPOCH + Duration::days(1000), days, keep, most)
+    }
+
+    #[test]
+    fn old_ones_go_and_the_newest_complete_one_never() {
+        use Fate::*;
+        let all = [backup("a", 1), backup("b", 8), backup("c", 40)];
+        assert_eq!(fates(&all, 30, 1, None), [Last, Young, Old]);
+        assert_eq!(fates(&all, 0, 0, None), [Last, Old, Old]);
+        assert_eq!(fates(&all, 0, 2, None), [Last, Last, Old]);
+        assert_eq!(fates(&all, u64::MAX, 1, None), [Last, Young, Young]);
+        let mut damaged = all.clone();
+        damaged[0].complete = false;
+        assert_eq!(fates(&damaged, 0, 1, None), [Odd, Last, Old], "a damaged one counts for nothing");
+        let mut needed = all.clone();
+        needed[2].needed = true;
+        assert_eq!(fates(&needed, 7, 1, None), [Last, Old, Needed]);
+        let mut unknown = all;
+        unknown[2].created = None;
+        assert_eq!(fates(&unknown, 0, 1, None), [Last, Old, Odd]);
+    }
+
+    #[test]
+    fn too_much_takes_the_oldest_first_and_leaves_the_newest() {
+        use Fate::*;
+        let all = [backup("a", 1), backup("b", 2), backup("c", 3)];
+        assert_eq!(fates(&all, 30, 1, Some(30)), [Last, Young, Young]);
+        assert_eq!(fates(&all, 30, 1, Some(20)), [Last, Young, TooMuch]);
+        assert_eq!(fates(&all, 30, 1, Some(0)), [Last, TooMuch, TooMuch]);
+    }
+}

@@ -1,0 +1,80 @@
+//! Is what was restored what was backed up? Every row of every table, and every object of the database.
+
+use std::sync::{Mutex, PoisonError};
+
+use ms5_common::catalog::Inventory;
+use ms5_common::error::{Error, Result};
+use ms5_common::exit::Exit;
+
+use super::load::{Load, over};
+use crate::folder::metadata::Table;
+use crate::rows::RowSum;
+use crate::sessions::{Session, failed};
+
+/// How many differences are shown.
+const SHOWN: usize = 20;
+
+/// Compares all; gives what differs, one line each.
+///
+/// # Errors
+/// The server's.
+pub(crate) fn all(load: &Load<'_>) -> Result<Vec<String>> {
+    let mut differences = rows(load)?;
+    let mut session = load.session(load.more.superuser)?;
+    differences.extend(objects(&mut session, load)?);
+    let row = session
+        .client
+        .query_typed_one("SELECT count(*) FROM pg_catalog.pg_largeobject_metadata", &[])
+        .map_err(|error| failed("count the large objects", &error))?;
+    let found = u64::try_from(row.get::<_, i64>(0)).unwrap_or_default();
+    if found != load.more.large_objects {
+        differences.push(format!("{found} large objects instead of {}", load.more.large_objects));
+    }
+    Ok(differences)
+}
+
+/// Reads every table back as it was read for the backup.
+fn rows(load: &Load<'_>) -> Result<Vec<String>> {
+    let mut tables: Vec<&Table> = load.more.tables.iter().collect();
+    tables.sort_by_key(|table| std::cmp::Reverse(table.rows));
+    let differences = Mutex::new(Vec::new());
+    let sessions: Vec<Session> =
+        (0..load.jobs.min(tables.len())).map(|_| load.session(false)).collect::<Result<_>>()?;
+    over(sessions, tables.len(), |session, number| {
+        let table = tables[number];
+        let mut sum = RowSum::default();
+        session
+            .client
+            .copy_out(&format!("COPY {} TO STDOUT", table.source()), |row| {
+                sum.add(row);
+                Ok::<(), postgres::Error>(())
+            })
+            .map_err(|error| failed(&format!("read {} back", table.name), &error))?;
+        if (sum.rows, sum.hash) != (table.rows, table.hash) {
+            let what = if sum.rows == table.rows {
+                format!("{}: {} rows, and their content differs", table.name, sum.rows)
+            } else {
+                format!("{}: {} rows instead of {}", table.name, sum.rows, table.rows)
+            };
+            differences.lock().unwrap_or_else(PoisonError::into_inner).push(what);
+        }
+        Ok(())
+    })?;
+    Ok(differences.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+fn objects(session: &mut Session, load: &Load<'_>) -> Result<Vec<String>> {
+    let now =
+        Inventory::take(&mut session.client).map_err(|error| failed("take the inventory of what was restored", &error))?;
+    Ok(load.more.inventory.compare(&now).iter().map(ToString::to_string).collect())
+}
+
+/// That what was restored is something else than what was backed up.
+pub(crate) fn differs(differences: &[String]) -> Error {
+    let mut error = Error::new(Exit::Failed, "what was restored is not what was backed up")
+        .because_all(differences.iter().take(SHOWN).cloned().collect::<Vec<_>>());
+    if differences.len() > SHOWN {
+        error = error.because(format!("and {} more", differences.len() - SHOWN));
+    }
+    error
+}

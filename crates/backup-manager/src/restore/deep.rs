@@ -1,0 +1,95 @@
+//! `verify --deep`: restored into a scratch database and compared there, which nobody but us ever sees.
+//!
+//! timescaledb_post_restore() is never called, so no job can run in it: a retention policy would delete what is to be
+//! compared.
+
+use std::time::Instant;
+
+use ms5_common::clock;
+use ms5_common::config::Settings;
+use ms5_common::error::{Error, Result};
+use ms5_common::exit::Exit;
+use ms5_common::interrupt;
+use ms5_common::success;
+use ms5_common::tool::Context;
+
+use super::compare;
+use super::load::Load;
+use super::server::Maintenance;
+use crate::archive::Reader;
+use crate::args::Options;
+use crate::folder::proof::{self, Proof};
+use crate::folder::{Entry, Folder};
+use crate::sessions::{restorer, stopped};
+use crate::words::count;
+
+/// Restores, compares, drops; writes the proof.
+pub(crate) fn run(
+    context: &Context,
+    options: &Options,
+    settings: &Settings,
+    _folder: &Folder,
+    entry: Entry,
+) -> Result<Exit> {
+    context.recorder.start(None, None);
+    let more = entry.metadata.as_ref().ok().and_then(|metadata| metadata.more.as_ref()).ok_or_else(|| {
+        Error::new(Exit::Config, format!("{} was made by the old script, which counted no rows", entry.name))
+            .because("there is nothing to compare a restored database with; its checksums are right")
+            .hint("take a backup of your own: backup-manager backup NAME full")
+    })?;
+    let begun = Instant::now();
+    let Some(_work) = interrupt::work() else { return Err(stopped().err().unwrap_or_else(super::signal)) };
+    let settings = restorer(settings, &context.variables, options.restore_user.as_deref());
+    let mut maintenance = Maintenance::open(&settings, &options.maintenance)?;
+    maintenance.check(more)?;
+    maintenance.sweep()?;
+    let scratch = maintenance.create(&more.database)?;
+    log::info!("Restoring it into the scratch database {scratch}");
+    let result = prove(&entry, more, &maintenance.settings(&scratch), options.jobs);
+    let dropped = maintenance.drop(&scratch);
+    let differences = result?;
+    dropped?;
+    if !differences.is_empty() {
+        for line in compare::differs(&differences).lines() {
+            log::error!("{line}");
+        }
+        context.recorder.emit("backup", crate::list::record(&entry, "damaged"));
+        log::error!("❌ Backup {} does not restore to what was backed up", entry.name);
+        log::error!("Next: keep it apart and take another one: backup-manager backup NAME full");
+        return Ok(Exit::Failed);
+    }
+    let rows = more.tables.iter().map(|table| table.rows).sum();
+    let proven = Proof {
+        verified_at: clock::record_time(),
+        by: crate::run::who(&context.variables),
+        server: maintenance.version.clone(),
+        tables: more.tables.len() as u64,
+        rows,
+    };
+    proof::write(&entry.path, &proven).map_err(|error| {
+        Error::new(Exit::Failed, format!("cannot write {}", proof::FILE)).because(error).because("the backup is proven")
+    })?;
+    log::info!(
+        "Every row of {} tables ({} rows) and {} objects are as they were backed up ({} ms)",
+        more.tables.len(),
+        count(rows),
+        more.inventory.len(),
+        begun.elapsed().as_millis()
+    );
+    context.recorder.emit("backup", crate::list::record(&entry, "proven"));
+    success!("✅ Backup verified by restoring it: {}", entry.name);
+    Ok(Exit::Done)
+}
+
+fn prove(
+    entry: &Entry,
+    more: &crate::folder::metadata::More,
+    settings: &Settings,
+    jobs: usize,
+) -> Result<Vec<String>> {
+    let reader = super::reader(entry)?;
+    let reader: &Reader = &reader;
+    let load = Load { settings, more, reader, jobs };
+    load.all()?;
+    compare::all(&load)
+}

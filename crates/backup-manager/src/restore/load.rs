@@ -1,0 +1,392 @@
+//! Loads a backup into an empty database, member by member, in the order that keeps it whole.
+//!
+//! Definitions; rows of TimescaleDB's own, one table after the other; rows of tables, side by side; sequences and large
+//! objects; indexes and keys, side by side; what is left, one after the other, foreign keys among it; materialized views.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use bytes::Bytes;
+use ms5_common::config::Settings;
+use ms5_common::db::client::Client;
+use ms5_common::error::{Error, Result};
+use ms5_common::exit::Exit;
+use ms5_common::progress::Line;
+use ms5_common::sql::{Facts, Item, Options, Script, TokenKind};
+use postgres::error::SqlState;
+
+use crate::archive::Reader;
+use crate::dump::{Piece, pieces};
+use crate::folder::metadata::{Member, More, Stage, Table};
+use crate::sessions::{self, Session, failed, stopped};
+use crate::verify::rows_in;
+use crate::words::count;
+
+/// How many statements are sent before the first is answered.
+const AHEAD: usize = 100;
+/// How many bytes of rows are handed over at once.
+const PIECE: usize = 1 << 18;
+
+/// A database that is being loaded.
+pub(crate) struct Load<'a> {
+    pub(crate) settings: &'a Settings,
+    pub(crate) more: &'a More,
+    pub(crate) reader: &'a Reader,
+    pub(crate) jobs: usize,
+}
+
+impl Load<'_> {
+    /// Everything but what brings the database back into service.
+    ///
+    /// # Errors
+    /// What the server says, or that a member is not what it should be.
+    pub(crate) fn all(&self) -> Result<()> {
+        let line = Line::new();
+        let mut session = self.session(false)?;
+        line.begin("restore: definitions");
+        self.run(&mut session, Stage::PreData)?;
+        for member in self.members(Stage::Catalog) {
+            line.begin("restore: TimescaleDB's catalog");
+            self.rows(&mut session, member)?;
+        }
+        let since = Instant::now();
+        self.tables()?;
+        log::info!("Rows loaded ({} ms)", since.elapsed().as_millis());
+        line.begin("restore: sequences, large objects");
+        self.run(&mut session, Stage::Sequences)?;
+        self.run_streams(&mut session, Stage::LargeObjects)?;
+        let since = Instant::now();
+        self.post_data(&mut session)?;
+        log::info!("Indexes and constraints made ({} ms)", since.elapsed().as_millis());
+        // Views read what is there: with restoring on, compressed rows would be hidden from them.
+        if self.members(Stage::Refresh).next().is_some() {
+            line.begin("restore: materialized views");
+            let mut session = self.session(self.more.superuser)?;
+            self.run(&mut session, Stage::Refresh)?;
+        }
+        Ok(())
+    }
+
+    /// A session; with `seeing`, one that is not told of the restore.
+    pub(crate) fn session(&self, seeing: bool) -> Result<Session> {
+        let demands: &[(&str, &str)] = if seeing {
+            &[("synchronous_commit", "off"), ("timescaledb.restoring", "off")]
+        } else {
+            &[("synchronous_commit", "off")]
+        };
+        sessions::open_with(self.settings, "restore", demands)
+    }
+
+    fn members(&self, stage: Stage) -> impl Iterator<Item = &Member> {
+        self.more.members.iter().filter(move |member| member.stage == stage)
+    }
+
+    fn text(&self, member: &Member) -> Result<String> {
+        let sql = self.reader.member(member).map_err(|error| unreadable(member, &error.to_string()))?;
+        String::from_utf8(sql).map_err(|error| unreadable(member, &error.to_string()))
+    }
+
+    /// Runs the statements of a stage, one after the other.
+    ///
+    /// # Errors
+    /// The first that fails, with its text.
+    pub(crate) fn run(&self, session: &mut Session, stage: Stage) -> Result<()> {
+        for member in self.members(stage) {
+            let all = pieces(&self.text(member)?)?;
+            let statements: Vec<&str> = all.iter().map(|piece| piece.statement.text.as_str()).collect();
+            run_all(&mut session.client, &statements)?;
+        }
+        Ok(())
+    }
+
+    /// The same for statements that may be longer in all than memory.
+    fn run_streams(&self, session: &mut Session, stage: Stage) -> Result<()> {
+        for member in self.members(stage) {
+            let wrong = |error: String| unreadable(member, &error);
+            let stream = self.reader.stream(member).map_err(|error| wrong(error.to_string()))?;
+            let mut reader = Some(std::io::BufReader::with_capacity(1 << 16, stream));
+            let script = Script::open(
+                |_: &str| reader.take().ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotFound)),
+                Options::default(),
+            )
+            .map_err(|error| wrong(error.to_string()))?;
+            for item in script {
+                stopped()?;
+                if let Item::Statement(statement) = item.map_err(|error| wrong(error.to_string()))? {
+                    run_all(&mut session.client, &[&statement.text])?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends a member's rows.
+    fn rows(&self, session: &mut Session, member: &Member) -> Result<()> {
+        let table = self.table(member)?;
+        let sql = self.reader.member(member).map_err(|error| unreadable(member, &error.to_string()))?;
+        let length = rows_in(&sql, table).ok_or_else(|| unreadable(member, "it holds something else than rows"))?.len();
+        let begin = sql.len() - length - crate::sqltext::ROWS_END.len();
+        let rows = Bytes::from(sql).slice(begin..begin + length);
+        let send = |client: &mut Client| {
+            let mut copy = client.copy_in(&format!("COPY {} FROM STDIN", table.target()))?;
+            let mut at = 0;
+            while at < rows.len() {
+                let end = (at + PIECE).min(rows.len());
+                copy.send_owned(rows.slice(at..end))?;
+                at = end;
+            }
+            copy.finish()
+        };
+        send(&mut session.client)
+            .map(|_| ())
+            .map_err(|error| failed(&format!("load rows of {}", table.name), &error))
+    }
+
+    fn table(&self, member: &Member) -> Result<&Table> {
+        member
+            .table
+            .and_then(|number| self.more.tables.get(number))
+            .ok_or_else(|| unreadable(member, "it has no table"))
+    }
+
+    /// Rows of all tables, each member by the session that is free first.
+    fn tables(&self) -> Result<()> {
+        let members: Vec<&Member> = self.members(Stage::Table).collect();
+        let total: u64 = members.iter().map(|member| member.rows).sum();
+        let done = AtomicU64::new(0);
+        let line = Mutex::new(Line::new());
+        side_by_side(self, members.len(), |session, number| {
+            self.rows(session, members[number])?;
+            let rows = done.fetch_add(members[number].rows, Ordering::Relaxed) + members[number].rows;
+            line.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .update(&format!("restore: {} of {} rows", count(rows), count(total)));
+            Ok(())
+        })
+    }
+
+    /// Indexes and keys side by side, those of one table one after the other; then the rest as it stands.
+    fn post_data(&self, session: &mut Session) -> Result<()> {
+        let mut all: Vec<Piece> = Vec::new();
+        for member in self.members(Stage::PostData) {
+            all.extend(pieces(&self.text(member)?)?);
+        }
+        let rows: BTreeMap<&str, u64> =
+            self.more.tables.iter().map(|table| (table.name.as_str(), table.rows)).collect();
+        let plan = Plan::of(&all);
+        let mut groups: Vec<(&String, &Vec<Build<'_>>)> = plan.builds.iter().collect();
+        groups.sort_by_key(|(table, _)| std::cmp::Reverse(rows.get(table.as_str()).copied().unwrap_or(0)));
+        let late: Mutex<Vec<Build<'_>>> = Mutex::new(Vec::new());
+        side_by_side(self, groups.len(), |session, number| {
+            for build in groups[number].1 {
+                stopped()?;
+                match build.run(&mut session.client) {
+                    Ok(()) => {}
+                    // Two of them stood in each other's way: this one once more, alone.
+                    Err(error) if error.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED) => {
+                        late.lock().unwrap_or_else(PoisonError::into_inner).push(*build);
+                    }
+                    Err(error) => return Err(statement_failed(build.text, &error)),
+                }
+            }
+            Ok(())
+        })?;
+        for build in late.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            build.run(&mut session.client).map_err(|error| statement_failed(build.text, &error))?;
+        }
+        run_all(&mut session.client, &plan.rest)
+    }
+}
+
+/// A statement that builds an index, and the tablespace it is built in.
+#[derive(Debug, Clone, Copy)]
+struct Build<'a> {
+    tablespace: Option<&'a str>,
+    text: &'a str,
+}
+
+impl Build<'_> {
+    fn run(&self, client: &mut Client) -> std::result::Result<(), postgres::Error> {
+        match self.tablespace {
+            Some(set) => client.pipeline(&[set, self.text], |_| ()).map(|_| ()).map_err(|(_, error)| error),
+            None => client.batch_execute(self.text),
+        }
+    }
+}
+
+/// What of the definitions after the rows can be done side by side.
+struct Plan<'a> {
+    builds: BTreeMap<String, Vec<Build<'a>>>,
+    rest: Vec<&'a str>,
+}
+
+impl<'a> Plan<'a> {
+    fn of(all: &'a [Piece]) -> Self {
+        let mut plan = Self { builds: BTreeMap::new(), rest: Vec::new() };
+        let mut tablespace = None;
+        for piece in all {
+            let text = piece.statement.text.as_str();
+            let facts = Facts::of(text, true);
+            if facts.setting().is_some_and(|setting| setting.name == "default_tablespace") {
+                tablespace = Some(text);
+            }
+            match builds_on(&facts) {
+                Some(table) => plan.builds.entry(table).or_default().push(Build { tablespace, text }),
+                None => plan.rest.push(text),
+            }
+        }
+        plan
+    }
+}
+
+/// The table that a statement builds an index on, as its text.
+fn builds_on(facts: &Facts<'_>) -> Option<String> {
+    let tokens: Vec<_> = facts.tokens().take(40).collect();
+    let words: Vec<bool> = tokens.iter().map(|token| token.kind == TokenKind::Word).collect();
+    let is = |at: usize, word: &str| words.get(at) == Some(&true) && tokens[at].is_word(word);
+    let name = |from: usize, end: usize| -> String {
+        tokens.get(from..end).unwrap_or_default().iter().map(|token| token.text).collect()
+    };
+    if facts.begins_with(&["create", "index"]) || facts.begins_with(&["create", "unique", "index"]) {
+        let on = (0..tokens.len()).find(|at| is(*at, "on"))?;
+        let from = if is(on + 1, "only") { on + 2 } else { on + 1 };
+        let end = (from..tokens.len()).find(|at| is(*at, "using"))?;
+        return Some(name(from, end));
+    }
+    if facts.begins_with(&["alter", "table"]) {
+        let from = if is(2, "only") { 3 } else { 2 };
+        let add = (from..tokens.len()).find(|at| is(*at, "add"))?;
+        let kind = add + 3;
+        let key = is(add + 1, "constraint") && (is(kind, "primary") || is(kind, "unique") || is(kind, "exclude"));
+        return key.then(|| name(from, add));
+    }
+    None
+}
+
+/// Runs statements in order, sending ahead.
+///
+/// # Errors
+/// The first that fails, with its text.
+pub(crate) fn run_all(client: &mut Client, statements: &[&str]) -> Result<()> {
+    for batch in statements.chunks(AHEAD) {
+        stopped()?;
+        client.pipeline(batch, |_| ()).map_err(|(number, error)| {
+            statement_failed(batch.get(number).copied().unwrap_or_default(), &error)
+        })?;
+    }
+    Ok(())
+}
+
+fn statement_failed(text: &str, error: &postgres::Error) -> Error {
+    let start: String = text.chars().take(200).collect();
+    let failure = failed("replay a statement of the backup", error).because(start);
+    match error.code() {
+        Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => {
+            failure.hint("restore as a role that may do this: --restore-user=ROLE")
+        }
+        Some(code) if *code == SqlState::UNDEFINED_OBJECT => {
+            failure.hint("roles and tablespaces are the server's, not the database's: make the missing one first")
+        }
+        _ => failure,
+    }
+}
+
+fn unreadable(member: &Member, why: &str) -> Error {
+    Error::new(Exit::Failed, format!("cannot read the member at {} ({})", member.offset, member.stage.word()))
+        .because(why)
+        .hint("backup-manager verify shows whether the backup is damaged")
+}
+
+/// Runs `work` for each number below `many`, over as many sessions as there are jobs.
+fn side_by_side(
+    load: &Load<'_>,
+    many: usize,
+    work: impl Fn(&mut Session, usize) -> Result<()> + Sync,
+) -> Result<()> {
+    if many == 0 {
+        return Ok(());
+    }
+    let sessions: Vec<Session> =
+        (0..load.jobs.min(many)).map(|_| load.session(false)).collect::<Result<_>>()?;
+    over(sessions, many, work)
+}
+
+/// The same over sessions that are open.
+///
+/// # Errors
+/// The first failure; the others end early.
+pub(crate) fn over(
+    sessions: Vec<Session>,
+    many: usize,
+    work: impl Fn(&mut Session, usize) -> Result<()> + Sync,
+) -> Result<()> {
+    let next = AtomicUsize::new(0);
+    let stop = AtomicBool::new(false);
+    let run = |mut session: Session| -> Result<()> {
+        while !stop.load(Ordering::Relaxed) {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= many {
+                break;
+            }
+            if let Err(error) = stopped().and_then(|()| work(&mut session, number)) {
+                stop.store(true, Ordering::Relaxed);
+                session.give_up();
+                return Err(error);
+            }
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let running: Vec<_> = sessions.into_iter().map(|session| scope.spawn(|| run(session))).collect();
+        running
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect::<Vec<Result<()>>>()
+            .into_iter()
+            .collect()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn on(text: &str) -> Option<String> {
+        builds_on(&Facts::of(text, true))
+    }
+
+    #[test]
+    fn what_builds_an_index_and_on_which_table() {
+        for (text, table) in [
+            ("CREATE INDEX i ON f.m USING btree (ts)", "f.m"),
+            ("CREATE UNIQUE INDEX \"on\" ON ONLY f.\"a b\" USING btree (lower(x))", "f.\"a b\""),
+            ("ALTER TABLE ONLY f.m\n    ADD CONSTRAINT m_pkey PRIMARY KEY (id)", "f.m"),
+            ("ALTER TABLE f.m ADD CONSTRAINT \"primary\" UNIQUE (id)", "f.m"),
+            ("ALTER TABLE ONLY f.m ADD CONSTRAINT e EXCLUDE USING gist (r WITH &&)", "f.m"),
+        ] {
+            assert_eq!(on(text).as_deref(), Some(table), "{text}");
+        }
+        for text in [
+            "ALTER TABLE ONLY f.m ADD CONSTRAINT fk FOREIGN KEY (a) REFERENCES f.n(a)",
+            "ALTER TABLE f.m ADD CONSTRAINT c CHECK (true) NOT VALID",
+            "ALTER TABLE f.m CLUSTER ON i",
+            "ALTER INDEX a ATTACH PARTITION b",
+            "CREATE TRIGGER t AFTER INSERT ON f.m FOR EACH ROW EXECUTE FUNCTION g()",
+            "COMMENT ON INDEX i IS 'CREATE INDEX i ON f.m USING'",
+        ] {
+            assert_eq!(on(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_index_is_built_in_its_tablespace() {
+        let all = pieces("SET default_tablespace = fast;\nCREATE INDEX i ON m USING btree (a);\nSELECT 1;\n").unwrap();
+        let plan = Plan::of(&all);
+        assert_eq!(plan.builds["m"][0].tablespace, Some("SET default_tablespace = fast"));
+        assert_eq!(plan.rest, ["SET default_tablespace = fast", "SELECT 1"]);
+    }
+}

@@ -1,0 +1,285 @@
+//! The server that is restored on: who we are there, databases that are made, marked by their names, and swept.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::time::{Duration, Instant};
+
+use ms5_common::config::Settings;
+use ms5_common::db::client::Client;
+use ms5_common::error::{Error, Result};
+use ms5_common::exit::Exit;
+use ms5_common::interrupt;
+use postgres_protocol::escape::{escape_identifier, escape_literal};
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
+
+use crate::folder::metadata::More;
+use crate::folder::name::stamp;
+use crate::sessions::{self, Session, elsewhere, failed, stopped};
+
+/// What the names of databases that are being made begin with. Nobody else's do; a lock on the name tells whether the one who
+/// made it still lives.
+const HALF: &str = "ms5_half_";
+
+/// A session on the maintenance database, from which others are made, renamed and dropped.
+pub(crate) struct Maintenance {
+    session: Session,
+    settings: Settings,
+    /// PostgreSQL's version.
+    pub(crate) version: String,
+    /// Whether our role may do everything.
+    pub(crate) superuser: bool,
+    creates: bool,
+}
+
+/// What is known of a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct There {
+    pub(crate) oid: u32,
+}
+
+impl Maintenance {
+    /// Connects.
+    ///
+    /// # Errors
+    /// That it cannot be connected to; the database may be named by `--maintenance-db`.
+    pub(crate) fn open(settings: &Settings, database: &str) -> Result<Self> {
+        let settings = elsewhere(settings, database);
+        let mut session = sessions::open(&settings, "maintenance").map_err(|error| {
+            error.hint(format!("databases are made from {database}; another one: --maintenance-db=NAME"))
+        })?;
+        let row = session
+            .client
+            .query_typed_one(
+                "SELECT current_setting('server_version'), r.rolsuper, r.rolcreatedb
+                 FROM pg_catalog.pg_roles r WHERE r.rolname = current_user",
+                &[],
+            )
+            .map_err(|error| failed("ask the server who we are", &error))?;
+        let (version, superuser, creates) = (row.get(0), row.get(1), row.get(2));
+        Ok(Self { session, settings, version, superuser, creates })
+    }
+
+    /// The session itself.
+    pub(crate) fn client(&mut self) -> &mut Client {
+        &mut self.session.client
+    }
+
+    /// The settings that lead to another database of this server as this role.
+    pub(crate) fn settings(&self, database: &str) -> Settings {
+        elsewhere(&self.settings, database)
+    }
+
+    /// A second session.
+    ///
+    /// # Errors
+    /// That it cannot be opened.
+    pub(crate) fn second(&self) -> Result<Session> {
+        sessions::open(&self.settings, "maintenance")
+    }
+
+    /// Refuses what this role or this server cannot restore, before anything is touched.
+    ///
+    /// # Errors
+    /// [`Exit::Config`] with who could, or what is missing.
+    pub(crate) fn check(&mut self, more: &More) -> Result<()> {
+        let role = self.settings.connection.user.clone();
+        let refused = |why: String| {
+            Error::new(Exit::Config, "this backup cannot be restored as things are")
+                .because(why)
+                .because("nothing was touched")
+        };
+        if !self.creates && !self.superuser {
+            return Err(refused(format!("the role {role} may not create databases")).hint(format!(
+                "let a superuser run: ALTER ROLE {} CREATEDB; or restore as another role: --restore-user=ROLE",
+                escape_identifier(&role)
+            )));
+        }
+        if more.superuser && !self.superuser {
+            return Err(refused(format!("it holds hypertables, which only a superuser can load, and {role} is none"))
+                .hint("restore as a superuser: --restore-user=ROLE, its password in MS5_RESTORE_PASSWORD"));
+        }
+        if let Some(version) = &more.timescaledb {
+            let row = self
+                .client()
+                .query(
+                    "SELECT EXISTS (SELECT FROM pg_catalog.pg_available_extension_versions
+                                    WHERE name = 'timescaledb' AND version = $1),
+                            coalesce((SELECT string_agg(version, ', ' ORDER BY version DESC)
+                                      FROM pg_catalog.pg_available_extension_versions WHERE name = 'timescaledb'), 'none')",
+                    &[version],
+                )
+                .map_err(|error| failed("ask for the versions of TimescaleDB", &error))?;
+            let row = row.first().ok_or_else(|| Error::new(Exit::Bug, "no answer"))?;
+            if !row.get::<_, bool>(0) {
+                return Err(refused(format!(
+                    "it was made with TimescaleDB {version}, and this server has: {}",
+                    row.get::<_, String>(1)
+                ))
+                .hint(format!(
+                    "install TimescaleDB {version} on the server; afterwards ALTER EXTENSION timescaledb UPDATE"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks for a database.
+    ///
+    /// # Errors
+    /// The server's.
+    pub(crate) fn look(&mut self, database: &str) -> Result<Option<There>> {
+        let rows = self
+            .client()
+            .query("SELECT oid FROM pg_catalog.pg_database WHERE datname = $1", &[&database])
+            .map_err(|error| failed("look for the database", &error))?;
+        Ok(rows.first().map(|row| There { oid: row.get(0) }))
+    }
+
+    /// Takes a lock on a name, for as long as this session lives; others give up at once.
+    ///
+    /// # Errors
+    /// [`Exit::Unreachable`] where another restore has it.
+    pub(crate) fn lock(&mut self, name: &str, wait: Duration) -> Result<()> {
+        let deadline = Instant::now() + wait;
+        loop {
+            if self.try_lock(name)? {
+                return Ok(());
+            }
+            if Instant::now() >= deadline || !interrupt::sleep(Duration::from_millis(200)) {
+                stopped()?;
+                return Err(Error::new(Exit::Unreachable, format!("another restore of {name} is going on"))
+                    .because("it holds the lock of that name in the maintenance database")
+                    .because("nothing was touched")
+                    .hint("wait for it to end, or give more time with --lock-wait=SECONDS"));
+            }
+        }
+    }
+
+    fn try_lock(&mut self, name: &str) -> Result<bool> {
+        let row = self
+            .client()
+            .query_one("SELECT pg_catalog.pg_try_advisory_lock($1)", &[&key(name)])
+            .map_err(|error| failed("take the lock of the database's name", &error))?;
+        Ok(row.get(0))
+    }
+
+    /// Drops what killed restores have left: half-made databases whose maker is gone.
+    ///
+    /// # Errors
+    /// The server's, where they cannot be listed.
+    pub(crate) fn sweep(&mut self) -> Result<()> {
+        let rows = self
+            .client()
+            .query(
+                "SELECT datname::text FROM pg_catalog.pg_database
+                 WHERE datname ~ ('^' || $1 || '[0-9]{8}_[0-9]{6}_[0-9a-f]{8}$')",
+                &[&HALF],
+            )
+            .map_err(|error| failed("look for what killed restores have left", &error))?;
+        for name in rows.iter().map(|row| row.get::<_, String>(0)) {
+            if !self.try_lock(&name)? {
+                continue;
+            }
+            match self.drop(&name) {
+                Ok(()) => log::warn!("Dropped what a killed restore has left: the database {name}"),
+                Err(error) => log::warn!("Cannot drop what a killed restore has left: {}", error.lines().join("; ")),
+            }
+            let _ = self.client().query("SELECT pg_catalog.pg_advisory_unlock($1)", &[&key(&name)]);
+        }
+        Ok(())
+    }
+
+    /// Makes a database of its own, with the owner, encoding and locale of the one that was backed up.
+    ///
+    /// # Errors
+    /// The server's.
+    pub(crate) fn create(&mut self, database: &Map<String, Value>) -> Result<String> {
+        let random = RandomState::new().build_hasher().finish();
+        let name = format!("{HALF}{}_{:08x}", stamp(OffsetDateTime::now_utc()), random >> 32);
+        self.lock(&name, Duration::ZERO)?;
+        let sql = create_sql(&name, database, &self.version);
+        self.client().batch_execute(&sql).map_err(|error| {
+            failed("make a new database beside the old one", &error).because(sql.clone()).because("nothing was changed")
+        })?;
+        Ok(name)
+    }
+
+    /// Drops a database, its sessions with it.
+    ///
+    /// # Errors
+    /// The server's.
+    pub(crate) fn drop(&mut self, name: &str) -> Result<()> {
+        self.client()
+            .batch_execute(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", escape_identifier(name)))
+            .map_err(|error| failed(&format!("drop the database {name}"), &error))
+    }
+}
+
+/// The number of a name's lock.
+fn key(name: &str) -> i64 {
+    let digest = Sha256::digest(format!("ms5 restore {name}").as_bytes());
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&digest[..8]);
+    i64::from_be_bytes(bytes)
+}
+
+fn create_sql(name: &str, database: &Map<String, Value>, version: &str) -> String {
+    let text = |key: &str| database.get(key).and_then(Value::as_str);
+    let mut sql = format!("CREATE DATABASE {} TEMPLATE template0", escape_identifier(name));
+    if let Some(owner) = text("owner") {
+        sql.push_str(&format!(" OWNER {}", escape_identifier(owner)));
+    }
+    let mut literal = |word: &str, value: Option<&str>| {
+        if let Some(value) = value {
+            sql.push_str(&format!(" {word} {}", escape_literal(value).trim_start()));
+        }
+    };
+    literal("ENCODING", text("encoding"));
+    let since_17 = version.split('.').next().and_then(|major| major.parse::<u32>().ok()).is_some_and(|major| major >= 17);
+    match text("provider") {
+        Some("i") => {
+            literal("LOCALE_PROVIDER", Some("icu"));
+            literal("ICU_LOCALE", text("locale"));
+            literal("ICU_RULES", text("icu_rules"));
+        }
+        Some("b") if since_17 => {
+            literal("LOCALE_PROVIDER", Some("builtin"));
+            literal("BUILTIN_LOCALE", text("locale"));
+        }
+        _ => {}
+    }
+    literal("LC_COLLATE", text("collate"));
+    literal("LC_CTYPE", text("ctype"));
+    if let Some(space) = text("tablespace").filter(|space| *space != "pg_default") {
+        sql.push_str(&format!(" TABLESPACE {}", escape_identifier(space)));
+    }
+    sql
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_database_like_the_one_that_was() {
+        let like = json!({"owner": "o\"x", "encoding": "UTF8", "collate": "C.UTF-8", "ctype": "C.UTF-8", "provider": "c",
+                          "tablespace": "pg_default"});
+        assert_eq!(
+            create_sql("a", like.as_object().unwrap(), "17.1"),
+            "CREATE DATABASE \"a\" TEMPLATE template0 OWNER \"o\"\"x\" ENCODING 'UTF8' LC_COLLATE 'C.UTF-8' LC_CTYPE 'C.UTF-8'"
+        );
+        let icu = json!({"provider": "i", "locale": "de-DE", "tablespace": "fast"});
+        assert_eq!(
+            create_sql("a", icu.as_object().unwrap(), "15.1"),
+            "CREATE DATABASE \"a\" TEMPLATE template0 LOCALE_PROVIDER 'icu' ICU_LOCALE 'de-DE' TABLESPACE \"fast\""
+        );
+    }
+
+    #[test]
+    fn each_name_has_a_lock_of_its_own() {
+        assert_ne!(key("a"), key("b"));
+    }
+}

@@ -1,0 +1,142 @@
+//! Puts the new database in the old one's place: both names change in one transaction, or none.
+//!
+//! ALTER DATABASE ... RENAME locks the database first, so that nobody can connect any more, and then waits up to five seconds
+//! for those who are connected. They are ended meanwhile by a second session. Nothing outside of that transaction is changed:
+//! whoever is killed at any moment leaves the old database in service, or the new one.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use ms5_common::db::client::Client;
+use ms5_common::error::{Error, Result};
+use ms5_common::exit::Exit;
+use postgres::error::SqlState;
+use postgres_protocol::escape::escape_identifier;
+use time::OffsetDateTime;
+
+use super::server::{Maintenance, There};
+use crate::folder::name::stamp;
+use crate::sessions::{failed, stopped};
+
+/// How often it is tried; each try waits five seconds for sessions to end.
+const TRIES: usize = 6;
+/// The longest name that PostgreSQL keeps.
+const LONGEST: usize = 63;
+
+/// The name under which the old database is kept.
+pub(crate) fn kept_name(target: &str, at: OffsetDateTime) -> String {
+    let end = format!("_before_restore_{}", stamp(at));
+    let mut length = target.len().min(LONGEST - end.len());
+    while !target.is_char_boundary(length) {
+        length -= 1;
+    }
+    format!("{}{end}", &target[..length])
+}
+
+/// Gives `new` the name `target`, and `old`, where there is one, the name `kept`, closed to everybody.
+///
+/// # Errors
+/// [`Exit::Failed`] where sessions cannot be ended; then nothing has changed. Where the answer to the COMMIT was lost, the
+/// server is asked what it has done.
+pub(crate) fn run(
+    maintenance: &mut Maintenance,
+    new: &str,
+    target: &str,
+    old: Option<There>,
+    kept: &str,
+) -> Result<()> {
+    let quoted = escape_identifier;
+    let mut statements = Vec::new();
+    if old.is_some() {
+        statements.push(format!("ALTER DATABASE {} RENAME TO {}", quoted(target), quoted(kept)));
+        // Its jobs would go on, and somebody's session might write to what is of yesterday.
+        statements.push(format!("ALTER DATABASE {} ALLOW_CONNECTIONS false", quoted(kept)));
+    }
+    statements.push(format!("ALTER DATABASE {} RENAME TO {}", quoted(new), quoted(target)));
+    let fresh = maintenance.look(new)?.ok_or_else(|| Error::new(Exit::Bug, "the new database is gone"))?;
+    let oids: Vec<u32> = old.iter().chain([&fresh]).map(|there| there.oid).collect();
+    for turn in 1..=TRIES {
+        stopped()?;
+        let done = AtomicBool::new(false);
+        let mut ender = maintenance.second()?;
+        let result = thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    end_sessions(&mut ender.client, &oids);
+                    thread::sleep(Duration::from_millis(20));
+                }
+            });
+            let result = transaction(maintenance.client(), &statements);
+            done.store(true, Ordering::Relaxed);
+            result
+        });
+        match result {
+            Ok(()) => return Ok(()),
+            Err(Outcome::Refused(error)) if error.code() == Some(&SqlState::OBJECT_IN_USE) && turn < TRIES => {
+                log::warn!("The databases are still in use; once more");
+            }
+            Err(Outcome::Refused(error)) => {
+                return Err(failed(&format!("swap the names of {new} and {target}"), &error)
+                    .because("both are as they were")
+                    .hint("end the sessions that remain: SELECT pid, usename, application_name FROM pg_stat_activity"));
+            }
+            Err(Outcome::Unknown(error)) => {
+                let lost = failed("learn whether the names were swapped", &error);
+                let mut again = maintenance.second().map_err(|error| {
+                    error.with_exit(Exit::Partial).because("the connection was lost while the names were swapped")
+                })?;
+                let row = again
+                    .client
+                    .query("SELECT datname::text FROM pg_catalog.pg_database WHERE oid = $1", &[&fresh.oid])
+                    .map_err(|_| lost)?;
+                if row.first().is_some_and(|row| row.get::<_, String>(0) == target) {
+                    return Ok(());
+                }
+                return Err(failed("swap the names", &error).because("both are as they were"));
+            }
+        }
+    }
+    Err(Error::new(Exit::Bug, "the swap did not end"))
+}
+
+enum Outcome {
+    Refused(postgres::Error),
+    Unknown(postgres::Error),
+}
+
+fn transaction(client: &mut Client, statements: &[String]) -> std::result::Result<(), Outcome> {
+    let mut transaction = client.transaction("").map_err(Outcome::Refused)?;
+    for statement in statements {
+        transaction.batch_execute(statement).map_err(Outcome::Refused)?;
+    }
+    transaction.commit().map_err(|error| {
+        if error.as_db_error().is_some() { Outcome::Refused(error) } else { Outcome::Unknown(error) }
+    })
+}
+
+/// Ends every session of these databases that this role may end.
+fn end_sessions(client: &mut Client, oids: &[u32]) {
+    let Ok(rows) = client.query(
+        "SELECT pid FROM pg_catalog.pg_stat_activity WHERE datid = ANY ($1) AND pid <> pg_catalog.pg_backend_pid()",
+        &[&oids],
+    ) else {
+        return;
+    };
+    for row in rows {
+        let _ = client.query("SELECT pg_catalog.pg_terminate_backend($1)", &[&row.get::<_, i32>(0)]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kept_names_fit() {
+        let at = OffsetDateTime::UNIX_EPOCH;
+        assert_eq!(kept_name("factory", at), "factory_before_restore_19700101_000000");
+        let long = kept_name(&"ä".repeat(31), at);
+        assert!(long.len() <= LONGEST && long.ends_with("ä_before_restore_19700101_000000"), "{long}");
+    }
+}

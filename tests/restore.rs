@@ -1,0 +1,280 @@
+//! Restores: beside the old database, compared row by row, swapped last; and the proof by a scratch database.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fs;
+use std::time::Duration;
+
+use migration_tests::backups::{Backups, HYPERTABLES, PLAIN, half};
+use migration_tests::server::{Engine, Server, not_run};
+use serde_json::Value;
+
+#[test]
+fn brings_back_what_was_there_and_keeps_what_is_replaced() {
+    for (engine, sql) in [
+        (Engine::Plain, PLAIN.to_owned()),
+        (Engine::Pg17, format!("{PLAIN}{HYPERTABLES}")),
+    ] {
+        let backups = Backups::new(engine, &sql);
+        let name = backups.lab.database.name.clone();
+        let (before, inventory) = (backups.content(), backups.lab.database.inventory());
+        let folder = backups.backup("pre_migration full");
+        let full = folder.file_name().unwrap().to_str().unwrap().to_owned();
+        backups.lab.sql("DROP TABLE \"line\nbreak\"; UPDATE parent SET name = 'changed'; CREATE TABLE later (id int)");
+
+        let _ = backups.restorer("restore pre_migration").run().expect(1).shows(&["holds data", "--force"]);
+        // Somebody is connected, and in a transaction.
+        let mut guest = backups.lab.client();
+        guest.batch_execute("BEGIN; SELECT 1").unwrap();
+        let ran = backups
+            .restorer("restore pre_migration --force")
+            .run()
+            .expect(0)
+            .shows(&["Every row and every object is as it was backed up", "is kept, closed, as", "✅ Restore completed"]);
+        assert!(guest.batch_execute("SELECT 1").is_err(), "its session was of the old database");
+        assert_eq!(backups.content(), before, "{ran}");
+        let differences: Vec<String> =
+            inventory.compare(&backups.lab.database.inventory()).iter().map(ToString::to_string).collect();
+        assert!(differences.is_empty(), "{}", differences.join("\n"));
+        assert_eq!(backups.lab.ask("SELECT backup_name FROM migration_restores"), full);
+        assert_eq!(backups.lab.ask("SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = current_database()"),
+                   backups.lab.ask("SELECT current_user"));
+        let kept = backups.databases(&format!("{name}_before_restore_"));
+        assert_eq!(kept.len(), 1);
+        let mut admin = backups.superuser("postgres");
+        admin.batch_execute(&format!("ALTER DATABASE {} ALLOW_CONNECTIONS true", kept[0])).unwrap();
+        let changed: String = backups.superuser(&kept[0]).query_one("SELECT name FROM parent WHERE id = 1", &[]).unwrap().get(0);
+        assert_eq!(changed, "changed");
+        if engine == Engine::Pg17 {
+            // It works on: a new chunk, a later version of a row.
+            backups.lab.sql("INSERT INTO m (ts, dev, v) VALUES (now(), 1, 1); DELETE FROM m WHERE ts > '2030-01-01'");
+        }
+        // A database that is gone comes back as well, and what is replaced can be dropped at once.
+        drop(admin);
+        let _ = backups.restorer("restore pre_migration --force --drop-old --start-jobs").run().expect(0);
+        assert_eq!(backups.databases(&format!("{name}_before_restore_")), kept);
+        backups.superuser("postgres").batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)")).unwrap();
+        let ran = backups.restorer(&format!("restore {full}")).run().expect(0);
+        assert_eq!(backups.content(), before);
+        assert!(backups.databases(&half(&ran).unwrap()).is_empty());
+    }
+}
+
+#[test]
+fn without_hypertables_no_superuser_is_needed_and_with_them_it_is_said_in_time() {
+    let plain = Backups::new(Engine::Pg17, "CREATE EXTENSION timescaledb; CREATE TABLE t (id int); INSERT INTO t VALUES (7);");
+    let _ = plain.backup("small full");
+    plain.superuser("postgres").batch_execute("ALTER ROLE ms5_user_test NOCREATEDB").unwrap();
+    let _ = plain.run("restore small --force").expect(3).shows(&["may not create databases", "CREATEDB", "nothing was touched"]);
+    plain.superuser("postgres").batch_execute("ALTER ROLE ms5_user_test CREATEDB").unwrap();
+    let _ = plain.run("verify small --deep").expect(0);
+    let _ = plain.run("restore small --force").expect(0);
+    assert_eq!(plain.lab.ask("SELECT id FROM t"), "7");
+    plain.lab.sql("CREATE TABLE m (ts timestamptz NOT NULL); SELECT create_hypertable('m', 'ts')");
+
+    let _ = plain.backup("large full");
+    let ran = plain.run("restore large --force").expect(3).shows(&["only a superuser can load", "--restore-user=ROLE"]);
+    assert_eq!(half(&ran), None);
+}
+
+#[test]
+fn a_restore_that_fails_leaves_the_old_database_in_service() {
+    let backups = Backups::new(
+        Engine::Plain,
+        "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1); CREATE TABLE u (id int REFERENCES t (id)); INSERT INTO u VALUES (1);",
+    );
+    let name = backups.lab.database.name.clone();
+    // A row that its foreign key forbids: the load goes well until the very end.
+    backups
+        .superuser(&name)
+        .batch_execute("SET session_replication_role = replica; INSERT INTO u VALUES (2)")
+        .unwrap();
+    let folder = backups.backup("broken full");
+    for command in ["restore broken --force", "verify broken --deep"] {
+        let ran = backups.restorer(command).run().expect(1);
+        let ran = ran.shows(&["violates foreign key constraint", "ADD CONSTRAINT"]);
+        assert!(backups.databases(&half(&ran).unwrap()).is_empty(), "{ran}");
+        assert_eq!(backups.lab.ask("SELECT count(*) FROM u"), "2");
+    }
+    assert!(!folder.join("verified.json").exists());
+    assert!(backups.databases(&format!("{name}_before")).is_empty());
+    // Damage is found before anything is begun.
+    let path = folder.join("full_database.sql.gz");
+    let mut bytes = fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let _ = backups.restorer("restore broken --force").run().expect(1).shows(&["is damaged", "nothing was touched"]);
+}
+
+#[test]
+fn what_was_restored_otherwise_is_found_by_deep() {
+    let backups = Backups::new(
+        Engine::Plain,
+        "CREATE TABLE t (id int PRIMARY KEY, x text); INSERT INTO t SELECT i, md5(i::text) FROM generate_series(1, 200) i;
+         CREATE INDEX t_x ON t (x); CREATE SEQUENCE s; COMMENT ON TABLE t IS 'abcdef';",
+    );
+    let folder = backups.backup("sums full --no-compression");
+    let (sql, text) = (folder.join("full_database.sql"), folder.join("metadata.json"));
+    let (sound, metadata) = (fs::read_to_string(&sql).unwrap(), fs::read_to_string(&text).unwrap());
+    let sum = |path: &std::path::Path| {
+        let out = std::process::Command::new("sha256sum").arg(path).output().unwrap().stdout;
+        String::from_utf8(out).unwrap().split_whitespace().next().unwrap().to_owned()
+    };
+    let old_sum = sum(&sql);
+    for (from, to, by_deep) in [
+        ("USING btree (x)", "USING brin  (x)", true),
+        ("'abcdef'", "'abcdeg'", true),
+        ("x text", "y text", true),
+        ("c4ca4238a0b923820dcc509a6f75849b", "c4ca4238a0b923820dcc509a6f75849c", false),
+        ("PRIMARY KEY (id)", "UNIQUE      (id)", true),
+    ] {
+        let changed = sound.replacen(from, to, 1);
+        assert!(changed != sound && changed.len() == sound.len(), "{from}");
+        fs::write(&sql, &changed).unwrap();
+        // Whoever changes a backup can make every sum anew.
+        let mut whole: Value = serde_json::from_str(&metadata).unwrap();
+        for member in whole["members"].as_array_mut().unwrap() {
+            let number = |key: &str| usize::try_from(member[key].as_u64().unwrap()).unwrap();
+            let part = &changed.as_bytes()[number("offset")..number("offset") + number("length")];
+            let (old, new) = (member["xxh3"].as_str().unwrap(), format!("{:016x}", xxhash_rust::xxh3::xxh3_64(part)));
+            if old != new {
+                fs::write(&text, metadata.replace(&old_sum, &sum(&sql)).replace(old, &new)).unwrap();
+            }
+        }
+        fs::write(
+            folder.join("checksums.sha256"),
+            format!("{}  metadata.json\n{}  full_database.sql\n", sum(&text), sum(&sql)),
+        )
+        .unwrap();
+        let plain = backups.run("verify sums");
+        assert_eq!(plain.code(), i32::from(!by_deep), "{from}\n{plain}");
+        let ran = backups.restorer("verify sums --deep").run().expect(1);
+        // A column of another name keeps the rows from being loaded at all.
+        let differs = ran.to_string().contains("is not what was backed up");
+        assert_eq!(differs, by_deep && from != "x text", "{from}\n{ran}");
+        if let Some(half) = half(&ran) {
+            assert!(backups.databases(&half).is_empty(), "{ran}");
+        }
+    }
+}
+
+#[test]
+fn killed_at_any_moment_the_old_database_is_in_service_or_the_new_one() {
+    let backups = Backups::new(
+        Engine::Plain,
+        "CREATE TABLE t (id int PRIMARY KEY, x text); INSERT INTO t SELECT i, md5(i::text) FROM generate_series(1, 30000) i;
+         CREATE INDEX t_x ON t (x);",
+    );
+    let name = backups.lab.database.name.clone();
+    let _ = backups.backup("kill full");
+    backups.lab.sql("DELETE FROM t WHERE id > 7");
+    let mut halves = Vec::new();
+    for moment in [20, 60, 120, 180, 240, 300, 350, 400, 450, 500, 600] {
+        let run = backups.restorer("restore kill --force").start();
+        std::thread::sleep(Duration::from_millis(moment));
+        run.signal("KILL");
+        halves.extend(half(&run.wait()));
+        let rows = backups.lab.ask("SELECT count(*) FROM t");
+        assert!(["7", "30000"].contains(&rows.as_str()), "{rows} rows after {moment} ms");
+        let kept = backups.databases(&format!("{name}_before_restore_"));
+        assert_eq!(kept.len(), usize::from(rows == "30000"), "after {moment} ms");
+        for kept in kept {
+            backups.superuser("postgres").batch_execute(&format!("DROP DATABASE {kept}")).unwrap();
+            backups.lab.sql("DELETE FROM t WHERE id > 7");
+        }
+    }
+    let _ = backups.restorer("verify kill --deep").run().expect(0);
+    assert!(halves.len() > 2, "{halves:?}");
+    for half in halves {
+        assert!(backups.databases(&half).is_empty(), "the next run drops what is left");
+    }
+    let _ = backups.restorer("restore kill --force --drop-old").run().expect(0);
+    assert_eq!(backups.lab.ask("SELECT count(*) FROM t"), "30000");
+}
+
+#[test]
+fn one_restore_at_a_time_and_none_during_a_run() {
+    let backups = Backups::new(Engine::Plain, "CREATE TABLE t (id int);");
+    let _ = backups.backup("lock full");
+    let mut run = backups.lab.client();
+    // The key that every tool takes, "MS5_MIGR".
+    run.batch_execute("SELECT pg_advisory_lock(x'4d53355f4d494752'::bigint)").unwrap();
+    for command in ["restore lock --force --lock-wait=0", "backup other --lock-wait=0"] {
+        let _ = backups.restorer(command).run().expect(4).shows(&["another run holds the lock"]);
+    }
+    run.batch_execute("SELECT pg_advisory_unlock_all(); SELECT pg_advisory_lock_shared(x'4d53355f4d494752'::bigint)").unwrap();
+    let _ = backups.restorer("restore lock --force --lock-wait=0").run().expect(4);
+    let _ = backups.run("backup other --lock-wait=0").expect(0);
+}
+
+/// Compressed chunks, a continuous aggregate, policies.
+const COMMUNITY: &str = "
+CREATE EXTENSION IF NOT EXISTS timescaledb;
+CREATE TABLE m (id bigserial, ts timestamptz NOT NULL, dev int NOT NULL, v float8, tag text, PRIMARY KEY (id, ts));
+SELECT create_hypertable('m', 'ts', chunk_time_interval => interval '1 day');
+INSERT INTO m (ts, dev, v, tag) SELECT '2025-01-01'::timestamptz + i * interval '2 minutes', i % 7, sin(i), 'x' || i FROM generate_series(1, 9000) i;
+ALTER TABLE m SET (timescaledb.compress, timescaledb.compress_segmentby = 'dev');
+SELECT compress_chunk(c) FROM (SELECT show_chunks('m') c ORDER BY 1 LIMIT 7) x;
+INSERT INTO m (ts, dev, v) VALUES ('2025-01-02', 3, 3), ('2025-01-03', 3, 3);
+CREATE MATERIALIZED VIEW hourly WITH (timescaledb.continuous) AS
+    SELECT time_bucket('1 hour', ts) b, dev, avg(v) a, count(*) n FROM m GROUP BY 1, 2;
+CREATE MATERIALIZED VIEW plain AS SELECT count(*), sum(dev) FROM m;
+SELECT add_retention_policy('m', interval '100 years', initial_start => '2035-01-01');
+SELECT add_compression_policy('m', interval '7 days', initial_start => '2035-01-01');
+SELECT add_continuous_aggregate_policy('hourly', interval '3 days', interval '1 hour', interval '1 hour', initial_start => '2035-01-01');
+";
+
+#[test]
+fn compressed_chunks_aggregates_and_policies_come_back() {
+    let Some(server) = Server::community() else {
+        return not_run("compressed_chunks_aggregates_and_policies_come_back");
+    };
+    let backups = Backups::on(&server, COMMUNITY);
+    let (before, inventory) = (backups.content(), backups.lab.database.inventory());
+    let folder = backups.backup("community full");
+    let name = backups.lab.database.name.clone();
+    // By hand.
+    let to = format!("{name}_psql");
+    backups.superuser("postgres").batch_execute(&format!("CREATE DATABASE {to} TEMPLATE template0")).unwrap();
+    let script = migration_tests::backups::gunzip(&fs::read(folder.join("full_database.sql.gz")).unwrap());
+    let _ = backups.psql(&to, script).expect(0);
+    let by_psql = migration_tests::backups::content(&mut backups.superuser(&to));
+    backups.superuser("postgres").batch_execute(&format!("DROP DATABASE {to} WITH (FORCE)")).unwrap();
+    assert_eq!(by_psql, before);
+    // By us.
+    let _ = backups.restorer("verify community --deep").run().expect(0);
+    backups.lab.sql("DELETE FROM m WHERE dev = 1");
+    let _ = backups.restorer("restore community --force --drop-old --start-jobs").run().expect(0);
+    assert_eq!(backups.content(), before);
+    let differences: Vec<String> =
+        inventory.compare(&backups.lab.database.inventory()).iter().map(ToString::to_string).collect();
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+    // Without --start-jobs they stay where they are, and the line that starts them does so.
+    let ran = backups.restorer("restore community --force --drop-old").run().expect(0);
+    let jobs = "SELECT string_agg(DISTINCT scheduled::text, ',') FROM timescaledb_information.jobs WHERE job_id >= 1000";
+    assert_eq!(backups.lab.ask(jobs), "false");
+    let text = ran.stdout();
+    let start = text.lines().find(|line| line.contains("alter_job(")).and_then(|line| line.find("SELECT").map(|at| &line[at..]));
+    backups.lab.sql(start.unwrap());
+    assert_eq!(backups.lab.ask(jobs), "true");
+    assert_eq!(backups.lab.ask("SELECT count(*) FROM timescaledb_information.chunks WHERE is_compressed"), "7");
+    backups.lab.sql("SELECT decompress_chunk(c) FROM (SELECT show_chunks('m') c ORDER BY 1 LIMIT 2) x; CALL refresh_continuous_aggregate('hourly', NULL, NULL)");
+}
+
+#[test]
+fn a_chunk_that_is_being_compressed_is_not_lost() {
+    let Some(server) = Server::community() else {
+        return not_run("a_chunk_that_is_being_compressed_is_not_lost");
+    };
+    let backups = Backups::on(&server, COMMUNITY);
+    let before = backups.content();
+    let mut other = backups.superuser(&backups.lab.database.name);
+    other.batch_execute("BEGIN; SELECT compress_chunk(c) FROM (SELECT show_chunks('m') c ORDER BY 1 DESC LIMIT 2) x").unwrap();
+    let run = backups.tool("backup race full").start();
+    backups.lab.wait_for("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND mode = 'AccessShareLock')");
+    other.batch_execute("COMMIT").unwrap();
+    let _ = run.wait().expect(0);
+    let _ = backups.restorer("restore race --force --drop-old").run().expect(0);
+    assert_eq!(backups.content(), before);
+}
