@@ -332,3 +332,57 @@ fn a_changed_byte_anywhere_is_found() {
     fs::rename(&folder, backups.folder().join("other_20250101_000000")).unwrap();
     let _ = backups.run("verify other").expect(1).shows(&["the folder's name is not"]);
 }
+
+/// Gives a backup another time, as if it had been made then.
+fn age(folder: &Path, days: i64) {
+    let text = fs::read_to_string(folder.join("metadata.json")).unwrap();
+    let made = metadata(folder)["backup_info"]["created_at"].as_str().unwrap().to_owned();
+    let then = format!("{:04}-01-01T00:00:00Z", 2020 - days);
+    fs::write(folder.join("metadata.json"), text.replace(&made, &then)).unwrap();
+    let sum = |file: &str| {
+        let out = Command::new("sha256sum").arg(file).current_dir(folder).output().unwrap().stdout;
+        String::from_utf8(out).unwrap()
+    };
+    fs::write(folder.join("checksums.sha256"), format!("{}{}", sum("metadata.json"), sum("full_database.sql.gz"))).unwrap();
+}
+
+#[test]
+fn clean_removes_what_is_old_and_never_what_is_needed() {
+    let backups = Backups::new(Engine::Plain, "CREATE TABLE t (id int)");
+    let (old, older) = (backups.backup("old full"), backups.backup("older full"));
+    let needed = {
+        let before = backups.names();
+        let _ = backups.restorer("rollback-point needed").run().expect(0);
+        backups.names().into_iter().find(|name| !before.contains(name) && name != "rollback_points").unwrap()
+    };
+    let damaged = backups.backup("damaged full");
+    let newest = backups.backup("newest full");
+    for (folder, years) in [(&old, 1), (&older, 2), (&backups.folder().join(&needed), 3), (&damaged, 4)] {
+        age(folder, years);
+    }
+    fs::remove_file(damaged.join("full_database.sql.gz")).unwrap();
+    fs::create_dir(backups.folder().join("foreign")).unwrap();
+    fs::write(backups.folder().join("foreign/notes"), "of somebody").unwrap();
+    let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+    let all = backups.names();
+    let ran = backups.run("clean 30 --dry-run").expect(0);
+    let ran = ran.shows(&[&format!("{}: would be removed", name(&old)), "2 backups would be removed"]);
+    assert_eq!(backups.names(), all, "{ran}");
+    let ran = backups.run("clean 30 --keep-last=2").expect(0).shows(&["1 backups removed"]);
+    assert!(old.exists() && !older.exists(), "{ran}");
+    let ran = backups.run("clean --retention-days=30").expect(0);
+    let ran = ran.shows(&["foreign: kept, it is damaged or no backup", "is needed by a rollback point"]);
+    let mut left = vec![needed.clone(), name(&damaged), name(&newest), "foreign".into(), "rollback_points".into()];
+    left.sort();
+    assert_eq!(backups.names(), left, "{ran}");
+    // However small the room and short the time, one whole backup stays.
+    let _ = backups.run("clean 0 --keep-last=0 --max-total=1").expect(0);
+    assert_eq!(backups.names(), left);
+    age(&newest, 5);
+    let _ = backups.run("clean 0").expect(0);
+    assert!(newest.exists() || backups.folder().join(needed).exists());
+    // Points that cannot be read might need anything.
+    let reference = backups.folder().join("rollback_points").join("odd/backup_reference.txt");
+    fs::create_dir_all(&reference).unwrap();
+    let _ = backups.run("clean 0").expect(3).shows(&["nothing was removed"]);
+}

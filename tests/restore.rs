@@ -6,6 +6,7 @@ use std::fs;
 use std::time::Duration;
 
 use migration_tests::backups::{Backups, HYPERTABLES, PLAIN, half};
+use migration_tests::program::Program;
 use migration_tests::server::{Engine, Server, not_run};
 use serde_json::Value;
 
@@ -259,7 +260,8 @@ fn compressed_chunks_aggregates_and_policies_come_back() {
     backups.lab.sql(start.unwrap());
     assert_eq!(backups.lab.ask(jobs), "true");
     assert_eq!(backups.lab.ask("SELECT count(*) FROM timescaledb_information.chunks WHERE is_compressed"), "7");
-    backups.lab.sql("SELECT decompress_chunk(c) FROM (SELECT show_chunks('m') c ORDER BY 1 LIMIT 2) x; CALL refresh_continuous_aggregate('hourly', NULL, NULL)");
+    backups.lab.sql("SELECT decompress_chunk(c) FROM (SELECT show_chunks('m') c ORDER BY 1 LIMIT 2) x");
+    backups.lab.sql("CALL refresh_continuous_aggregate('hourly', NULL, NULL)");
 }
 
 #[test]
@@ -277,4 +279,56 @@ fn a_chunk_that_is_being_compressed_is_not_lost() {
     let _ = run.wait().expect(0);
     let _ = backups.restorer("restore race --force --drop-old").run().expect(0);
     assert_eq!(backups.content(), before);
+}
+
+#[test]
+fn the_rollback_script_needs_none_of_our_tools() {
+    for (engine, sql) in [(Engine::Plain, PLAIN.to_owned()), (Engine::Pg17, format!("{PLAIN}{HYPERTABLES}"))] {
+        let backups = Backups::new(engine, &sql);
+        let server = Server::shared(engine);
+        let name = backups.lab.database.name.clone();
+        let before = backups.content();
+        if engine == Engine::Pg17 {
+            let _ = backups.run("rollback-point nobody").expect(3).shows(&["only a superuser", "there is no rollback point"]);
+        }
+        let _ = backups
+            .restorer("rollback-point migration_failure")
+            .run()
+            .expect(0)
+            .shows(&["✅ Rollback point created", "rollback.sh --force"]);
+        backups.lab.sql("UPDATE parent SET name = 'changed'; CREATE TABLE later (id int)");
+        let point = fs::read_dir(backups.lab.home().join("rollback")).unwrap().flatten().next().unwrap().path();
+        let script = point.join("rollback.sh");
+        let text = fs::read_to_string(&script).unwrap();
+        assert!(text.starts_with("#!/bin/sh\n# MS5.0 Rollback Script\n# Created: "), "{text}");
+        let password = server.variable("MS5_SANDBOX_SUPERUSER_PASSWORD");
+        assert!(!text.contains(password) && !text.contains(server.variable("POSTGRES_PASSWORD_TEST")));
+        let sh = |arguments: &[&str]| {
+            Program::at(&script)
+                .args(arguments)
+                .env("PATH", format!("{}:/usr/bin:/bin", server.bin().display()))
+                .env("MS5_RESTORE_PASSWORD", password)
+                .env("PGSSLMODE", "disable")
+                .env("PGDATABASE", "nonsense")
+                .run()
+        };
+        let _ = sh(&["--force", "migration_failure"]).expect(2).shows(&["unknown argument"]);
+        let _ = sh(&[]).expect(1).shows(&["holds data", "nothing was touched"]);
+        let mut guest = backups.lab.client();
+        guest.batch_execute("BEGIN; SELECT 1").unwrap();
+        let ran = sh(&["--force"]).expect(0).shows(&["The backup's checksum fits", "✅ Rolled back"]);
+        assert_eq!(backups.content(), before, "{ran}");
+        assert!(backups.lab.ask("SELECT backup_name FROM migration_restores").starts_with("migration_failure_"));
+        assert_eq!(backups.databases(&format!("{name}_before_restore_")).len(), 1, "{ran}");
+        assert!(!fs::read_to_string(point.join("rollback.log")).unwrap().contains(password));
+        // The fast path, by the point's name; and a backup that is damaged.
+        let point_name = point.file_name().unwrap().to_str().unwrap().to_owned();
+        let _ = backups.restorer(&format!("rollback {point_name} --force --drop-old")).run().expect(0);
+        assert_eq!(backups.content(), before);
+        let file = backups.folder().join(&point_name).join("full_database.sql.gz");
+        let mut bytes = fs::read(&file).unwrap();
+        bytes[100] ^= 1;
+        fs::write(&file, bytes).unwrap();
+        let _ = sh(&["--force"]).expect(1).shows(&["the backup is damaged", "nothing was touched"]);
+    }
 }

@@ -2,10 +2,12 @@
 
 mod archive;
 mod args;
+mod clean;
 mod dump;
 mod folder;
 mod list;
 mod restore;
+mod rollback;
 mod rows;
 mod run;
 mod sessions;

@@ -11,7 +11,7 @@ use ms5_common::timescale::Extension;
 use ms5_common::tool::Context;
 
 use crate::args::{Command, Options, TOOL, TOOL_VERSION};
-use crate::{dump, list, restore, verify};
+use crate::{clean, dump, list, restore, rollback, verify};
 
 /// The whole tool.
 pub(crate) fn run(context: &Context) -> Result<Exit> {
@@ -27,9 +27,9 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
         Command::Verify { name } => verify::run(context, &options, &settings, name),
         Command::List => list::run(context, &options, &settings),
         Command::Restore { name } => restore::run(context, &options, &settings, name),
-        Command::Clean { .. } | Command::RollbackPoint { .. } | Command::Rollback { .. } => {
-            Err(Error::new(Exit::Bug, "not built yet"))
-        }
+        Command::Clean { days } => clean::run(context, &options, &settings, *days),
+        Command::RollbackPoint { name } => rollback::point(context, &options, &settings, name),
+        Command::Rollback { name } => rollback::back(context, &options, &settings, name),
     }
 }
 

@@ -67,16 +67,16 @@ pub(crate) fn restorer(settings: &Settings, variables: &Variables, role: Option<
     let mut settings = settings.clone();
     if let Some(role) = role {
         settings.connection.user = role.to_owned();
-        if let Some(password) = variables.get(PASSWORD) {
+        if let Some(password) = variables.get(RESTORE_PASSWORD) {
             settings.connection.password = Some(Secret::new(password));
         }
-        settings.connection.password_variables.insert(0, PASSWORD.to_owned());
+        settings.connection.password_variables.insert(0, RESTORE_PASSWORD.to_owned());
     }
     settings
 }
 
 /// The variable that holds the password of `--restore-user`; without it, it is that of DB_USER.
-const PASSWORD: &str = "MS5_RESTORE_PASSWORD";
+pub(crate) const RESTORE_PASSWORD: &str = "MS5_RESTORE_PASSWORD";
 
 /// What a statement's failure makes of the work; a signal's exit where one came.
 pub(crate) fn failed(tried: &str, error: &postgres::Error) -> Error {

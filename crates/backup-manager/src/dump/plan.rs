@@ -250,7 +250,7 @@ fn database(client: &mut Client) -> SqlResult<Map<String, Value>> {
             "SELECT (SELECT rolname::text FROM pg_catalog.pg_roles WHERE oid = s.setrole), c
              FROM pg_catalog.pg_db_role_setting s, unnest(s.setconfig) c
              WHERE s.setdatabase = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
-               AND c !~ '^(timescaledb\\.restoring|ms5\\.)'
+               AND c !~ '^timescaledb\\.restoring='
              ORDER BY 1 NULLS FIRST, 2",
             &[],
         )?

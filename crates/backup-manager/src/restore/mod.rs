@@ -3,7 +3,7 @@
 mod compare;
 pub(crate) mod deep;
 mod load;
-mod server;
+pub(crate) mod server;
 mod swap;
 
 use std::time::Instant;

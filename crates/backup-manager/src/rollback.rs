@@ -1,0 +1,196 @@
+//! Rollback points: a full backup, and a script that brings it back with nothing but sh, gunzip, psql and sha256sum.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+use ms5_common::config::{Settings, absolute};
+use ms5_common::error::{Error, Result};
+use ms5_common::exit::Exit;
+use ms5_common::success;
+use ms5_common::tool::Context;
+use postgres_protocol::escape::escape_literal;
+use serde_json::Value;
+
+use crate::args::Options;
+use crate::folder::{Entry, ROLLBACK_POINTS, write_whole};
+use crate::restore::server::Maintenance;
+use crate::sessions::{RESTORE_PASSWORD, restorer};
+use crate::{dump, restore};
+
+/// What stands in a rollback point: the script, and the name of its backup.
+const SCRIPT: &str = "rollback.sh";
+/// See [`SCRIPT`].
+const REFERENCE: &str = "backup_reference.txt";
+/// The folder beside backups/ through which runbooks reach the points.
+const SHORT: &str = "rollback";
+/// The script, with a line of values in place of this word.
+const TEMPLATE: &str = include_str!("rollback.sh");
+const VALUES: &str = "@VALUES@\n";
+
+/// `rollback-point NAME`.
+pub(crate) fn point(context: &Context, options: &Options, settings: &Settings, name: &str) -> Result<Exit> {
+    let entry = dump::run(context, options, settings, name)?;
+    let folder = entry.path.parent().unwrap_or(Path::new(".")).join(ROLLBACK_POINTS).join(&entry.name);
+    let failed = |error: std::io::Error| {
+        Error::new(Exit::Failed, format!("cannot write the rollback point {}", folder.display()))
+            .because(error)
+            .because(format!("the backup {} is complete", entry.name))
+            .hint(format!("restore it by its name: backup-manager restore {} --force", entry.name))
+    };
+    let restorer = restorer(settings, &context.variables, options.restore_user.as_deref());
+    if let Ok(Some(more)) = entry.metadata.as_ref().map(|metadata| metadata.more.as_ref()) {
+        Maintenance::open(&restorer, &options.maintenance).and_then(|mut server| server.check(more)).map_err(|error| {
+            error.because(format!("so there is no rollback point; the backup {} is complete", entry.name))
+        })?;
+    }
+    let script = script(options, settings, &entry)?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(failed)?;
+    write_whole(&folder.join(REFERENCE), &format!("{}\n", entry.name), 0o600).map_err(failed)?;
+    write_whole(&folder.join(SCRIPT), &script, 0o700).map_err(failed)?;
+    let short = settings.home.join(SHORT);
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&short).map_err(failed)?;
+    let link = short.join(&entry.name);
+    let _ = fs::remove_file(&link);
+    std::os::unix::fs::symlink(absolute(&folder), &link).map_err(failed)?;
+    log::info!("Go back with: {}/{SCRIPT} --force", absolute(&link).display());
+    log::info!("or, faster:   backup-manager rollback {} --force", entry.name);
+    success!("✅ Rollback point created: {}", entry.name);
+    Ok(Exit::Done)
+}
+
+/// `rollback NAME`: the same as a restore of the point's backup.
+pub(crate) fn back(context: &Context, options: &Options, settings: &Settings, name: &str) -> Result<Exit> {
+    let points = crate::run::backup_dir(options, settings).join(ROLLBACK_POINTS);
+    let named = fs::read_to_string(points.join(name).join(REFERENCE)).ok();
+    let backup = match named.as_deref().map(str::trim).filter(|text| !text.is_empty()) {
+        Some(backup) => backup.to_owned(),
+        None => name.to_owned(),
+    };
+    log::info!("Rolling back to {backup}");
+    restore::run(context, options, settings, &backup)
+}
+
+/// The backups that rollback points need: those that clean must not remove.
+///
+/// # Errors
+/// [`Exit::Config`] where the points cannot be read: then nothing may be removed.
+pub(crate) fn needed(backups: &Path, home: &Path) -> Result<BTreeSet<String>> {
+    let mut needed = BTreeSet::new();
+    for folder in [backups.join(ROLLBACK_POINTS), home.join(SHORT)] {
+        let listed = match fs::read_dir(&folder) {
+            Ok(listed) => listed,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(unreadable(&folder, &error)),
+        };
+        for point in listed {
+            let path = point.map_err(|error| unreadable(&folder, &error))?.path().join(REFERENCE);
+            match fs::read_to_string(&path) {
+                Ok(text) => needed.extend(text.lines().map(|line| backup_name(line.trim())).filter(|name| !name.is_empty())),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(unreadable(&path, &error)),
+            }
+        }
+    }
+    Ok(needed)
+}
+
+/// The old script may have written a path.
+fn backup_name(line: &str) -> String {
+    line.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_owned()
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Error {
+    Error::new(Exit::Config, format!("cannot read the rollback points in {}", path.display()))
+        .because(error)
+        .because("which backups they need is not known, so nothing was removed")
+}
+
+/// The script with the values of this backup. It holds no password.
+fn script(options: &Options, settings: &Settings, entry: &Entry) -> Result<String> {
+    let metadata = entry.metadata.as_ref().map_err(|why| Error::new(Exit::Bug, why.clone()))?;
+    let more = metadata.more.as_ref().ok_or_else(|| Error::new(Exit::Bug, "a new backup without its index"))?;
+    let (file, sum) = metadata.files.first().cloned().unwrap_or_default();
+    let defaults = settings.environment.defaults();
+    let connection = &settings.connection;
+    let values = [
+        ("ENVIRONMENT", defaults.name.to_owned()),
+        ("DB_HOST", connection.host.clone()),
+        ("DB_PORT", connection.port.to_string()),
+        ("DB_NAME", connection.dbname.clone()),
+        ("DB_USER", options.restore_user.clone().unwrap_or_else(|| connection.user.clone())),
+        (
+            "PASSWORD_VARIABLE",
+            if options.restore_user.is_some() { RESTORE_PASSWORD } else { defaults.password_variable }.to_owned(),
+        ),
+        ("MAINTENANCE_DB", options.maintenance.clone()),
+        ("CONTAINER", defaults.container.to_owned()),
+        ("COMPOSE_FILE", format!("docker-compose.{}.yml", defaults.name)),
+        ("BACKUP_NAME", entry.name.clone()),
+        ("BACKUP_FILE", absolute(&entry.path).join(&file).display().to_string()),
+        ("BACKUP_SHA256", sum),
+        ("CREATE_OPTIONS", create_options(&more.database)),
+        ("BACKUP_TIME", metadata.created_at.clone()),
+        ("OWNER", text(&more.database, "owner")),
+    ];
+    let lines: String = values.iter().map(|(name, value)| format!("{name}={}\n", quoted(value))).collect();
+    let head = format!(
+        "# Created: {}\n# Backup: {}\n\n# Configuration\n{lines}",
+        metadata.created_at,
+        entry.name
+    );
+    Ok(TEMPLATE.replacen(VALUES, &head, 1))
+}
+
+fn text(database: &serde_json::Map<String, Value>, key: &str) -> String {
+    database.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+/// What follows CREATE DATABASE name.
+fn create_options(database: &serde_json::Map<String, Value>) -> String {
+    let mut sql = "TEMPLATE template0".to_owned();
+    let mut add = |word: &str, key: &str| {
+        let value = text(database, key);
+        if !value.is_empty() {
+            sql.push_str(&format!(" {word} {}", escape_literal(&value).trim_start()));
+        }
+    };
+    add("ENCODING", "encoding");
+    add("LC_COLLATE", "collate");
+    add("LC_CTYPE", "ctype");
+    if database.get("provider").and_then(Value::as_str) == Some("i") {
+        sql.push_str(" LOCALE_PROVIDER icu");
+        sql.push_str(&format!(" ICU_LOCALE {}", escape_literal(&text(database, "locale")).trim_start()));
+    }
+    sql
+}
+
+/// A text for sh.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_for_sh() {
+        assert_eq!(quoted("a'b$(c)"), "'a'\\''b$(c)'");
+        assert!(TEMPLATE.contains(VALUES));
+    }
+
+    #[test]
+    fn points_name_their_backups() {
+        let home = std::env::temp_dir().join(format!("ms5-points-{}", std::process::id()));
+        let points = home.join("backups").join(ROLLBACK_POINTS);
+        for (name, text) in [("a", "x_20240101_000000\n"), ("b", "/srv/backups/y/\n"), ("c", "")] {
+            fs::create_dir_all(points.join(name)).unwrap();
+            fs::write(points.join(name).join(REFERENCE), text).unwrap();
+        }
+        let needed = needed(&home.join("backups"), &home).unwrap();
+        assert_eq!(needed.into_iter().collect::<Vec<_>>(), ["x_20240101_000000", "y"]);
+        fs::remove_dir_all(home).unwrap();
+    }
+}

@@ -1,0 +1,177 @@
+#!/bin/sh
+# MS5.0 Rollback Script
+@VALUES@
+# Restores the backup into a new database beside the old one and swaps their names last. Until then the old one is in service.
+# Needs sh, gunzip, sha256sum and psql (of the server's version or newer, or in the container). The password comes from the
+# environment: the variable that PASSWORD_VARIABLE names, then PGPASSWORD, then the password file. None stands in here.
+set -u
+
+usage() {
+    echo "usage: rollback.sh [--force]" >&2
+    echo "  --force   replace $DB_NAME where it holds data; start the database's container where it is down" >&2
+}
+
+FORCE=0
+for word in "$@"; do
+    case $word in
+    --force) FORCE=1 ;;
+    --help | -h)
+        usage
+        exit 0
+        ;;
+    *)
+        echo "rollback.sh: unknown argument: $word" >&2
+        usage
+        exit 2
+        ;;
+    esac
+done
+
+LOG=$(cd "$(dirname "$0")" && pwd)/rollback.log
+say() {
+    line="[$(date '+%Y-%m-%d %H:%M:%S')] [$1] $2"
+    printf '%s\n' "$line"
+    (umask 077 && printf '%s\n' "$line" >>"$LOG") 2>/dev/null
+}
+die() {
+    code=$1
+    shift
+    for text in "$@"; do say ERROR "$text"; done
+    exit "$code"
+}
+
+# Nothing of the caller's libpq but what is said here.
+eval "password=\${$PASSWORD_VARIABLE:-\${PGPASSWORD:-}}"
+unset PGHOST PGPORT PGUSER PGDATABASE PGSERVICE PGOPTIONS PGPASSWORD
+if [ -n "$password" ]; then
+    PGPASSWORD=$password
+    export PGPASSWORD
+fi
+PGHOST=$DB_HOST PGPORT=$DB_PORT PGUSER=$DB_USER PGAPPNAME=rollback.sh
+export PGHOST PGPORT PGUSER PGAPPNAME
+
+# psql is this machine's, else the container's. The database goes by the environment: as an argument, a name with = in it
+# would be taken for a connection string.
+if command -v psql >/dev/null 2>&1; then
+    run_psql() { PGDATABASE=$1 && shift && PGDATABASE=$PGDATABASE psql -X -w -q -v ON_ERROR_STOP=1 "$@"; }
+elif command -v docker >/dev/null 2>&1; then
+    run_psql() {
+        PGDATABASE=$1 && shift && export PGDATABASE
+        docker exec -i -e PGPASSWORD -e PGDATABASE -e PGUSER "$CONTAINER" psql -X -w -q -v ON_ERROR_STOP=1 "$@"
+    }
+else
+    die 3 "psql is not here, and neither is Docker" "Next: install postgresql-client, or put its folder on PATH"
+fi
+for tool in gunzip sha256sum; do
+    command -v "$tool" >/dev/null 2>&1 || die 3 "$tool is not here"
+done
+
+say INFO "Rolling back $DB_NAME on $DB_HOST:$DB_PORT to the backup $BACKUP_NAME of $BACKUP_TIME"
+[ -r "$BACKUP_FILE" ] || die 3 "the backup is not there: $BACKUP_FILE" "nothing was touched"
+found=$(sha256sum <"$BACKUP_FILE") || die 3 "cannot read $BACKUP_FILE" "nothing was touched"
+[ "${found%% *}" = "$BACKUP_SHA256" ] || die 1 "the backup is damaged: its checksum differs" "nothing was touched"
+say INFO "The backup's checksum fits"
+
+# In many plants the database is one of the services that the runbook has stopped.
+if ! answer=$(run_psql "$MAINTENANCE_DB" -At -c 'SELECT 1' 2>&1); then
+    start="docker compose -f $COMPOSE_FILE up -d postgres"
+    if command -v docker >/dev/null 2>&1 && [ -f "$COMPOSE_FILE" ]; then
+        if [ "$FORCE" = 1 ]; then
+            say WARN "The database does not answer; starting it: $start"
+            $start || die 4 "it cannot be started" "nothing was touched"
+            tries=0
+            until run_psql "$MAINTENANCE_DB" -At -c 'SELECT 1' >/dev/null 2>&1; do
+                tries=$((tries + 1))
+                [ "$tries" -lt 60 ] || die 4 "the database does not answer after 60 s" "nothing was touched"
+                sleep 1
+            done
+        else
+            die 4 "cannot connect: $answer" "nothing was touched" "Next: $start" "Next: or call this with --force, which does so"
+        fi
+    else
+        die 4 "cannot connect: $answer" "nothing was touched" "Next: start the database, then call this again"
+    fi
+fi
+
+# A value goes into SQL as psql's variable, so that no name can be anything but a name.
+ask() {
+    run_psql "$MAINTENANCE_DB" -At -v db="$DB_NAME" -v new="$NEW" -v kept="$KEPT" -v owner="$OWNER" "$@" -f -
+}
+STAMP=$(date -u '+%Y%m%d_%H%M%S')
+NEW="ms5_rollback_${STAMP}_$$"
+KEPT="$(printf '%s' "$DB_NAME" | cut -b 1-31)_before_restore_$STAMP"
+
+there=$(echo "SELECT count(*) FROM pg_database WHERE datname = :'db';" | ask) || die 4 "cannot ask for the databases"
+if [ "$there" = 1 ] && [ "$FORCE" = 0 ]; then
+    tables=$(echo "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^(pg_|_timescaledb_)' AND n.nspname <> 'information_schema' AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e');" |
+        run_psql "$DB_NAME" -At -f -) || die 4 "cannot look into $DB_NAME" "nothing was touched"
+    [ "$tables" = 0 ] || die 1 "$DB_NAME holds data: $tables tables" "nothing was touched" "Next: replace it (it is kept beside): rollback.sh --force"
+fi
+
+# The half-made database goes, whatever ends this.
+unwind() {
+    trap - EXIT HUP INT TERM
+    echo "DROP DATABASE IF EXISTS :\"new\" WITH (FORCE);" | ask >/dev/null 2>&1
+    exit "$1"
+}
+trap 'unwind $?' EXIT
+trap 'say ERROR "stopped by a signal; $DB_NAME is as it was"; unwind 130' HUP INT TERM
+
+# What a killed rollback has left goes; one that is being filled is in use, and stays.
+echo "SELECT format('DROP DATABASE IF EXISTS %I;', datname) FROM pg_database WHERE datname ~ '^ms5_rollback_[0-9]{8}_[0-9]{6}_[0-9]+\$' \\gexec" |
+    ask -v ON_ERROR_STOP=0 >>"$LOG" 2>&1
+echo "CREATE DATABASE :\"new\" OWNER :\"owner\" $CREATE_OPTIONS;" | ask >>"$LOG" 2>&1 ||
+    die 1 "cannot make the new database $NEW (see $LOG)" "$DB_NAME is as it was"
+say INFO "Restoring into $NEW; $DB_NAME stays in service until that is whole"
+case $BACKUP_FILE in
+*.gz) unpack="gunzip -c" ;;
+*) unpack="cat" ;;
+esac
+# The script's last member compares the rows of every table with what was written, and a file that is cut off is refused.
+if ! $unpack "$BACKUP_FILE" | run_psql "$NEW" -o /dev/null -f - >>"$LOG" 2>&1; then
+    die 1 "the restore has failed (see $LOG)" "$(tail -n 3 "$LOG")" "$DB_NAME is as it was"
+fi
+printf '%s\n' "CREATE TABLE IF NOT EXISTS public.migration_restores (backup_name text NOT NULL, backup_created_at timestamptz, restored_at timestamptz NOT NULL DEFAULT now(), restored_by text NOT NULL DEFAULT session_user);
+ALTER TABLE public.migration_restores OWNER TO :\"owner\";
+INSERT INTO public.migration_restores (backup_name, backup_created_at) VALUES (:'backup', :'made');" |
+    run_psql "$NEW" -v owner="$OWNER" -v backup="$BACKUP_NAME" -v made="$BACKUP_TIME" -f - >>"$LOG" 2>&1 ||
+    say WARN "the database could not be marked as restored (see $LOG)"
+
+# ALTER DATABASE ... RENAME locks the database and waits five seconds for its sessions to end; they are ended meanwhile.
+say INFO "Swapping the names"
+if [ "$there" = 1 ]; then
+    swap="BEGIN; ALTER DATABASE :\"db\" RENAME TO :\"kept\"; ALTER DATABASE :\"kept\" ALLOW_CONNECTIONS false; ALTER DATABASE :\"new\" RENAME TO :\"db\"; COMMIT;"
+else
+    swap="ALTER DATABASE :\"new\" RENAME TO :\"db\";"
+fi
+tries=0
+while :; do
+    (
+        turns=0
+        while [ "$turns" -lt 40 ]; do
+            echo "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname IN (:'db', :'new') AND pid <> pg_backend_pid();" |
+                ask >/dev/null 2>&1
+            turns=$((turns + 1))
+            sleep 0.1
+        done
+    ) &
+    ender=$!
+    if echo "$swap" | ask >>"$LOG" 2>&1; then
+        kill "$ender" 2>/dev/null
+        wait "$ender" 2>/dev/null
+        break
+    fi
+    kill "$ender" 2>/dev/null
+    wait "$ender" 2>/dev/null
+    tries=$((tries + 1))
+    [ "$tries" -lt 5 ] || die 1 "the names cannot be swapped: sessions do not end (see $LOG)" "$DB_NAME is as it was"
+done
+trap - EXIT HUP INT TERM
+
+echo "SELECT format('SELECT %s();', p.oid::regproc) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname ~ '^_timescaledb_' AND p.proname = 'start_background_workers' AND p.pronargs = 0 ORDER BY n.nspname LIMIT 1 \\gexec" |
+    run_psql "$DB_NAME" -At -f - >>"$LOG" 2>&1 || say WARN "TimescaleDB's workers could not be started (see $LOG)"
+[ "$there" = 0 ] || say INFO "The replaced database is kept, closed, as $KEPT"
+grep -h 'alter_job(' "$LOG" | tail -n 1 | while read -r line; do
+    say WARN "Background jobs are unscheduled. To let them run again: $line"
+done
+say SUCCESS "✅ Rolled back: $DB_NAME is $BACKUP_NAME again"
