@@ -19,13 +19,17 @@ fn metadata(folder: &Path) -> Value {
 
 fn empty_database(backups: &Backups<'_>, name: &str) -> String {
     let name = format!("{}_{name}", backups.lab.database.name);
-    backups.superuser("postgres").batch_execute(&format!("CREATE DATABASE {name} TEMPLATE template0")).unwrap();
+    backups
+        .superuser("postgres")
+        .batch_execute(&format!("CREATE DATABASE {name} TEMPLATE template0"))
+        .unwrap();
     name
 }
 
 #[test]
 fn gunzip_and_psql_bring_back_what_was_there() {
-    for (engine, sql) in [(Engine::Plain, PLAIN.to_owned()), (Engine::Pg17, format!("{PLAIN}{HYPERTABLES}"))] {
+    for (engine, sql) in [(Engine::Plain, PLAIN.to_owned()), (Engine::Pg17, format!("{PLAIN}{HYPERTABLES}"))]
+    {
         let backups = Backups::new(engine, &sql);
         let name = &backups.lab.database.name;
         backups.lab.sql("SELECT lo_from_bytea(0, decode(repeat('ab', 70000), 'hex')), lo_from_bytea(0, '')");
@@ -52,7 +56,8 @@ fn gunzip_and_psql_bring_back_what_was_there() {
             assert!(!ran.stderr().contains("ERROR"), "{ran}");
             let mut client = backups.superuser(&to);
             assert_eq!(content(&mut client), backups.content());
-            let large = "SELECT count(*)::text || ' ' || sum(length(lo_get(oid))) FROM pg_largeobject_metadata";
+            let large =
+                "SELECT count(*)::text || ' ' || sum(length(lo_get(oid))) FROM pg_largeobject_metadata";
             assert_eq!(client.query_one(large, &[]).unwrap().get::<_, String>(0), "2 70000");
             let settings: String = client
                 .query_one(
@@ -73,7 +78,10 @@ fn gunzip_and_psql_bring_back_what_was_there() {
                     &[],
                 )
                 .unwrap();
-            assert_eq!((row.get::<_, String>(0), row.get::<_, bool>(1)), ("the one; it's 100%".to_owned(), true));
+            assert_eq!(
+                (row.get::<_, String>(0), row.get::<_, bool>(1)),
+                ("the one; it's 100%".to_owned(), true)
+            );
             // A second time would double the rows: the file refuses.
             let again = backups.psql(&to, script).expect(3).shows(&["this database is not empty"]);
             drop(again);
@@ -87,7 +95,10 @@ fn the_folder_is_as_the_spec_shows_it() {
     let backups = Backups::new(Engine::Pg17, HYPERTABLES);
     let folder = backups.backup("pre_migration full");
     let name = folder.file_name().unwrap().to_str().unwrap().to_owned();
-    assert!(name.starts_with("pre_migration_2") && name.len() == "pre_migration_20240115_103000".len(), "{name}");
+    assert!(
+        name.starts_with("pre_migration_2") && name.len() == "pre_migration_20240115_103000".len(),
+        "{name}"
+    );
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(&backups.folder()), mode(&folder)), (0o700, 0o700));
     let mut files: Vec<String> =
@@ -97,7 +108,8 @@ fn the_folder_is_as_the_spec_shows_it() {
     for file in &files {
         assert_eq!(mode(&folder.join(file)), 0o600, "{file}");
     }
-    let sums = Command::new("sha256sum").args(["-c", "checksums.sha256"]).current_dir(&folder).output().unwrap();
+    let sums =
+        Command::new("sha256sum").args(["-c", "checksums.sha256"]).current_dir(&folder).output().unwrap();
     assert!(sums.status.success(), "{}", String::from_utf8_lossy(&sums.stdout));
     let metadata = metadata(&folder);
     assert_eq!(metadata["backup_name"], *name);
@@ -128,7 +140,9 @@ fn a_file_that_ends_early_is_refused_by_plain_psql() {
     let members = metadata["members"].as_array().unwrap();
     let offset = |member: &Value| usize::try_from(member["offset"].as_u64().unwrap()).unwrap();
     // At each boundary between members, and in the middle of each; right before the first nothing is restored at all.
-    let middles = members.iter().map(|member| offset(member) + usize::try_from(member["length"].as_u64().unwrap()).unwrap() / 2);
+    let middles = members
+        .iter()
+        .map(|member| offset(member) + usize::try_from(member["length"].as_u64().unwrap()).unwrap() / 2);
     let cuts: Vec<usize> = members.iter().skip(1).map(offset).chain(middles).collect();
     assert!(cuts.len() > 20, "{cuts:?}");
     for (number, cut) in cuts.into_iter().enumerate() {
@@ -149,23 +163,33 @@ fn a_file_that_ends_early_is_refused_by_plain_psql() {
 
 #[test]
 fn a_truncate_that_was_open_when_the_backup_began_is_no_hole_in_it() {
-    let backups = Backups::new(Engine::Plain, "CREATE TABLE t (id int); INSERT INTO t SELECT generate_series(1, 1000);");
+    let backups = Backups::new(
+        Engine::Plain,
+        "CREATE TABLE t (id int); INSERT INTO t SELECT generate_series(1, 1000);",
+    );
     let mut writer = backups.lab.client();
     writer.batch_execute("BEGIN; TRUNCATE t; INSERT INTO t SELECT generate_series(1, 777)").unwrap();
     let run = backups.tool("backup race full").start();
-    backups.lab.wait_for("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND mode = 'AccessShareLock')");
+    backups
+        .lab
+        .wait_for("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND mode = 'AccessShareLock')");
     writer.batch_execute("COMMIT").unwrap();
     let _ = run.wait().expect(0);
     let folder = backups.folder().join(&backups.names()[0]);
-    let rows: Vec<u64> =
-        metadata(&folder)["tables"].as_array().unwrap().iter().map(|table| table["rows"].as_u64().unwrap()).collect();
+    let rows: Vec<u64> = metadata(&folder)["tables"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|table| table["rows"].as_u64().unwrap())
+        .collect();
     assert_eq!(rows, [777]);
     // Where it does not end, the backup gives up, and says who is in the way.
     writer.batch_execute("BEGIN; TRUNCATE t").unwrap();
-    let _ = backups
-        .run("backup stuck full --lock-timeout=1")
-        .expect(4)
-        .shows(&["cannot lock the tables for reading", "55P03", "--lock-timeout=SECONDS"]);
+    let _ = backups.run("backup stuck full --lock-timeout=1").expect(4).shows(&[
+        "cannot lock the tables for reading",
+        "55P03",
+        "--lock-timeout=SECONDS",
+    ]);
     assert_eq!(backups.names().len(), 1, "nothing of it stays: {:?}", backups.all_names());
 }
 
@@ -201,8 +225,10 @@ fn money_on_its_way_between_two_tables_is_counted_once() {
         let to = empty_database(&backups, "money");
         let _ = backups.psql(&to, gunzip(&fs::read(folder.join("full_database.sql.gz")).unwrap())).expect(0);
         let mut client = backups.superuser(&to);
-        let total: String =
-            client.query_one("SELECT ((SELECT sum(money) FROM a) + (SELECT sum(money) FROM b))::text", &[]).unwrap().get(0);
+        let total: String = client
+            .query_one("SELECT ((SELECT sum(money) FROM a) + (SELECT sum(money) FROM b))::text", &[])
+            .unwrap()
+            .get(0);
         assert_eq!(total, "40000000");
         let moved: i64 = client.query_one("SELECT count(*) FROM a WHERE money <> 1000", &[]).unwrap().get(0);
         assert!(moved > 0, "nobody was writing");
@@ -212,13 +238,16 @@ fn money_on_its_way_between_two_tables_is_counted_once() {
 #[test]
 fn what_is_no_backup_is_refused_before_anything_is_touched() {
     let backups = Backups::new(Engine::Plain, "CREATE TABLE t (id int)");
-    for name in ["a/b", "..", "../x", "a'b", "a\"b", "a\nb", "a b", "a$(touch x)", ".hidden", "rollback_points"] {
+    for name in
+        ["a/b", "..", "../x", "a'b", "a\"b", "a\nb", "a b", "a$(touch x)", ".hidden", "rollback_points"]
+    {
         let ran = backups.tool("backup").arg(name).arg("full").run().expect(2);
         assert!(ran.to_string().contains("is no name for a backup"), "{ran}");
     }
     let _ = backups.tool("backup").arg("-x").run().expect(2);
     for kind in ["schema", "data", "hypertables", "incremental"] {
-        let _ = backups.run(&format!("backup x {kind}")).expect(2).shows(&["not built yet", "backup NAME full"]);
+        let _ =
+            backups.run(&format!("backup x {kind}")).expect(2).shows(&["not built yet", "backup NAME full"]);
     }
     let _ = backups.run("verify nothing").expect(3).shows(&["there is no backup \"nothing\""]);
     let _ = backups.run("restore").expect(2).shows(&["wants the name of a backup"]);
@@ -234,7 +263,10 @@ fn a_database_in_the_middle_of_a_restore_is_refused() {
     let backups = Backups::new(Engine::Pg17, "CREATE EXTENSION timescaledb; CREATE TABLE t (id int)");
     let name = &backups.lab.database.name;
     backups.superuser(name).batch_execute("SELECT timescaledb_pre_restore()").unwrap();
-    let _ = backups.run("backup x").expect(1).shows(&["timescaledb.restoring is on", "timescaledb_post_restore()"]);
+    let _ = backups
+        .run("backup x")
+        .expect(1)
+        .shows(&["timescaledb.restoring is on", "timescaledb_post_restore()"]);
     backups.superuser(name).batch_execute("SELECT timescaledb_post_restore()").unwrap();
     let _ = backups.run("backup x").expect(0);
 }
@@ -273,12 +305,15 @@ fn two_at_once_both_count_and_a_killed_one_leaves_nothing() {
     }
     // A signal unwinds.
     let run = backups.tool("backup stopped full").start();
-    backups.lab.wait_for("SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'backup-manager reads')");
+    backups.lab.wait_for(
+        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'backup-manager reads')",
+    );
     run.signal("TERM");
     let stopped = run.wait();
     assert!([143, 0].contains(&stopped.code()), "{stopped}");
     let _ = backups.backup("after full");
-    let left: Vec<String> = backups.all_names().into_iter().filter(|name| name.starts_with(".partial")).collect();
+    let left: Vec<String> =
+        backups.all_names().into_iter().filter(|name| name.starts_with(".partial")).collect();
     assert!(left.is_empty(), "{left:?}");
 }
 
@@ -343,7 +378,11 @@ fn age(folder: &Path, days: i64) {
         let out = Command::new("sha256sum").arg(file).current_dir(folder).output().unwrap().stdout;
         String::from_utf8(out).unwrap()
     };
-    fs::write(folder.join("checksums.sha256"), format!("{}{}", sum("metadata.json"), sum("full_database.sql.gz"))).unwrap();
+    fs::write(
+        folder.join("checksums.sha256"),
+        format!("{}{}", sum("metadata.json"), sum("full_database.sql.gz")),
+    )
+    .unwrap();
 }
 
 #[test]
@@ -372,7 +411,8 @@ fn clean_removes_what_is_old_and_never_what_is_needed() {
     assert!(old.exists() && !older.exists(), "{ran}");
     let ran = backups.run("clean --retention-days=30").expect(0);
     let ran = ran.shows(&["foreign: kept, it is damaged or no backup", "is needed by a rollback point"]);
-    let mut left = vec![needed.clone(), name(&damaged), name(&newest), "foreign".into(), "rollback_points".into()];
+    let mut left =
+        vec![needed.clone(), name(&damaged), name(&newest), "foreign".into(), "rollback_points".into()];
     left.sort();
     assert_eq!(backups.names(), left, "{ran}");
     // However small the room and short the time, one whole backup stays.
@@ -385,4 +425,46 @@ fn clean_removes_what_is_old_and_never_what_is_needed() {
     let reference = backups.folder().join("rollback_points").join("odd/backup_reference.txt");
     fs::create_dir_all(&reference).unwrap();
     let _ = backups.run("clean 0").expect(3).shows(&["nothing was removed"]);
+}
+
+#[test]
+fn a_full_disk_is_said_and_leaves_the_old_backups_as_they_were() {
+    let backups = Backups::new(
+        Engine::Plain,
+        "CREATE TABLE t (id int, x bytea);
+         INSERT INTO t SELECT i, decode(string_agg(md5(i || ' ' || j), ''), 'hex')
+         FROM generate_series(1, 300) i, generate_series(1, 9000) j GROUP BY i;",
+    );
+    let small = backups.lab.home().join("small");
+    fs::create_dir(&small).unwrap();
+    let tool = backups.tool("").into_command();
+    let binary = tool.get_program().to_str().unwrap().to_owned();
+    // A file system of its own, in a name space of its own: it goes with the shell.
+    let script = format!(
+        "mount -t tmpfs -o size=$1 tmpfs {small} && mkdir -m 700 {small}/before_20240101_000000 &&
+         echo kept > {small}/before_20240101_000000/notes
+         {binary} backup full_disk full --backup-dir={small}; code=$?
+         find {small} -mindepth 1 -not -name .lock | sort; cat {small}/before*/notes; exit $code",
+        small = small.display()
+    );
+    for (size, why) in [("36m", "No space left on device"), ("20m", "less than 32 MiB are left")] {
+        let mut shell = Command::new("unshare");
+        shell.args(["-rm", "sh", "-c", &script, "sh", size]).env_clear();
+        shell.envs(tool.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let ran = shell.output().unwrap();
+        let text =
+            format!("{}{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+        assert_eq!(ran.status.code(), Some(1), "{text}");
+        for piece in
+            ["cannot write the backup", why, "the backups that were there are untouched", "--backup-dir=DIR"]
+        {
+            assert!(text.contains(piece), "{piece}\n{text}");
+        }
+        let left: Vec<&str> = text.lines().rev().take(3).collect();
+        assert_eq!(left[0], "kept", "{text}");
+        assert!(
+            left[1].ends_with("before_20240101_000000/notes") && left[2].ends_with("before_20240101_000000"),
+            "{text}"
+        );
+    }
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use migration_tests::backups::Backups;
 use migration_tests::lab::Lab;
 use migration_tests::program::{Program, Ran, project_root};
 use migration_tests::server::{Engine, Server};
@@ -66,7 +67,7 @@ fn every_way_to_end_keeps_to_the_schema() {
     // The code under MS5_EXIT=classic is the caller's; the record keeps the real one.
     let classic = lab.runner("--json --bogus").env("MS5_EXIT", "classic").run().expect(1);
     assert_eq!(classic.records().last().unwrap()["exit"], 2);
-    assert_eq!(check(&Program::tool("backup-manager").arg("--json").run().expect(70)), ["start", "verdict"]);
+    assert_eq!(check(&Program::tool("backup-manager").arg("--json").run().expect(2)), ["start", "verdict"]);
     let checks = |ran: &Ran| check(ran).iter().filter(|kind| *kind == "check").count();
     let validate = || {
         Program::tool("pre-validate")
@@ -93,4 +94,22 @@ fn the_schema_can_fail() {
         bad[key] = value;
         assert!(!validator.is_valid(&bad), "{key}");
     }
+}
+
+#[test]
+fn backups_keep_to_the_schema() {
+    let backups = Backups::new(Engine::Plain, "CREATE TABLE t (id int)");
+    assert_eq!(check(&backups.run("backup a --json").expect(0)), ["start", "file", "backup", "verdict"]);
+    for command in ["list", "verify a", "clean --dry-run"] {
+        assert_eq!(
+            check(&backups.run(&format!("{command} --json")).expect(0)),
+            ["start", "backup", "verdict"],
+            "{command}"
+        );
+    }
+    for command in ["verify a --deep", "restore a --force --drop-old"] {
+        let ran = backups.restorer(&format!("{command} --json")).run().expect(0);
+        assert_eq!(check(&ran), ["start", "backup", "verdict"], "{command}");
+    }
+    assert_eq!(check(&backups.run("verify nothing --json").expect(3)), ["start", "verdict"]);
 }

@@ -12,43 +12,53 @@ use serde_json::Value;
 
 #[test]
 fn brings_back_what_was_there_and_keeps_what_is_replaced() {
-    for (engine, sql) in [
-        (Engine::Plain, PLAIN.to_owned()),
-        (Engine::Pg17, format!("{PLAIN}{HYPERTABLES}")),
-    ] {
+    for (engine, sql) in [(Engine::Plain, PLAIN.to_owned()), (Engine::Pg17, format!("{PLAIN}{HYPERTABLES}"))]
+    {
         let backups = Backups::new(engine, &sql);
         let name = backups.lab.database.name.clone();
         let (before, inventory) = (backups.content(), backups.lab.database.inventory());
         let folder = backups.backup("pre_migration full");
         let full = folder.file_name().unwrap().to_str().unwrap().to_owned();
-        backups.lab.sql("DROP TABLE \"line\nbreak\"; UPDATE parent SET name = 'changed'; CREATE TABLE later (id int)");
+        backups.lab.sql(
+            "DROP TABLE \"line\nbreak\"; UPDATE parent SET name = 'changed'; CREATE TABLE later (id int)",
+        );
 
         let _ = backups.restorer("restore pre_migration").run().expect(1).shows(&["holds data", "--force"]);
         // Somebody is connected, and in a transaction.
         let mut guest = backups.lab.client();
         guest.batch_execute("BEGIN; SELECT 1").unwrap();
-        let ran = backups
-            .restorer("restore pre_migration --force")
-            .run()
-            .expect(0)
-            .shows(&["Every row and every object is as it was backed up", "is kept, closed, as", "✅ Restore completed"]);
+        let ran = backups.restorer("restore pre_migration --force").run().expect(0).shows(&[
+            "Every row and every object is as it was backed up",
+            "is kept, closed, as",
+            "✅ Restore completed",
+        ]);
         assert!(guest.batch_execute("SELECT 1").is_err(), "its session was of the old database");
         assert_eq!(backups.content(), before, "{ran}");
         let differences: Vec<String> =
             inventory.compare(&backups.lab.database.inventory()).iter().map(ToString::to_string).collect();
         assert!(differences.is_empty(), "{}", differences.join("\n"));
         assert_eq!(backups.lab.ask("SELECT backup_name FROM migration_restores"), full);
-        assert_eq!(backups.lab.ask("SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = current_database()"),
-                   backups.lab.ask("SELECT current_user"));
+        assert_eq!(
+            backups
+                .lab
+                .ask("SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = current_database()"),
+            backups.lab.ask("SELECT current_user")
+        );
         let kept = backups.databases(&format!("{name}_before_restore_"));
         assert_eq!(kept.len(), 1);
         let mut admin = backups.superuser("postgres");
         admin.batch_execute(&format!("ALTER DATABASE {} ALLOW_CONNECTIONS true", kept[0])).unwrap();
-        let changed: String = backups.superuser(&kept[0]).query_one("SELECT name FROM parent WHERE id = 1", &[]).unwrap().get(0);
+        let changed: String = backups
+            .superuser(&kept[0])
+            .query_one("SELECT name FROM parent WHERE id = 1", &[])
+            .unwrap()
+            .get(0);
         assert_eq!(changed, "changed");
         if engine == Engine::Pg17 {
             // It works on: a new chunk, a later version of a row.
-            backups.lab.sql("INSERT INTO m (ts, dev, v) VALUES (now(), 1, 1); DELETE FROM m WHERE ts > '2030-01-01'");
+            backups.lab.sql(
+                "INSERT INTO m (ts, dev, v) VALUES (now(), 1, 1); DELETE FROM m WHERE ts > '2030-01-01'",
+            );
         }
         // A database that is gone comes back as well, and what is replaced can be dropped at once.
         drop(admin);
@@ -63,10 +73,17 @@ fn brings_back_what_was_there_and_keeps_what_is_replaced() {
 
 #[test]
 fn without_hypertables_no_superuser_is_needed_and_with_them_it_is_said_in_time() {
-    let plain = Backups::new(Engine::Pg17, "CREATE EXTENSION timescaledb; CREATE TABLE t (id int); INSERT INTO t VALUES (7);");
+    let plain = Backups::new(
+        Engine::Pg17,
+        "CREATE EXTENSION timescaledb; CREATE TABLE t (id int); INSERT INTO t VALUES (7);",
+    );
     let _ = plain.backup("small full");
     plain.superuser("postgres").batch_execute("ALTER ROLE ms5_user_test NOCREATEDB").unwrap();
-    let _ = plain.run("restore small --force").expect(3).shows(&["may not create databases", "CREATEDB", "nothing was touched"]);
+    let _ = plain.run("restore small --force").expect(3).shows(&[
+        "may not create databases",
+        "CREATEDB",
+        "nothing was touched",
+    ]);
     plain.superuser("postgres").batch_execute("ALTER ROLE ms5_user_test CREATEDB").unwrap();
     let _ = plain.run("verify small --deep").expect(0);
     let _ = plain.run("restore small --force").expect(0);
@@ -74,7 +91,10 @@ fn without_hypertables_no_superuser_is_needed_and_with_them_it_is_said_in_time()
     plain.lab.sql("CREATE TABLE m (ts timestamptz NOT NULL); SELECT create_hypertable('m', 'ts')");
 
     let _ = plain.backup("large full");
-    let ran = plain.run("restore large --force").expect(3).shows(&["only a superuser can load", "--restore-user=ROLE"]);
+    let ran = plain
+        .run("restore large --force")
+        .expect(3)
+        .shows(&["only a superuser can load", "--restore-user=ROLE"]);
     assert_eq!(half(&ran), None);
 }
 
@@ -105,7 +125,11 @@ fn a_restore_that_fails_leaves_the_old_database_in_service() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     fs::write(&path, bytes).unwrap();
-    let _ = backups.restorer("restore broken --force").run().expect(1).shows(&["is damaged", "nothing was touched"]);
+    let _ = backups
+        .restorer("restore broken --force")
+        .run()
+        .expect(1)
+        .shows(&["is damaged", "nothing was touched"]);
 }
 
 #[test]
@@ -138,7 +162,8 @@ fn what_was_restored_otherwise_is_found_by_deep() {
         for member in whole["members"].as_array_mut().unwrap() {
             let number = |key: &str| usize::try_from(member[key].as_u64().unwrap()).unwrap();
             let part = &changed.as_bytes()[number("offset")..number("offset") + number("length")];
-            let (old, new) = (member["xxh3"].as_str().unwrap(), format!("{:016x}", xxhash_rust::xxh3::xxh3_64(part)));
+            let (old, new) =
+                (member["xxh3"].as_str().unwrap(), format!("{:016x}", xxhash_rust::xxh3::xxh3_64(part)));
             if old != new {
                 fs::write(&text, metadata.replace(&old_sum, &sum(&sql)).replace(old, &new)).unwrap();
             }
@@ -204,7 +229,10 @@ fn one_restore_at_a_time_and_none_during_a_run() {
     for command in ["restore lock --force --lock-wait=0", "backup other --lock-wait=0"] {
         let _ = backups.restorer(command).run().expect(4).shows(&["another run holds the lock"]);
     }
-    run.batch_execute("SELECT pg_advisory_unlock_all(); SELECT pg_advisory_lock_shared(x'4d53355f4d494752'::bigint)").unwrap();
+    run.batch_execute(
+        "SELECT pg_advisory_unlock_all(); SELECT pg_advisory_lock_shared(x'4d53355f4d494752'::bigint)",
+    )
+    .unwrap();
     let _ = backups.restorer("restore lock --force --lock-wait=0").run().expect(4);
     let _ = backups.run("backup other --lock-wait=0").expect(0);
 }
@@ -256,10 +284,16 @@ fn compressed_chunks_aggregates_and_policies_come_back() {
     let jobs = "SELECT string_agg(DISTINCT scheduled::text, ',') FROM timescaledb_information.jobs WHERE job_id >= 1000";
     assert_eq!(backups.lab.ask(jobs), "false");
     let text = ran.stdout();
-    let start = text.lines().find(|line| line.contains("alter_job(")).and_then(|line| line.find("SELECT").map(|at| &line[at..]));
+    let start = text
+        .lines()
+        .find(|line| line.contains("alter_job("))
+        .and_then(|line| line.find("SELECT").map(|at| &line[at..]));
     backups.lab.sql(start.unwrap());
     assert_eq!(backups.lab.ask(jobs), "true");
-    assert_eq!(backups.lab.ask("SELECT count(*) FROM timescaledb_information.chunks WHERE is_compressed"), "7");
+    assert_eq!(
+        backups.lab.ask("SELECT count(*) FROM timescaledb_information.chunks WHERE is_compressed"),
+        "7"
+    );
     backups.lab.sql("SELECT decompress_chunk(c) FROM (SELECT show_chunks('m') c ORDER BY 1 LIMIT 2) x");
     backups.lab.sql("CALL refresh_continuous_aggregate('hourly', NULL, NULL)");
 }
@@ -272,9 +306,15 @@ fn a_chunk_that_is_being_compressed_is_not_lost() {
     let backups = Backups::on(&server, COMMUNITY);
     let before = backups.content();
     let mut other = backups.superuser(&backups.lab.database.name);
-    other.batch_execute("BEGIN; SELECT compress_chunk(c) FROM (SELECT show_chunks('m') c ORDER BY 1 DESC LIMIT 2) x").unwrap();
+    other
+        .batch_execute(
+            "BEGIN; SELECT compress_chunk(c) FROM (SELECT show_chunks('m') c ORDER BY 1 DESC LIMIT 2) x",
+        )
+        .unwrap();
     let run = backups.tool("backup race full").start();
-    backups.lab.wait_for("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND mode = 'AccessShareLock')");
+    backups
+        .lab
+        .wait_for("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND mode = 'AccessShareLock')");
     other.batch_execute("COMMIT").unwrap();
     let _ = run.wait().expect(0);
     let _ = backups.restorer("restore race --force --drop-old").run().expect(0);
@@ -283,13 +323,17 @@ fn a_chunk_that_is_being_compressed_is_not_lost() {
 
 #[test]
 fn the_rollback_script_needs_none_of_our_tools() {
-    for (engine, sql) in [(Engine::Plain, PLAIN.to_owned()), (Engine::Pg17, format!("{PLAIN}{HYPERTABLES}"))] {
+    for (engine, sql) in [(Engine::Plain, PLAIN.to_owned()), (Engine::Pg17, format!("{PLAIN}{HYPERTABLES}"))]
+    {
         let backups = Backups::new(engine, &sql);
         let server = Server::shared(engine);
         let name = backups.lab.database.name.clone();
         let before = backups.content();
         if engine == Engine::Pg17 {
-            let _ = backups.run("rollback-point nobody").expect(3).shows(&["only a superuser", "there is no rollback point"]);
+            let _ = backups
+                .run("rollback-point nobody")
+                .expect(3)
+                .shows(&["only a superuser", "there is no rollback point"]);
         }
         let _ = backups
             .restorer("rollback-point migration_failure")
@@ -297,7 +341,8 @@ fn the_rollback_script_needs_none_of_our_tools() {
             .expect(0)
             .shows(&["✅ Rollback point created", "rollback.sh --force"]);
         backups.lab.sql("UPDATE parent SET name = 'changed'; CREATE TABLE later (id int)");
-        let point = fs::read_dir(backups.lab.home().join("rollback")).unwrap().flatten().next().unwrap().path();
+        let point =
+            fs::read_dir(backups.lab.home().join("rollback")).unwrap().flatten().next().unwrap().path();
         let script = point.join("rollback.sh");
         let text = fs::read_to_string(&script).unwrap();
         assert!(text.starts_with("#!/bin/sh\n# MS5.0 Rollback Script\n# Created: "), "{text}");
@@ -318,7 +363,9 @@ fn the_rollback_script_needs_none_of_our_tools() {
         guest.batch_execute("BEGIN; SELECT 1").unwrap();
         let ran = sh(&["--force"]).expect(0).shows(&["The backup's checksum fits", "✅ Rolled back"]);
         assert_eq!(backups.content(), before, "{ran}");
-        assert!(backups.lab.ask("SELECT backup_name FROM migration_restores").starts_with("migration_failure_"));
+        assert!(
+            backups.lab.ask("SELECT backup_name FROM migration_restores").starts_with("migration_failure_")
+        );
         assert_eq!(backups.databases(&format!("{name}_before_restore_")).len(), 1, "{ran}");
         assert!(!fs::read_to_string(point.join("rollback.log")).unwrap().contains(password));
         // The fast path, by the point's name; and a backup that is damaged.

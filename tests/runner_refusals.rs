@@ -58,12 +58,11 @@ fn help_and_version_need_nothing() {
 }
 
 #[test]
-fn tools_that_are_not_built_yet_say_so_and_pretend_nothing() {
-    for tool in ["backup-manager", "migration-tests"] {
-        let _ = Program::tool(tool).run().expect(70).shows(&["not built yet"]);
-        let _ = Program::tool(tool).arg("--help").run().expect(0).shows(&["Usage: ", "not built yet"]);
-        let _ = Program::tool(tool).arg("--zzz").run().expect(2);
-    }
+fn the_tool_that_is_not_built_yet_says_so_and_pretends_nothing() {
+    let tool = || Program::tool("migration-tests");
+    let _ = tool().run().expect(70).shows(&["not built yet"]);
+    let _ = tool().arg("--help").run().expect(0).shows(&["Usage: ", "not built yet"]);
+    let _ = tool().arg("--zzz").run().expect(2);
 }
 
 #[test]

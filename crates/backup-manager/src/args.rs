@@ -44,19 +44,30 @@ pub(crate) const SPEC: Spec = Spec {
         Flag::switch(NO_COMPRESSION, "backup: write a plain .sql file instead of .sql.gz"),
         Flag::value(LEVEL, "N", "backup: how hard to compress, 1 (fast) to 9 (small)").default("1"),
         Flag::value(JOBS, "N", "Sessions that read or load at once").default("number of cores"),
-        Flag::value(LOCK_TIMEOUT, "SECONDS", "backup: how long a table that others lock is waited for").default("60"),
-        Flag::value(LOCK_WAIT, "SECONDS", "How long to wait while another run holds the database's lock").default("10"),
+        Flag::value(LOCK_TIMEOUT, "SECONDS", "backup: how long a table that others lock is waited for")
+            .default("60"),
+        Flag::value(LOCK_WAIT, "SECONDS", "How long to wait while another run holds the database's lock")
+            .default("10"),
         Flag::switch(FORCE, "restore, rollback: replace a database that holds data"),
         Flag::switch(DEEP, "verify: restore into a scratch database and compare every table's rows"),
         Flag::switch(DROP_OLD, "restore, rollback: drop the replaced database instead of keeping it"),
         Flag::switch(START_JOBS, "restore, rollback: let TimescaleDB's jobs run again at once"),
         Flag::switch(IN_PLACE, "restore: not built yet"),
-        Flag::value(RESTORE_USER, "ROLE", "restore, verify --deep: the role to restore as (a superuser for hypertables)")
-            .default("DB_USER"),
-        Flag::value(MAINTENANCE, "NAME", "The database from which others are made, renamed and dropped").default("postgres"),
+        Flag::value(
+            RESTORE_USER,
+            "ROLE",
+            "restore, verify --deep: the role to restore as (a superuser for hypertables)",
+        )
+        .default("DB_USER"),
+        Flag::value(MAINTENANCE, "NAME", "The database from which others are made, renamed and dropped")
+            .default("postgres"),
         Flag::value(RETENTION, "N", "clean: the age in days from which a backup is removed").default("30"),
         Flag::value(KEEP_LAST, "N", "clean: keep the N newest backups, however old").default("1"),
-        Flag::value(MAX_TOTAL, "SIZE", "clean: remove the oldest until all take no more than this, such as 50GB"),
+        Flag::value(
+            MAX_TOTAL,
+            "SIZE",
+            "clean: remove the oldest until all take no more than this, such as 50GB",
+        ),
         Flag::switch(DRY_RUN, "clean: say what would be removed, remove nothing"),
         Flag::value(BACKUP_DIR, "DIR", "Folder of the backups").default("MS5_HOME/backups"),
         Flag::value(REPORT, "FILE", "Write the records to this file too, with or without --json"),
@@ -113,8 +124,7 @@ pub(crate) struct Options {
     pub(crate) report: Option<String>,
 }
 
-const COMMANDS: [&str; 7] =
-    ["backup", "restore", "list", "verify", "clean", "rollback-point", "rollback"];
+const COMMANDS: [&str; 7] = ["backup", "restore", "list", "verify", "clean", "rollback-point", "rollback"];
 
 impl Options {
     /// Understands a command line that is well formed.
@@ -172,7 +182,10 @@ fn command(arguments: &Parsed) -> Result<Command> {
         None => Ok(()),
     };
     let name = || {
-        words.get(1).cloned().ok_or_else(|| usage(format!("{word} wants the name of a backup")).hint("list shows them"))
+        words
+            .get(1)
+            .cloned()
+            .ok_or_else(|| usage(format!("{word} wants the name of a backup")).hint("list shows them"))
     };
     match word.as_str() {
         "backup" => {
@@ -191,7 +204,9 @@ fn command(arguments: &Parsed) -> Result<Command> {
                 text.parse().map_err(|_| usage(format!("clean takes a number of days, not {text:?}")))
             });
             match (days.transpose()?, flag) {
-                (Some(_), Some(_)) => Err(usage(format!("give the days once: clean DAYS or {RETENTION}=DAYS"))),
+                (Some(_), Some(_)) => {
+                    Err(usage(format!("give the days once: clean DAYS or {RETENTION}=DAYS")))
+                }
                 (days, flag) => Ok(Command::Clean { days: days.or(flag).unwrap_or(30) }),
             }
         }
@@ -226,16 +241,15 @@ fn refuse_foreign(arguments: &Parsed, command: &Command) -> Result<()> {
     use Command as C;
     let given = |flag: &&str| arguments.has(flag) || arguments.value(flag).is_some();
     let (word, foreign): (&str, &[&str]) = match command {
-        C::Backup { .. } | C::RollbackPoint { .. } => (
-            "backup",
-            &[DEEP, DROP_OLD, START_JOBS, IN_PLACE, KEEP_LAST, MAX_TOTAL, DRY_RUN],
-        ),
+        C::Backup { .. } | C::RollbackPoint { .. } => {
+            ("backup", &[DEEP, DROP_OLD, START_JOBS, IN_PLACE, KEEP_LAST, MAX_TOTAL, DRY_RUN])
+        }
         C::Restore { .. } | C::Rollback { .. } => {
             ("restore", &[DEEP, KEEP_LAST, MAX_TOTAL, DRY_RUN, LEVEL, LOCK_TIMEOUT])
         }
-        C::Verify { .. } => ("verify", &[
-            DROP_OLD, START_JOBS, IN_PLACE, KEEP_LAST, MAX_TOTAL, DRY_RUN, LEVEL, LOCK_TIMEOUT,
-        ]),
+        C::Verify { .. } => {
+            ("verify", &[DROP_OLD, START_JOBS, IN_PLACE, KEEP_LAST, MAX_TOTAL, DRY_RUN, LEVEL, LOCK_TIMEOUT])
+        }
         C::List => ("list", &[DEEP, DROP_OLD, START_JOBS, IN_PLACE, KEEP_LAST, MAX_TOTAL, DRY_RUN, LEVEL]),
         C::Clean { .. } => ("clean", &[DEEP, DROP_OLD, START_JOBS, IN_PLACE, LEVEL]),
     };

@@ -134,7 +134,11 @@ pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, day
             (false, _) => "kept",
         };
         let line = format!("{}: {outcome}, it {}", entry.name, fate.words());
-        if *fate == Fate::Odd { log::warn!("{line}") } else { log::info!("{line}") }
+        if *fate == Fate::Odd {
+            log::warn!("{line}")
+        } else {
+            log::info!("{line}")
+        }
         if outcome == "removed" || outcome == "would be removed" {
             removed += 1;
             freed += entry.size;

@@ -24,10 +24,20 @@ pub(crate) fn run(context: &Context, options: &Options, settings: &Settings) -> 
     } else {
         log::info!("Backups in {}, the newest first:", absolute(folder.path()).display());
         let width = entries.iter().map(|entry| entry.name.chars().count()).max().unwrap_or(0);
-        log::info!("{:width$}  {:12} {:20} {:>9} {:>6} {:>14}  state", "name", "type", "created", "size", "age", "rows");
+        log::info!(
+            "{:width$}  {:12} {:20} {:>9} {:>6} {:>14}  state",
+            "name",
+            "type",
+            "created",
+            "size",
+            "age",
+            "rows"
+        );
         for entry in &entries {
             log::info!("{}", line(entry, width));
-            context.recorder.emit("backup", record(entry, if entry.complete() { "listed" } else { "damaged" }));
+            context
+                .recorder
+                .emit("backup", record(entry, if entry.complete() { "listed" } else { "damaged" }));
             for why in &entry.damage {
                 log::warn!("  {}: {why}", entry.name);
             }

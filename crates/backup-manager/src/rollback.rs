@@ -41,9 +41,11 @@ pub(crate) fn point(context: &Context, options: &Options, settings: &Settings, n
     };
     let restorer = restorer(settings, &context.variables, options.restore_user.as_deref());
     if let Ok(Some(more)) = entry.metadata.as_ref().map(|metadata| metadata.more.as_ref()) {
-        Maintenance::open(&restorer, &options.maintenance).and_then(|mut server| server.check(more)).map_err(|error| {
-            error.because(format!("so there is no rollback point; the backup {} is complete", entry.name))
-        })?;
+        Maintenance::open(&restorer, &options.maintenance)
+            .and_then(|mut server| server.check(more))
+            .map_err(|error| {
+                error.because(format!("so there is no rollback point; the backup {} is complete", entry.name))
+            })?;
     }
     let script = script(options, settings, &entry)?;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(failed)?;
@@ -87,7 +89,9 @@ pub(crate) fn needed(backups: &Path, home: &Path) -> Result<BTreeSet<String>> {
         for point in listed {
             let path = point.map_err(|error| unreadable(&folder, &error))?.path().join(REFERENCE);
             match fs::read_to_string(&path) {
-                Ok(text) => needed.extend(text.lines().map(|line| backup_name(line.trim())).filter(|name| !name.is_empty())),
+                Ok(text) => needed.extend(
+                    text.lines().map(|line| backup_name(line.trim())).filter(|name| !name.is_empty()),
+                ),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                 Err(error) => return Err(unreadable(&path, &error)),
             }
@@ -110,7 +114,8 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Error {
 /// The script with the values of this backup. It holds no password.
 fn script(options: &Options, settings: &Settings, entry: &Entry) -> Result<String> {
     let metadata = entry.metadata.as_ref().map_err(|why| Error::new(Exit::Bug, why.clone()))?;
-    let more = metadata.more.as_ref().ok_or_else(|| Error::new(Exit::Bug, "a new backup without its index"))?;
+    let more =
+        metadata.more.as_ref().ok_or_else(|| Error::new(Exit::Bug, "a new backup without its index"))?;
     let (file, sum) = metadata.files.first().cloned().unwrap_or_default();
     let defaults = settings.environment.defaults();
     let connection = &settings.connection;
@@ -122,7 +127,8 @@ fn script(options: &Options, settings: &Settings, entry: &Entry) -> Result<Strin
         ("DB_USER", options.restore_user.clone().unwrap_or_else(|| connection.user.clone())),
         (
             "PASSWORD_VARIABLE",
-            if options.restore_user.is_some() { RESTORE_PASSWORD } else { defaults.password_variable }.to_owned(),
+            if options.restore_user.is_some() { RESTORE_PASSWORD } else { defaults.password_variable }
+                .to_owned(),
         ),
         ("MAINTENANCE_DB", options.maintenance.clone()),
         ("CONTAINER", defaults.container.to_owned()),
@@ -135,11 +141,8 @@ fn script(options: &Options, settings: &Settings, entry: &Entry) -> Result<Strin
         ("OWNER", text(&more.database, "owner")),
     ];
     let lines: String = values.iter().map(|(name, value)| format!("{name}={}\n", quoted(value))).collect();
-    let head = format!(
-        "# Created: {}\n# Backup: {}\n\n# Configuration\n{lines}",
-        metadata.created_at,
-        entry.name
-    );
+    let head =
+        format!("# Created: {}\n# Backup: {}\n\n# Configuration\n{lines}", metadata.created_at, entry.name);
     Ok(TEMPLATE.replacen(VALUES, &head, 1))
 }
 

@@ -58,7 +58,11 @@ pub(crate) fn backup_dir(options: &Options, settings: &Settings) -> PathBuf {
 
 /// The person at the keyboard, as far as the environment tells.
 pub(crate) fn who(variables: &Variables) -> String {
-    ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| variables.get(name)).unwrap_or("unknown").to_owned()
+    ["SUDO_USER", "USER", "LOGNAME"]
+        .iter()
+        .find_map(|name| variables.get(name))
+        .unwrap_or("unknown")
+        .to_owned()
 }
 
 /// Refuses a database that a restore has left in the middle: it hides compressed rows and swallows inserts.
@@ -73,5 +77,7 @@ pub(crate) fn refuse_restoring(extension: &Extension, settings: &Settings) -> Re
     Err(Error::new(Exit::Failed, format!("{} is in the middle of a restore", settings.database()))
         .because("timescaledb.restoring is on: compressed rows are hidden, so a backup would miss them")
         .because("nothing was touched")
-        .hint(format!("if that restore is over, as a superuser: SELECT {schema}.timescaledb_post_restore();")))
+        .hint(format!(
+            "if that restore is over, as a superuser: SELECT {schema}.timescaledb_post_restore();"
+        )))
 }

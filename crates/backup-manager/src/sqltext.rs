@@ -113,7 +113,9 @@ pub(crate) fn check(tables: &[Table]) -> String {
     if tables.is_empty() {
         return String::new();
     }
-    let quote = dollar(tables.iter().flat_map(|table| [table.name.as_str(), table.condition.as_deref().unwrap_or("")]));
+    let quote = dollar(
+        tables.iter().flat_map(|table| [table.name.as_str(), table.condition.as_deref().unwrap_or("")]),
+    );
     let values: Vec<String> = tables
         .iter()
         .map(|table| {
@@ -165,7 +167,10 @@ pub(crate) fn finish(schema: &str, jobs_table: Option<&str>) -> String {
 /// The statement that lets jobs run again.
 pub(crate) fn start_jobs(schema: &str, jobs: &[i64]) -> String {
     let numbers: Vec<String> = jobs.iter().map(ToString::to_string).collect();
-    format!("SELECT {schema}.alter_job(job, scheduled => true) FROM unnest(ARRAY[{}]) AS job;", numbers.join(", "))
+    format!(
+        "SELECT {schema}.alter_job(job, scheduled => true) FROM unnest(ARRAY[{}]) AS job;",
+        numbers.join(", ")
+    )
 }
 
 /// Settings and rights of the database, on whatever it is called by then.
@@ -187,12 +192,16 @@ pub(crate) fn settings(database: &Map<String, Value>) -> String {
     }
     for right in rights {
         let text = |number: usize| right.get(number).and_then(Value::as_str);
-        let Some(privilege) = text(1).filter(|word| word.bytes().all(|byte| byte.is_ascii_uppercase())) else {
+        let Some(privilege) = text(1).filter(|word| word.bytes().all(|byte| byte.is_ascii_uppercase()))
+        else {
             continue;
         };
         let whom = text(0).map_or_else(|| "PUBLIC".to_owned(), escape_identifier);
         let grant = if right.get(2) == Some(&Value::Bool(true)) { " WITH GRANT OPTION" } else { "" };
-        lines.push(execute(&format!("GRANT {privilege} ON DATABASE %I TO {}{grant}", whom.replace('%', "%%"))));
+        lines.push(execute(&format!(
+            "GRANT {privilege} ON DATABASE %I TO {}{grant}",
+            whom.replace('%', "%%")
+        )));
     }
     block(&lines)
 }
@@ -204,7 +213,8 @@ pub(crate) fn last(database: &Map<String, Value>) -> String {
         let literal = escape_literal(comment);
         lines.push(execute(&format!("COMMENT ON DATABASE %I IS {}", literal.replace('%', "%%"))));
     }
-    if let Some(limit) = database.get("connection_limit").and_then(Value::as_i64).filter(|limit| *limit >= 0) {
+    if let Some(limit) = database.get("connection_limit").and_then(Value::as_i64).filter(|limit| *limit >= 0)
+    {
         lines.push(execute(&format!("ALTER DATABASE %I CONNECTION LIMIT {limit}")));
     }
     block(&lines)
@@ -262,7 +272,6 @@ pub(crate) fn end(start: Option<&str>) -> String {
     text.push_str("\\echo 'Restored to its end. Now: ANALYZE;'\n\\endif\n");
     text
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -106,6 +106,9 @@ fn strangers(entry: &Entry, metadata: &Metadata) {
     }
 }
 
+/// What a thread has found: sums of tables by their numbers, and damage.
+type Found = (Vec<(usize, RowSum)>, Vec<String>);
+
 /// The index against the file: no gap, no overlap, each member whole, its rows those of its table.
 fn members(
     entry: &Entry,
@@ -137,7 +140,7 @@ fn members(
         }
     };
     let next = AtomicUsize::new(0);
-    let work = || -> Result<(Vec<(usize, RowSum)>, Vec<String>)> {
+    let work = || -> Result<Found> {
         let (mut sums, mut damage) = (Vec::new(), Vec::new());
         loop {
             stopped()?;
@@ -179,7 +182,11 @@ fn members(
 }
 
 /// Reads a member; the sum of its rows, where it holds rows.
-fn rows_of(reader: &Reader, member: &Member, tables: &[Table]) -> std::result::Result<Option<RowSum>, String> {
+fn rows_of(
+    reader: &Reader,
+    member: &Member,
+    tables: &[Table],
+) -> std::result::Result<Option<RowSum>, String> {
     if member.stage == Stage::LargeObjects {
         let stream = reader.stream(member).map_err(|error| error.to_string())?;
         let read = archive::sums(stream).map_err(|error| error.to_string())?;

@@ -21,7 +21,7 @@ pub(crate) fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -35,7 +35,9 @@ mod tests {
 
     #[test]
     fn numbers() {
-        for (number, text) in [(7, "7B"), (1024, "1.0KB"), (1536, "1.5KB"), (5 << 30, "5.0GB"), (1 << 40, "1.0TB")] {
+        for (number, text) in
+            [(7, "7B"), (1024, "1.0KB"), (1536, "1.5KB"), (5 << 30, "5.0GB"), (1 << 40, "1.0TB")]
+        {
             assert_eq!(bytes(number), text);
         }
         for (number, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_213_969, "1,213,969")] {

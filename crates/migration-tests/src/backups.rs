@@ -182,7 +182,8 @@ impl<'a> Backups<'a> {
     /// The names of what lies in it, hidden files left out.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = self.all_names().into_iter().filter(|name| !name.starts_with('.')).collect();
+        let mut names: Vec<String> =
+            self.all_names().into_iter().filter(|name| !name.starts_with('.')).collect();
         names.sort();
         names
     }
@@ -191,7 +192,9 @@ impl<'a> Backups<'a> {
     #[must_use]
     pub fn all_names(&self) -> Vec<String> {
         fs::read_dir(self.folder())
-            .map(|entries| entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
+            .map(|entries| {
+                entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+            })
             .unwrap_or_default()
     }
 
@@ -232,7 +235,14 @@ impl<'a> Backups<'a> {
     pub fn psql(&self, database: &str, script: Vec<u8>) -> Ran {
         Program::at(&self.server.bin().join("psql"))
             .args(["-X", "-q", "-h", self.server.variable("DB_HOST"), "-p", self.server.variable("DB_PORT")])
-            .args(["-U", self.server.variable("MS5_SANDBOX_SUPERUSER"), "-v", "ON_ERROR_STOP=1", "-d", database])
+            .args([
+                "-U",
+                self.server.variable("MS5_SANDBOX_SUPERUSER"),
+                "-v",
+                "ON_ERROR_STOP=1",
+                "-d",
+                database,
+            ])
             .env("PGPASSWORD", self.server.variable("MS5_SANDBOX_SUPERUSER_PASSWORD"))
             .env("PGSSLMODE", "disable")
             .input(script)

@@ -103,7 +103,7 @@ pub(crate) fn cannot_write(error: &io::Error) -> Error {
     }
 }
 
-/// Reads all tables over all sessions, each the next one that nobody has; what each holds, by its number, and the sessions.
+/// Reads all tables over all sessions, each the next one that nobody has; what each holds, by its number.
 ///
 /// # Errors
 /// The first failure; the others end early.
@@ -113,10 +113,10 @@ pub(crate) fn all(
     first_number: usize,
     archive: &Archive,
     progress: &Progress,
-) -> Result<(Vec<RowSum>, Vec<Session>)> {
+) -> Result<Vec<RowSum>> {
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
-    let work = |mut session: Session| -> Result<(Vec<(usize, RowSum)>, Session)> {
+    let work = |mut session: Session| -> Result<Vec<(usize, RowSum)>> {
         let mut sums = Vec::new();
         while !stop.load(Ordering::Relaxed) {
             let number = next.fetch_add(1, Ordering::Relaxed);
@@ -129,7 +129,7 @@ pub(crate) fn all(
                 }
             }
         }
-        Ok((sums, session))
+        Ok(sums)
     };
     let results: Vec<_> = thread::scope(|scope| {
         let running: Vec<_> = sessions.into_iter().map(|session| scope.spawn(|| work(session))).collect();
@@ -139,13 +139,10 @@ pub(crate) fn all(
             .collect()
     });
     let mut sums = vec![RowSum::default(); tables.len()];
-    let mut sessions = Vec::new();
     for result in results {
-        let (done, session) = result?;
-        sessions.push(session);
-        for (number, sum) in done {
+        for (number, sum) in result? {
             sums[number] = sum;
         }
     }
-    Ok((sums, sessions))
+    Ok(sums)
 }

@@ -33,6 +33,7 @@ use crate::args::{Options, TOOL, TOOL_VERSION};
 use crate::folder::metadata::{self, Metadata, More, Stage};
 use crate::folder::partial::{self, Partial};
 use crate::folder::{Entry, Folder, Hold, checksums, write_whole};
+use crate::rows::RowSum;
 use crate::sessions::{Session, failed, stopped};
 use crate::words::{bytes, count};
 use crate::{sqltext, verify};
@@ -136,6 +137,15 @@ fn enough_space(path: &Path, database: u64, compress: bool) -> Result<()> {
     Ok(())
 }
 
+/// What is known once the rows are written.
+struct Rows {
+    /// What each table holds, by its number.
+    sums: Vec<RowSum>,
+    inventory: Inventory,
+    /// pg_dump's section after the rows.
+    post: String,
+}
+
 /// What the parts of a backup share.
 struct Job<'a> {
     context: &'a Context,
@@ -159,8 +169,11 @@ impl Job<'_> {
         let Some(aside) = sessions.first_mut() else { return Err(never()) };
         let plan = Plan::read(&mut aside.client).map_err(|error| failed("read the catalog", &error))?;
         let since = Instant::now();
-        let archive = Archive::create(&self.partial.path().join(self.file()), self.options.compress.then_some(self.options.level))
-            .map_err(|error| cannot_write(&error))?;
+        let archive = Archive::create(
+            &self.partial.path().join(self.file()),
+            self.options.compress.then_some(self.options.level),
+        )
+        .map_err(|error| cannot_write(&error))?;
         let put = |stage, sql: &str| {
             archive.append(stage, None, 0, sql.as_bytes()).map_err(|error| cannot_write(&error))
         };
@@ -169,31 +182,29 @@ impl Job<'_> {
         more.time(metadata::TIMINGS[1], since.elapsed().as_millis());
 
         let since = Instant::now();
-        let progress = Progress::default();
         let mut catalog = plan.catalog.clone();
         for (number, table) in catalog.iter_mut().enumerate() {
-            let sum = copy::table(aside, &table.clone(), Stage::Catalog, number, &archive, &Progress::default())?;
+            let sum =
+                copy::table(aside, &table.clone(), Stage::Catalog, number, &archive, &Progress::default())?;
             (table.rows, table.hash) = (sum.rows, sum.hash);
         }
         // It exported the snapshot, so it stays to the end.
         let mut aside = sessions.remove(0);
-        let rows = self.rows(sessions, &mut aside, &plan, catalog.len(), &archive, &progress, &more.snapshot)?;
-        let (sums, inventory, post, post_milliseconds) = rows;
+        let rows = self.rows(sessions, &mut aside, &plan, catalog.len(), &archive, &more.snapshot)?;
         more.time(metadata::TIMINGS[2], since.elapsed().as_millis());
-        more.time(metadata::TIMINGS[3], post_milliseconds);
         more.tables = catalog;
-        more.tables.extend(plan.tables.iter().zip(&sums).map(|((table, _), sum)| {
+        more.tables.extend(plan.tables.iter().zip(&rows.sums).map(|((table, _), sum)| {
             let mut table = table.clone();
             (table.rows, table.hash) = (sum.rows, sum.hash);
             table
         }));
-        more.inventory = inventory;
+        more.inventory = rows.inventory;
         put(Stage::Sequences, &sqltext::sequences(&plan.sequences))?;
         if plan.large_objects > 0 {
             self.large_objects(&archive, &more.snapshot)?;
         }
         drop(aside);
-        let (post, refresh) = schema::after_rows(&post)?;
+        let (post, refresh) = schema::after_rows(&rows.post)?;
         put(Stage::PostData, &post)?;
         put(Stage::Check, &sqltext::check(&more.tables))?;
         let schema = plan.extension.schema.as_deref();
@@ -203,23 +214,28 @@ impl Job<'_> {
         put(Stage::Refresh, &refresh)?;
         put(Stage::Settings, &sqltext::settings(&plan.database))?;
         put(Stage::Last, &sqltext::last(&plan.database))?;
-        let start = schema.filter(|_| !plan.jobs.is_empty()).map(|schema| sqltext::start_jobs(schema, &plan.jobs));
+        let start =
+            schema.filter(|_| !plan.jobs.is_empty()).map(|schema| sqltext::start_jobs(schema, &plan.jobs));
         put(Stage::End, &sqltext::end(start.as_deref()))?;
-        more.time(metadata::TIMINGS[4], begun.elapsed().as_millis());
+        more.time(metadata::TIMINGS[3], begun.elapsed().as_millis());
         let written = archive.finish().map_err(|error| cannot_write(&error))?;
         self.describe(plan, more, written)
     }
 
     fn definitions(&self, plan: &Plan, snapshot: &str) -> Result<String> {
-        let text = schema::section(self.pg_dump, self.settings, &self.context.variables, snapshot, "pre-data")?;
+        let text =
+            schema::section(self.pg_dump, self.settings, &self.context.variables, snapshot, "pre-data")?;
         let extension = plan.extension.installed.as_deref().zip(plan.extension.schema.as_deref());
-        let extension = extension
-            .map(|(version, schema)| schema::Extension { version, schema, superuser: plan.superuser });
+        let extension = extension.map(|(version, schema)| schema::Extension {
+            version,
+            schema,
+            superuser: plan.superuser,
+        });
         schema::before_rows(&text, extension.as_ref())
     }
 
-    /// Rows over all sessions; beside them the inventory and the definitions that come after the rows.
-    #[allow(clippy::too_many_arguments, clippy::type_complexity)]
+    /// Rows over all sessions; beside them the inventory and the definitions that come after the rows. `first` is the number
+    /// of the first table.
     fn rows(
         &self,
         sessions: Vec<Session>,
@@ -227,29 +243,29 @@ impl Job<'_> {
         plan: &Plan,
         first: usize,
         archive: &Archive,
-        progress: &Progress,
         snapshot: &str,
-    ) -> Result<(Vec<crate::rows::RowSum>, Inventory, String, u128)> {
+    ) -> Result<Rows> {
+        let progress = Progress::default();
         let done = AtomicBool::new(false);
         let total: u64 = plan.tables.iter().map(|(_, bytes)| bytes).sum();
         thread::scope(|scope| {
-            let beside = scope.spawn(|| -> Result<(Inventory, String, u128)> {
-                let since = Instant::now();
+            let beside = scope.spawn(|| -> Result<(Inventory, String)> {
                 let inventory = Inventory::of(&mut aside.client)
                     .map_err(|error| failed("take the inventory of the database", &error))?;
+                let section = "post-data";
                 let post =
-                    schema::section(self.pg_dump, self.settings, &self.context.variables, snapshot, "post-data")?;
-                Ok((inventory, post, since.elapsed().as_millis()))
+                    schema::section(self.pg_dump, self.settings, &self.context.variables, snapshot, section)?;
+                Ok((inventory, post))
             });
             if progress::shown() {
-                scope.spawn(|| show(progress, total, &done));
+                scope.spawn(|| show(&progress, total, &done));
             }
-            let rows = copy::all(sessions, &plan.tables, first, archive, progress);
+            let rows = copy::all(sessions, &plan.tables, first, archive, &progress);
             done.store(true, Ordering::Relaxed);
             let beside = beside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            let (sums, _sessions) = rows?;
-            let (inventory, post, milliseconds) = beside?;
-            Ok((sums, inventory, post, milliseconds))
+            let sums = rows?;
+            let (inventory, post) = beside?;
+            Ok(Rows { sums, inventory, post })
         })
     }
 
@@ -269,8 +285,9 @@ impl Job<'_> {
             .stderr_path(&words)
             .reader()
             .map_err(failed)?;
-        let written =
-            archive.append_stream(Stage::LargeObjects, |out| schema::large_objects(reader, out)).map_err(failed);
+        let written = archive
+            .append_stream(Stage::LargeObjects, |out| schema::large_objects(reader, out))
+            .map_err(failed);
         stopped()?;
         written?;
         std::fs::remove_file(&words).map_err(|error| cannot_write(&error))
@@ -319,7 +336,9 @@ impl Job<'_> {
         let text = metadata.render();
         let path = self.partial.path();
         write_whole(&path.join(metadata::FILE), &text, 0o600)
-            .and_then(|()| write_whole(&path.join(checksums::FILE), &checksums::render(&text, &metadata), 0o600))
+            .and_then(|()| {
+                write_whole(&path.join(checksums::FILE), &checksums::render(&text, &metadata), 0o600)
+            })
             .map_err(|error| cannot_write(&error))?;
         Ok(metadata)
     }
@@ -350,10 +369,9 @@ fn report(context: &Context, entry: &Entry, metadata: &Metadata, took: Duration)
     let Some(more) = &metadata.more else { return };
     let milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     for ((file, hash), size) in metadata.files.iter().zip(&more.sizes) {
-        context.recorder.emit(
-            "file",
-            json!({ "backup": metadata.name, "file": file, "bytes": size, "sha256": hash }),
-        );
+        context
+            .recorder
+            .emit("file", json!({ "backup": metadata.name, "file": file, "bytes": size, "sha256": hash }));
     }
     context.recorder.emit("backup", crate::list::record(entry, "created"));
     context.recorder.count("tables", more.tables.iter().filter(|table| table.condition.is_none()).count());
@@ -369,7 +387,9 @@ fn report(context: &Context, entry: &Entry, metadata: &Metadata, took: Duration)
     );
     log::info!("Location: {}", ms5_common::config::absolute(&entry.path).display());
     if more.superuser {
-        log::info!("It holds hypertables: a restore needs a superuser (--restore-user=ROLE, its password in MS5_RESTORE_PASSWORD)");
+        log::info!(
+            "It holds hypertables: a restore needs a superuser (--restore-user=ROLE, its password in MS5_RESTORE_PASSWORD)"
+        );
     }
     log::info!("Prove it by restoring it: backup-manager verify {} --deep", metadata.name);
     success!("✅ Backup completed: {}", metadata.name);

@@ -59,7 +59,10 @@ impl Plan {
         let jobs = match &jobs_table {
             None => Vec::new(),
             Some(table) => client
-                .query_typed(&format!("SELECT id FROM {table} WHERE id >= 1000 AND scheduled ORDER BY id"), &[])?
+                .query_typed(
+                    &format!("SELECT id FROM {table} WHERE id >= 1000 AND scheduled ORDER BY id"),
+                    &[],
+                )?
                 .iter()
                 .map(|row| i64::from(row.get::<_, i32>(0)))
                 .collect(),
@@ -99,7 +102,8 @@ impl Plan {
     }
 }
 
-const COLUMNS: &str = "coalesce((SELECT '(' || string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) || ')'
+const COLUMNS: &str =
+    "coalesce((SELECT '(' || string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) || ')'
      FROM pg_catalog.pg_attribute a
      WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''), '')";
 
@@ -158,7 +162,8 @@ fn configs(client: &mut Client) -> SqlResult<Vec<Config>> {
 /// Whether TimescaleDB's tables hold anything but what a new extension has: hypertables, jobs of users.
 fn has_rows(client: &mut Client, configs: &[Config]) -> SqlResult<bool> {
     for config in configs {
-        if config.extension != "timescaledb" || config.kind != "r" || config.table.name.ends_with(".metadata") {
+        if config.extension != "timescaledb" || config.kind != "r" || config.table.name.ends_with(".metadata")
+        {
             continue;
         }
         let condition = config.table.condition.as_deref().unwrap_or_default();
@@ -266,7 +271,9 @@ fn database(client: &mut Client) -> SqlResult<Map<String, Value>> {
     ) {
         Ok(rows) => rows
             .iter()
-            .map(|row| json!([row.get::<_, Option<String>>(0), row.get::<_, String>(1), row.get::<_, bool>(2)]))
+            .map(|row| {
+                json!([row.get::<_, Option<String>>(0), row.get::<_, String>(1), row.get::<_, bool>(2)])
+            })
             .collect(),
         Err(error) if error.code() == Some(&SqlState::UNDEFINED_FUNCTION) => Vec::new(),
         Err(error) => return Err(error),
@@ -295,7 +302,8 @@ mod tests {
     #[test]
     fn referred_tables_come_first() {
         let table = |name: &str| Table { name: name.into(), ..Table::default() };
-        let left = vec![(1, table("chunk")), (2, table("dimension")), (3, table("hypertable")), (4, table("a"))];
+        let left =
+            vec![(1, table("chunk")), (2, table("dimension")), (3, table("hypertable")), (4, table("a"))];
         let waits = BTreeMap::from([(1, vec![3, 2]), (2, vec![3])]);
         let names: Vec<String> = order(left, &waits).into_iter().map(|table| table.name).collect();
         assert_eq!(names, ["hypertable", "dimension", "chunk", "a"]);

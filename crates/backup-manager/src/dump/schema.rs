@@ -89,7 +89,8 @@ pub(crate) fn pieces(text: &str) -> Result<Vec<Piece>> {
         Error::new(Exit::Failed, "the definitions hold what psql would not send to the server").because(why)
     };
     let options = Options { path: "pg_dump".to_owned(), ..Options::default() };
-    let script = Script::open(|_: &str| Ok(text.as_bytes()), options).map_err(|error| wrong(error.to_string()))?;
+    let script =
+        Script::open(|_: &str| Ok(text.as_bytes()), options).map_err(|error| wrong(error.to_string()))?;
     let mut pieces = Vec::new();
     let mut end = 0;
     for item in script {
@@ -157,7 +158,8 @@ pub(crate) fn before_rows(text: &str, extension: Option<&Extension<'_>>) -> Resu
         let of_timescale = creates_timescale(&facts);
         if let Some(extension) = extension.filter(|_| of_timescale) {
             let version = postgres_protocol::escape::escape_literal(extension.version);
-            piece.statement = piece.statement.with_text(&format!("{} VERSION {version}", piece.statement.text));
+            piece.statement =
+                piece.statement.with_text(&format!("{} VERSION {version}", piece.statement.text));
             piece.write(&mut out);
             out.push_str(&sqltext::after_extension(extension.version, extension.schema, extension.superuser));
             found = true;
@@ -188,9 +190,14 @@ pub(crate) fn after_rows(text: &str) -> Result<(String, String)> {
         if is_ours(&facts) {
             continue;
         }
-        piece.write(if facts.begins_with(&["refresh", "materialized", "view"]) { &mut refresh } else { &mut rest });
+        piece.write(if facts.begins_with(&["refresh", "materialized", "view"]) {
+            &mut refresh
+        } else {
+            &mut rest
+        });
     }
-    let whole = |text: String| if text.trim().is_empty() { String::new() } else { format!("{PINNED}{text}\n\n") };
+    let whole =
+        |text: String| if text.trim().is_empty() { String::new() } else { format!("{PINNED}{text}\n\n") };
     Ok((whole(rest), whole(refresh)))
 }
 
@@ -233,7 +240,10 @@ mod tests {
         let text = before_rows(PRE, Some(&extension)).unwrap();
         let at = |words: &str| text.find(words).unwrap_or_else(|| panic!("{words} is not in\n{text}"));
         let create = at("CREATE EXTENSION IF NOT EXISTS timescaledb WITH SCHEMA public VERSION '2.19.3';");
-        assert!(create < at("public.timescaledb_pre_restore()") && at("pre_restore()") < at("CREATE TABLE public.t"));
+        assert!(
+            create < at("public.timescaledb_pre_restore()")
+                && at("pre_restore()") < at("CREATE TABLE public.t")
+        );
         assert!(text.contains("-- Name: t\n") && text.contains("SET default_tablespace = '';"));
         assert!(!text.contains("restrict abc") && !text.contains("transaction_timeout"), "{text}");
         let quiet = Extension { superuser: false, ..extension };
@@ -245,7 +255,9 @@ mod tests {
     fn materialized_views_are_filled_last() {
         let post = "CREATE INDEX i ON t (a);\nREFRESH MATERIALIZED VIEW v;\nALTER TABLE t ADD CONSTRAINT f CHECK (true);\n";
         let (rest, refresh) = after_rows(post).unwrap();
-        assert!(rest.contains("CREATE INDEX") && rest.contains("ADD CONSTRAINT") && !rest.contains("REFRESH"));
+        assert!(
+            rest.contains("CREATE INDEX") && rest.contains("ADD CONSTRAINT") && !rest.contains("REFRESH")
+        );
         assert!(refresh.contains("REFRESH MATERIALIZED VIEW v;"));
         assert_eq!(after_rows("SET lock_timeout = 0;\n").unwrap(), (String::new(), String::new()));
     }

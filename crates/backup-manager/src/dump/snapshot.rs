@@ -84,7 +84,8 @@ fn attempt(settings: &Settings, count: usize, patience: Duration) -> std::result
     begin(&mut first.client, "READ COMMITTED", patience)?;
     let mut locked: BTreeSet<String> = BTreeSet::new();
     loop {
-        let new: Vec<String> = list(&mut first.client)?.into_iter().filter(|table| !locked.contains(table)).collect();
+        let new: Vec<String> =
+            list(&mut first.client)?.into_iter().filter(|table| !locked.contains(table)).collect();
         if new.is_empty() {
             break;
         }

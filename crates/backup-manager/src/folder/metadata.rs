@@ -252,7 +252,10 @@ impl Metadata {
                 ]),
             ));
             let sizes = self.files.iter().zip(&more.sizes);
-            keys.push(("sizes", object(sizes.map(|((file, _), size)| (file.clone(), size.to_string())).collect())));
+            keys.push((
+                "sizes",
+                object(sizes.map(|((file, _), size)| (file.clone(), size.to_string())).collect()),
+            ));
             let settings = more.database.iter().map(|(key, value)| (key.clone(), value.to_string()));
             keys.push(("database_settings", object(settings.collect())));
             let timings = more.timings.iter().map(|(what, took)| (what.clone(), took.to_string()));
@@ -273,7 +276,11 @@ impl Metadata {
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let value: Value = serde_json::from_str(text).map_err(|error| format!("it is not JSON: {error}"))?;
         let words = |path: &str| {
-            value.pointer(path).and_then(Value::as_str).map(str::to_owned).ok_or_else(|| format!("{path} is missing"))
+            value
+                .pointer(path)
+                .and_then(Value::as_str)
+                .map(str::to_owned)
+                .ok_or_else(|| format!("{path} is missing"))
         };
         let loose = |path: &str| match value.pointer(path) {
             Some(Value::String(text)) => text.clone(),
@@ -296,7 +303,9 @@ impl Metadata {
             None => None,
             Some(Some(FORMAT)) => Some(More::parse(&value, &files)?),
             Some(other) => {
-                return Err(format!("it is of format {other:?}, which a newer version of this tool has written"));
+                return Err(format!(
+                    "it is of format {other:?}, which a newer version of this tool has written"
+                ));
             }
         };
         Ok(Self {
@@ -348,8 +357,9 @@ fn member_text(member: &Member) -> String {
 impl More {
     fn parse(value: &Value, files: &[(String, String)]) -> Result<Self, String> {
         let missing = |path: &str| format!("{path} is missing or something else than it should be");
-        let words =
-            |path: &str| value.pointer(path).and_then(Value::as_str).map(str::to_owned).ok_or_else(|| missing(path));
+        let words = |path: &str| {
+            value.pointer(path).and_then(Value::as_str).map(str::to_owned).ok_or_else(|| missing(path))
+        };
         let number = |path: &str| value.pointer(path).and_then(Value::as_u64).ok_or_else(|| missing(path));
         let maybe = |path: &str| value.pointer(path).and_then(Value::as_str).map(str::to_owned);
         let array = |path: &str| value.pointer(path).and_then(Value::as_array).ok_or_else(|| missing(path));
@@ -398,7 +408,7 @@ impl More {
 }
 
 /// The timed parts.
-pub(crate) const TIMINGS: [&str; 5] = ["locks", "schema", "rows", "post-data", "all"];
+pub(crate) const TIMINGS: [&str; 4] = ["locks", "schema", "rows", "all"];
 
 fn table(value: &Value) -> Option<Table> {
     Some(Table {
@@ -453,7 +463,15 @@ mod tests {
                     rows: 3,
                     hash: u128::MAX,
                 }],
-                members: vec![Member { stage: Stage::Table, table: Some(0), offset: 1, length: 2, raw: 3, rows: 3, hash: 7 }],
+                members: vec![Member {
+                    stage: Stage::Table,
+                    table: Some(0),
+                    offset: 1,
+                    length: 2,
+                    raw: 3,
+                    rows: 3,
+                    hash: 7,
+                }],
                 inventory: Inventory::from_json(&inventory).unwrap(),
                 ..More::default()
             }),

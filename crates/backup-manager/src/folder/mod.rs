@@ -57,8 +57,14 @@ impl Folder {
             DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
         }
         let mut options = OpenOptions::new();
-        let lock =
-            options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path.join(LOCK)).map_err(failed)?;
+        let lock = options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path.join(LOCK))
+            .map_err(failed)?;
         let operation = match hold {
             Hold::Shared => FlockOperation::NonBlockingLockShared,
             Hold::Alone => FlockOperation::NonBlockingLockExclusive,
@@ -98,7 +104,8 @@ impl Folder {
             .filter_map(|entry| {
                 let entry = entry.ok()?;
                 let name = entry.file_name().to_string_lossy().into_owned();
-                let ours = entry.file_type().ok()?.is_dir() && name != ROLLBACK_POINTS && !name.starts_with('.');
+                let ours =
+                    entry.file_type().ok()?.is_dir() && name != ROLLBACK_POINTS && !name.starts_with('.');
                 ours.then(|| Entry::read(name, entry.path()))
             })
             .collect();
@@ -115,13 +122,14 @@ impl Folder {
         let means = |entry: &Entry| entry.name == name || name::without_stamp(&entry.name) == Some(name);
         // A full name with a stamp means itself; without one, the newest of its kind.
         let exact = name::without_stamp(name).is_some();
-        let found = match entries.iter().position(|entry| if exact { entry.name == name } else { means(entry) }) {
-            Some(at) => at,
-            None => match entries.iter().position(means) {
+        let found =
+            match entries.iter().position(|entry| if exact { entry.name == name } else { means(entry) }) {
                 Some(at) => at,
-                None => return Err(self.not_there(name, &entries)),
-            },
-        };
+                None => match entries.iter().position(means) {
+                    Some(at) => at,
+                    None => return Err(self.not_there(name, &entries)),
+                },
+            };
         let entry = entries.swap_remove(found);
         if entry.name != name {
             log::info!("Backup: {} (the newest of {name})", entry.name);
@@ -130,11 +138,14 @@ impl Folder {
     }
 
     fn not_there(&self, name: &str, entries: &[Entry]) -> Error {
-        let error = Error::new(Exit::Config, format!("there is no backup {name:?} in {}", self.path.display()))
-            .because("nothing was touched");
+        let error =
+            Error::new(Exit::Config, format!("there is no backup {name:?} in {}", self.path.display()))
+                .because("nothing was touched");
         match entries.first() {
             None => error.because("there is none at all").hint("take one: backup-manager backup NAME full"),
-            Some(newest) => error.hint(format!("backup-manager list shows them; the newest is {}", newest.name)),
+            Some(newest) => {
+                error.hint(format!("backup-manager list shows them; the newest is {}", newest.name))
+            }
         }
     }
 }
@@ -159,9 +170,14 @@ impl Entry {
     /// Reads what a folder says of itself.
     pub(crate) fn read(name: String, path: PathBuf) -> Self {
         let metadata = read_text(&path.join(metadata::FILE)).and_then(|text| Metadata::parse(&text));
-        let created = metadata.as_ref().ok().and_then(|metadata| clock::parse_record_time(&metadata.created_at));
+        let created =
+            metadata.as_ref().ok().and_then(|metadata| clock::parse_record_time(&metadata.created_at));
         let size = fs::read_dir(&path).map_or(0, |files| {
-            files.filter_map(|file| file.ok()?.metadata().ok()).filter(fs::Metadata::is_file).map(|file| file.len()).sum()
+            files
+                .filter_map(|file| file.ok()?.metadata().ok())
+                .filter(fs::Metadata::is_file)
+                .map(|file| file.len())
+                .sum()
         });
         let mut damage = Vec::new();
         match &metadata {

@@ -45,7 +45,8 @@ pub(crate) fn without_stamp(name: &str) -> Option<&str> {
     let at = name.len().checked_sub(16)?;
     let (rest, stamp) = (name.get(..at)?, name.get(at..)?);
     let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
-    let shaped = stamp.starts_with('_') && stamp.as_bytes()[9] == b'_' && digits(&stamp[1..9]) && digits(&stamp[10..]);
+    let shaped =
+        stamp.starts_with('_') && stamp.as_bytes()[9] == b'_' && digits(&stamp[1..9]) && digits(&stamp[10..]);
     (shaped && !rest.is_empty()).then_some(rest)
 }
 
@@ -58,7 +59,21 @@ mod tests {
         for good in ["pre_migration", "vor-Änderung", "a.b@c+d", "7"] {
             assert!(check(good).is_ok(), "{good}");
         }
-        for bad in ["", "-x", ".x", "a/b", "..", "a b", "a'b", "a\"b", "a\nb", "a$b", "a\\b", "rollback_points", "a\0"] {
+        for bad in [
+            "",
+            "-x",
+            ".x",
+            "a/b",
+            "..",
+            "a b",
+            "a'b",
+            "a\"b",
+            "a\nb",
+            "a$b",
+            "a\\b",
+            "rollback_points",
+            "a\0",
+        ] {
             assert_eq!(check(bad).unwrap_err().exit(), Exit::Usage, "{bad:?}");
         }
         assert!(check(&"x".repeat(200)).is_err());

@@ -51,10 +51,13 @@ impl Partial {
                     }
                 }
                 Err(error) => {
-                    return Err(Error::new(Exit::Config, format!("cannot make the folder {}", path.display()))
-                        .because(error)
-                        .because("nothing was touched")
-                        .hint("name a folder that you may write to: --backup-dir=DIR"));
+                    return Err(Error::new(
+                        Exit::Config,
+                        format!("cannot make the folder {}", path.display()),
+                    )
+                    .because(error)
+                    .because("nothing was touched")
+                    .hint("name a folder that you may write to: --backup-dir=DIR"));
                 }
             }
         }
@@ -116,9 +119,10 @@ pub(crate) fn sweep(folder: &Folder) -> Vec<String> {
         let dead = match File::open(entry.path().join(LOCK)) {
             Ok(lock) => flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok(),
             // Killed before it was locked, or right before it got its name; or it is being made in this very moment.
-            Err(_) => entry.metadata().and_then(|data| data.modified()).is_ok_and(|at| {
-                at.elapsed().is_ok_and(|age| age > Duration::from_secs(5))
-            }),
+            Err(_) => entry
+                .metadata()
+                .and_then(|data| data.modified())
+                .is_ok_and(|at| at.elapsed().is_ok_and(|age| age > Duration::from_secs(5))),
         };
         if dead && fs::remove_dir_all(entry.path()).is_ok() {
             log::warn!("Removed what a killed backup has left: {backup}");

@@ -64,8 +64,8 @@ fn rows(load: &Load<'_>) -> Result<Vec<String>> {
 }
 
 fn objects(session: &mut Session, load: &Load<'_>) -> Result<Vec<String>> {
-    let now =
-        Inventory::take(&mut session.client).map_err(|error| failed("take the inventory of what was restored", &error))?;
+    let now = Inventory::take(&mut session.client)
+        .map_err(|error| failed("take the inventory of what was restored", &error))?;
     Ok(load.more.inventory.compare(&now).iter().map(ToString::to_string).collect())
 }
 

@@ -67,7 +67,9 @@ pub(crate) fn run(
         rows,
     };
     proof::write(&entry.path, &proven).map_err(|error| {
-        Error::new(Exit::Failed, format!("cannot write {}", proof::FILE)).because(error).because("the backup is proven")
+        Error::new(Exit::Failed, format!("cannot write {}", proof::FILE))
+            .because(error)
+            .because("the backup is proven")
     })?;
     log::info!(
         "Every row of {} tables ({} rows) and {} objects are as they were backed up ({} ms)",

@@ -128,7 +128,9 @@ impl Load<'_> {
     fn rows(&self, session: &mut Session, member: &Member) -> Result<()> {
         let table = self.table(member)?;
         let sql = self.reader.member(member).map_err(|error| unreadable(member, &error.to_string()))?;
-        let length = rows_in(&sql, table).ok_or_else(|| unreadable(member, "it holds something else than rows"))?.len();
+        let length = rows_in(&sql, table)
+            .ok_or_else(|| unreadable(member, "it holds something else than rows"))?
+            .len();
         let begin = sql.len() - length - crate::sqltext::ROWS_END.len();
         let rows = Bytes::from(sql).slice(begin..begin + length);
         let send = |client: &mut Client| {
@@ -162,9 +164,11 @@ impl Load<'_> {
         side_by_side(self, members.len(), |session, number| {
             self.rows(session, members[number])?;
             let rows = done.fetch_add(members[number].rows, Ordering::Relaxed) + members[number].rows;
-            line.lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .update(&format!("restore: {} of {} rows", count(rows), count(total)));
+            line.lock().unwrap_or_else(PoisonError::into_inner).update(&format!(
+                "restore: {} of {} rows",
+                count(rows),
+                count(total)
+            ));
             Ok(())
         })
     }
@@ -261,7 +265,8 @@ fn builds_on(facts: &Facts<'_>) -> Option<String> {
         let from = if is(2, "only") { 3 } else { 2 };
         let add = (from..tokens.len()).find(|at| is(*at, "add"))?;
         let kind = add + 3;
-        let key = is(add + 1, "constraint") && (is(kind, "primary") || is(kind, "unique") || is(kind, "exclude"));
+        let key =
+            is(add + 1, "constraint") && (is(kind, "primary") || is(kind, "unique") || is(kind, "exclude"));
         return key.then(|| name(from, add));
     }
     None
@@ -288,9 +293,8 @@ fn statement_failed(text: &str, error: &postgres::Error) -> Error {
         Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => {
             failure.hint("restore as a role that may do this: --restore-user=ROLE")
         }
-        Some(code) if *code == SqlState::UNDEFINED_OBJECT => {
-            failure.hint("roles and tablespaces are the server's, not the database's: make the missing one first")
-        }
+        Some(code) if *code == SqlState::UNDEFINED_OBJECT => failure
+            .hint("roles and tablespaces are the server's, not the database's: make the missing one first"),
         _ => failure,
     }
 }
@@ -384,7 +388,8 @@ mod tests {
 
     #[test]
     fn an_index_is_built_in_its_tablespace() {
-        let all = pieces("SET default_tablespace = fast;\nCREATE INDEX i ON m USING btree (a);\nSELECT 1;\n").unwrap();
+        let all = pieces("SET default_tablespace = fast;\nCREATE INDEX i ON m USING btree (a);\nSELECT 1;\n")
+            .unwrap();
         let plan = Plan::of(&all);
         assert_eq!(plan.builds["m"][0].tablespace, Some("SET default_tablespace = fast"));
         assert_eq!(plan.rest, ["SET default_tablespace = fast", "SELECT 1"]);

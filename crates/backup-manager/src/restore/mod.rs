@@ -46,7 +46,12 @@ pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, nam
         return Err(verify::damaged(&entry, checked.damage));
     }
     log::info!("Checksums fit, {} members, {} rows", checked.members, count(checked.rows));
-    let more = entry.metadata.as_ref().ok().and_then(|metadata| metadata.more.as_ref()).ok_or_else(|| old(&entry))?;
+    let more = entry
+        .metadata
+        .as_ref()
+        .ok()
+        .and_then(|metadata| metadata.more.as_ref())
+        .ok_or_else(|| old(&entry))?;
 
     let settings = restorer(settings, &context.variables, options.restore_user.as_deref());
     let target = settings.connection.dbname.clone();
@@ -83,7 +88,8 @@ pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, nam
         Ok(kept) => kept,
         Err(error) => {
             let error = match maintenance.drop(&new) {
-                Ok(()) => error.because(format!("{target} is as it was, in service; the half-made database is dropped")),
+                Ok(()) => error
+                    .because(format!("{target} is as it was, in service; the half-made database is dropped")),
                 Err(left) => error
                     .because(format!("{target} is as it was, in service"))
                     .because_all(left.lines())
@@ -116,7 +122,12 @@ fn old(entry: &Entry) -> Error {
 
 /// Opens the file of a backup.
 fn reader(entry: &Entry) -> Result<Reader> {
-    let file = entry.metadata.as_ref().ok().and_then(|metadata| metadata.files.first()).map(|(file, _)| file.clone());
+    let file = entry
+        .metadata
+        .as_ref()
+        .ok()
+        .and_then(|metadata| metadata.files.first())
+        .map(|(file, _)| file.clone());
     let path = entry.path.join(file.unwrap_or_default());
     Reader::open(&path)
         .map_err(|error| Error::new(Exit::Config, format!("cannot open {}", path.display())).because(error))
@@ -126,7 +137,8 @@ fn reader(entry: &Entry) -> Result<Reader> {
 fn hold(context: &Context, options: &Options, settings: &Settings) -> Result<RunLock> {
     let connect = |purpose| common::open(settings, TOOL, purpose, &Tuning::default());
     let lock = connect("lock")?;
-    let (lock, mut looker) = RunLock::acquire(settings, lock, connect("")?, Mode::Exclusive, options.lock_wait)?;
+    let (lock, mut looker) =
+        RunLock::acquire(settings, lock, connect("")?, Mode::Exclusive, options.lock_wait)?;
     let identity: Identity = common::identify(&mut looker, settings)?.identity;
     context.recorder.start(Some(&identity), None);
     let row = looker
@@ -229,7 +241,9 @@ fn after(
     let Some(kept) = kept else { return Ok(()) };
     if options.drop_old {
         maintenance.drop(kept).map_err(|error| {
-            error.with_exit(Exit::Partial).because(format!("{target} is restored and in service; {kept} is left"))
+            error
+                .with_exit(Exit::Partial)
+                .because(format!("{target} is restored and in service; {kept} is left"))
         })?;
         log::info!("The old database is dropped");
     } else {
@@ -257,4 +271,3 @@ fn start_workers(session: &mut sessions::Session) -> Result<()> {
         None => Ok(()),
     }
 }
-

@@ -97,8 +97,10 @@ impl Maintenance {
             )));
         }
         if more.superuser && !self.superuser {
-            return Err(refused(format!("it holds hypertables, which only a superuser can load, and {role} is none"))
-                .hint("restore as a superuser: --restore-user=ROLE, its password in MS5_RESTORE_PASSWORD"));
+            return Err(refused(format!(
+                "it holds hypertables, which only a superuser can load, and {role} is none"
+            ))
+            .hint("restore as a superuser: --restore-user=ROLE, its password in MS5_RESTORE_PASSWORD"));
         }
         if let Some(version) = &more.timescaledb {
             let row = self
@@ -184,7 +186,9 @@ impl Maintenance {
             }
             match self.drop(&name) {
                 Ok(()) => log::warn!("Dropped what a killed restore has left: the database {name}"),
-                Err(error) => log::warn!("Cannot drop what a killed restore has left: {}", error.lines().join("; ")),
+                Err(error) => {
+                    log::warn!("Cannot drop what a killed restore has left: {}", error.lines().join("; "))
+                }
             }
             let _ = self.client().query("SELECT pg_catalog.pg_advisory_unlock($1)", &[&key(&name)]);
         }
@@ -201,7 +205,9 @@ impl Maintenance {
         self.lock(&name, Duration::ZERO)?;
         let sql = create_sql(&name, database, &self.version);
         self.client().batch_execute(&sql).map_err(|error| {
-            failed("make a new database beside the old one", &error).because(sql.clone()).because("nothing was changed")
+            failed("make a new database beside the old one", &error)
+                .because(sql.clone())
+                .because("nothing was changed")
         })?;
         Ok(name)
     }
@@ -237,7 +243,11 @@ fn create_sql(name: &str, database: &Map<String, Value>, version: &str) -> Strin
         }
     };
     literal("ENCODING", text("encoding"));
-    let since_17 = version.split('.').next().and_then(|major| major.parse::<u32>().ok()).is_some_and(|major| major >= 17);
+    let since_17 = version
+        .split('.')
+        .next()
+        .and_then(|major| major.parse::<u32>().ok())
+        .is_some_and(|major| major >= 17);
     match text("provider") {
         Some("i") => {
             literal("LOCALE_PROVIDER", Some("icu"));

@@ -73,7 +73,9 @@ pub(crate) fn run(
         });
         match result {
             Ok(()) => return Ok(()),
-            Err(Outcome::Refused(error)) if error.code() == Some(&SqlState::OBJECT_IN_USE) && turn < TRIES => {
+            Err(Outcome::Refused(error))
+                if error.code() == Some(&SqlState::OBJECT_IN_USE) && turn < TRIES =>
+            {
                 log::warn!("The databases are still in use; once more");
             }
             Err(Outcome::Refused(error)) => {
@@ -84,7 +86,9 @@ pub(crate) fn run(
             Err(Outcome::Unknown(error)) => {
                 let lost = failed("learn whether the names were swapped", &error);
                 let mut again = maintenance.second().map_err(|error| {
-                    error.with_exit(Exit::Partial).because("the connection was lost while the names were swapped")
+                    error
+                        .with_exit(Exit::Partial)
+                        .because("the connection was lost while the names were swapped")
                 })?;
                 let row = again
                     .client

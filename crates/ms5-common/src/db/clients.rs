@@ -15,8 +15,13 @@ use crate::error::{Error, Result};
 use crate::exit::Exit;
 
 /// Folders whose sub-folders are versions, each with the programs in bin: Debian, Red Hat, source, macOS.
-const VERSIONED: [&str; 5] =
-    ["/usr/lib/postgresql", "/usr", "/usr/local", "/opt/homebrew/opt", "/Applications/Postgres.app/Contents/Versions"];
+const VERSIONED: [&str; 5] = [
+    "/usr/lib/postgresql",
+    "/usr",
+    "/usr/local",
+    "/opt/homebrew/opt",
+    "/Applications/Postgres.app/Contents/Versions",
+];
 /// How those of the folders above begin that are versions; Debian's and Postgres.app's are numbers.
 const BEGINNINGS: [&str; 3] = ["pgsql-", "pgsql", "postgresql@"];
 /// How long a program may take to say its version.
@@ -50,7 +55,6 @@ impl ClientProgram {
     }
 
     /// A call of it. The database, the role and the password go by the environment, which holds nothing else of libpq.
-    #[must_use]
     pub fn call(&self, settings: &Settings, variables: &Variables, arguments: &[&str]) -> Expression {
         let environment = environment(settings, variables, matches!(self.way, Way::Container { .. }));
         match &self.way {
@@ -102,7 +106,9 @@ pub fn find(
     }
     let mut error = Error::new(
         Exit::Config,
-        format!("{program} of PostgreSQL {server_major} or newer is needed, as the server is, and is not here"),
+        format!(
+            "{program} of PostgreSQL {server_major} or newer is needed, as the server is, and is not here"
+        ),
     );
     for there in &found {
         error = error.because(format!("{} is of version {}, which is too old", there.place(), there.version));
@@ -126,7 +132,9 @@ fn places(program: &str, variables: &Variables) -> Vec<PathBuf> {
         let Ok(entries) = fs::read_dir(folder) else { continue };
         let mut versions: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
         versions.sort();
-        places.extend(versions.into_iter().filter(|path| is_version(path)).map(|path| path.join("bin").join(program)));
+        places.extend(
+            versions.into_iter().filter(|path| is_version(path)).map(|path| path.join("bin").join(program)),
+        );
     }
     let mut seen = Vec::new();
     for place in places {
@@ -256,7 +264,10 @@ mod tests {
             version: "17".into(),
             major: 17,
         };
-        assert!(!format!("{:?}", there.call(&settings, &variables, &["--schema-only"])).contains("exec -e hunter2"));
+        assert!(
+            !format!("{:?}", there.call(&settings, &variables, &["--schema-only"]))
+                .contains("exec -e hunter2")
+        );
     }
 
     #[test]
