@@ -57,7 +57,7 @@ pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, nam
     }
     if let Standing::Proven(proof) = proof::read(&entry.path) {
         log::info!("Proven by restoring it at {} on PostgreSQL {}", proof.verified_at, proof.server);
-    } else {
+    } else if entry.metadata.as_ref().is_ok_and(|metadata| metadata.more.is_some()) {
         log::info!("Not yet proven by restoring it: backup-manager verify {} --deep", entry.name);
     }
     context.recorder.emit("backup", crate::list::record(&entry, "intact"));

@@ -388,7 +388,7 @@ fn report(context: &Context, entry: &Entry, metadata: &Metadata, took: Duration)
     log::info!("Location: {}", ms5_common::config::absolute(&entry.path).display());
     if more.superuser {
         log::info!(
-            "It holds hypertables: a restore needs a superuser (--restore-user=ROLE, its password in MS5_RESTORE_PASSWORD)"
+            "It holds hypertables: a restore needs a superuser (DB_USER, or --restore-user=ROLE with MS5_RESTORE_PASSWORD)"
         );
     }
     log::info!("Prove it by restoring it: backup-manager verify {} --deep", metadata.name);

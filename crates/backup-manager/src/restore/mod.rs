@@ -118,6 +118,7 @@ fn old(entry: &Entry) -> Error {
             "by hand, into an empty database: gunzip -c {}/full_database.sql.gz | sed '1,/^\\\\connect /d' | psql -d EMPTY_DATABASE",
             path.display()
         ))
+        .hint("with hypertables, there first: CREATE EXTENSION timescaledb VERSION '...'; SELECT timescaledb_pre_restore(); and at the end timescaledb_post_restore()")
 }
 
 /// Opens the file of a backup.
