@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use ms5_common::cli::{ENVIRONMENT, Flag, HELP, JSON, LOG_DIR, Parsed, Spec, VERBOSE, VERSION, nearest};
+use ms5_common::cli::{
+    ENVIRONMENT, Flag, HELP, JOBS, JSON, LOG_DIR, Parsed, REPORT, Spec, VERBOSE, VERSION, nearest,
+};
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 use ms5_common::machine;
@@ -16,7 +18,6 @@ const NO_COMPRESSION: &str = "--no-compression";
 const FORCE: &str = "--force";
 const RETENTION: &str = "--retention-days";
 const BACKUP_DIR: &str = "--backup-dir";
-const JOBS: &str = "--jobs";
 const LEVEL: &str = "--level";
 const RESTORE_USER: &str = "--restore-user";
 const MAINTENANCE: &str = "--maintenance-db";
@@ -27,9 +28,11 @@ const START_JOBS: &str = "--start-jobs";
 const KEEP_LAST: &str = "--keep-last";
 const MAX_TOTAL: &str = "--max-total";
 const DRY_RUN: &str = "--dry-run";
-const REPORT: &str = "--report";
 const LOCK_WAIT: &str = "--lock-wait";
 const LOCK_TIMEOUT: &str = "--lock-timeout";
+
+/// More sessions than this gain nothing anywhere, and a server has not many more to give.
+const MOST_JOBS: usize = 64;
 
 /// The level that took the least time in all on COPY text; README, Measurements.
 pub(crate) const DEFAULT_LEVEL: u32 = 1;
@@ -70,7 +73,7 @@ pub(crate) const SPEC: Spec = Spec {
         ),
         Flag::switch(DRY_RUN, "clean: say what would be removed, remove nothing"),
         Flag::value(BACKUP_DIR, "DIR", "Folder of the backups").default("MS5_HOME/backups"),
-        Flag::value(REPORT, "FILE", "Write the records to this file too, with or without --json"),
+        REPORT,
         VERBOSE,
         JSON,
         LOG_DIR,
@@ -121,7 +124,6 @@ pub(crate) struct Options {
     pub(crate) max_total: Option<u64>,
     pub(crate) dry_run: bool,
     pub(crate) backup_dir: Option<String>,
-    pub(crate) report: Option<String>,
 }
 
 const COMMANDS: [&str; 7] = ["backup", "restore", "list", "verify", "clean", "rollback-point", "rollback"];
@@ -146,11 +148,7 @@ impl Options {
             command,
             compress: !arguments.has(NO_COMPRESSION),
             level: u32::try_from(level).unwrap_or(DEFAULT_LEVEL),
-            jobs: match arguments.number(JOBS)? {
-                Some(0) => return Err(usage(format!("{JOBS}=0 would do nothing"))),
-                Some(number) => usize::try_from(number).unwrap_or(usize::MAX).min(64),
-                None => machine::processors(),
-            },
+            jobs: arguments.jobs()?.unwrap_or_else(machine::processors).min(MOST_JOBS),
             lock_timeout: Duration::from_secs(arguments.number(LOCK_TIMEOUT)?.unwrap_or(60)),
             lock_wait: Duration::from_secs(arguments.number(LOCK_WAIT)?.unwrap_or(10)),
             force: arguments.has(FORCE),
@@ -163,7 +161,6 @@ impl Options {
             max_total: arguments.value(MAX_TOTAL).map(size).transpose()?,
             dry_run: arguments.has(DRY_RUN),
             backup_dir: arguments.value(BACKUP_DIR).map(str::to_owned),
-            report: arguments.value(REPORT).map(str::to_owned),
         })
     }
 }

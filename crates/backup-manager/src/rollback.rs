@@ -8,9 +8,9 @@ use std::path::Path;
 use ms5_common::config::{Settings, absolute};
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
+use ms5_common::sql::escape_literal;
 use ms5_common::success;
 use ms5_common::tool::Context;
-use postgres_protocol::escape::escape_literal;
 use serde_json::Value;
 
 use crate::args::Options;

@@ -3,7 +3,7 @@
 //! The file is a script for psql: `gunzip -c full_database.sql.gz | psql -d EMPTY_DATABASE`. What it needs it sets by
 //! itself, and each member says all that it needs, so that any member can be loaded by any session.
 
-use postgres_protocol::escape::{escape_identifier, escape_literal};
+use ms5_common::sql::{escape_identifier, escape_literal};
 use serde_json::{Map, Value};
 
 use crate::folder::metadata::Table;

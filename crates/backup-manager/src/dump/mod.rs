@@ -57,7 +57,9 @@ pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, nam
     context.recorder.start(Some(&server.identity), None);
     let extension =
         timescale::extension(&mut looker).map_err(|error| failed("look for TimescaleDB", &error))?;
-    crate::run::refuse_restoring(&extension, settings)?;
+    if extension.restoring {
+        return Err(timescale::left_restoring());
+    }
     let pg_dump = clients::find("pg_dump", major(&server), settings, &context.variables)?;
     log::info!("Database: {}, PostgreSQL {}, {}", settings.database(), server.version, described(&extension));
     log::debug!("pg_dump: {} {}", pg_dump.place(), pg_dump.version);

@@ -157,7 +157,7 @@ pub(crate) fn before_rows(text: &str, extension: Option<&Extension<'_>>) -> Resu
         }
         let of_timescale = creates_timescale(&facts);
         if let Some(extension) = extension.filter(|_| of_timescale) {
-            let version = postgres_protocol::escape::escape_literal(extension.version);
+            let version = ms5_common::sql::escape_literal(extension.version);
             piece.statement =
                 piece.statement.with_text(&format!("{} VERSION {version}", piece.statement.text));
             piece.write(&mut out);

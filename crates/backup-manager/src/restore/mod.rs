@@ -15,9 +15,9 @@ use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 use ms5_common::interrupt;
 use ms5_common::record::Identity;
+use ms5_common::sql::{escape_identifier, escape_literal};
 use ms5_common::success;
 use ms5_common::tool::Context;
-use postgres_protocol::escape::{escape_identifier, escape_literal};
 use time::OffsetDateTime;
 
 use crate::archive::Reader;

@@ -9,7 +9,7 @@ use ms5_common::db::client::Client;
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 use ms5_common::interrupt;
-use postgres_protocol::escape::{escape_identifier, escape_literal};
+use ms5_common::sql::{escape_identifier, escape_literal};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;

@@ -11,8 +11,8 @@ use std::time::Duration;
 use ms5_common::db::client::Client;
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
+use ms5_common::sql::escape_identifier;
 use postgres::error::SqlState;
-use postgres_protocol::escape::escape_identifier;
 use time::OffsetDateTime;
 
 use super::server::{Maintenance, There};

@@ -173,7 +173,7 @@ pub(super) const POSTGRES: &[&str] = &[
      CROSS JOIN LATERAL pg_identify_object(d.classoid, d.objoid, d.objsubid) i
      WHERE d.objoid >= 16384 AND i.type <> 'extension'
        AND coalesce(i.schema, i.identity) !~ '^(pg_|_timescaledb_|timescaledb_)'
-       AND i.identity !~ '^public.migration_(log|attempts|steps|texts|paused_jobs)(_|[.]|$)'
+       AND i.identity !~ '^public.migration_(log|attempts|steps|texts|paused_jobs|restores)(_|[.]|$)'
        AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend e
                        WHERE e.classid = d.classoid AND e.objid = d.objoid AND e.deptype = 'e')",
 ];
