@@ -70,6 +70,9 @@ pub const JSON: Flag =
     Flag::switch("--json", "Write records (one JSON object a line) to stdout; human lines move to stderr");
 /// `--log-dir=DIR`, the same in every tool.
 pub const LOG_DIR: Flag = Flag::value("--log-dir", "DIR", "Folder of the log files").default("MS5_HOME/logs");
+/// `--backup-dir=DIR`, the same in every tool that looks at backups.
+pub const BACKUP_DIR: Flag =
+    Flag::value("--backup-dir", "DIR", "Folder of the backups").default("MS5_HOME/backups");
 /// `--migrations-dir=DIR`, the same in every tool that reads the files.
 pub const MIGRATIONS_DIR: Flag =
     Flag::value("--migrations-dir", "DIR", "Folder of the migration files").default("MS5_HOME/migrations");

@@ -141,6 +141,8 @@ pub struct Choices<'a> {
     pub migrations_dir: Option<&'a str>,
     /// `--log-dir`.
     pub log_dir: Option<&'a str>,
+    /// `--backup-dir`.
+    pub backup_dir: Option<&'a str>,
 }
 
 impl<'a> Choices<'a> {
@@ -151,6 +153,7 @@ impl<'a> Choices<'a> {
             environment: arguments.value(cli::ENVIRONMENT.name),
             migrations_dir: arguments.value(cli::MIGRATIONS_DIR.name),
             log_dir: arguments.value(cli::LOG_DIR.name),
+            backup_dir: arguments.value(cli::BACKUP_DIR.name),
         }
     }
 }
@@ -166,6 +169,8 @@ pub struct Settings {
     pub migrations_dir: PathBuf,
     /// Folder of the log files; each tool has a folder of its own in it.
     pub log_dir: PathBuf,
+    /// Folder of the backups.
+    pub backup_dir: PathBuf,
     /// How to reach the database. Its `Debug` shows no password.
     pub connection: Connection,
 }
@@ -192,6 +197,7 @@ pub fn load(choices: Choices<'_>, variables: &Variables, default: Environment) -
         environment,
         migrations_dir: folder(choices.migrations_dir, "MS5_MIGRATIONS_DIR", "migrations"),
         log_dir: folder(choices.log_dir, "MS5_LOG_DIR", "logs"),
+        backup_dir: folder(choices.backup_dir, "MS5_BACKUP_DIR", "backups"),
         connection: connection(environment, variables)?,
         home,
     })
@@ -325,5 +331,6 @@ mod tests {
         assert_eq!(plain.migrations_dir, Path::new("/srv/ms5/migrations"));
         let moved = settings(None, &[("MS5_HOME", "/srv/ms5"), ("MS5_LOG_DIR", "/var/log/ms5")]).unwrap();
         assert_eq!(moved.log_dir, Path::new("/var/log/ms5"));
+        assert_eq!(moved.backup_dir, Path::new("/srv/ms5/backups"));
     }
 }

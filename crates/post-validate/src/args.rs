@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use ms5_common::cli::{
-    ENVIRONMENT, Flag, HELP, JOBS, JSON, LOG_DIR, MIGRATIONS_DIR, Parsed, REPORT, Spec, VERBOSE, VERSION,
+    BACKUP_DIR, ENVIRONMENT, Flag, HELP, JOBS, JSON, LOG_DIR, MIGRATIONS_DIR, Parsed, REPORT, Spec, VERBOSE,
+    VERSION,
 };
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
@@ -41,6 +42,7 @@ pub(crate) const SPEC: Spec = Spec {
         expected::FLAG,
         MIGRATIONS_DIR,
         LOG_DIR,
+        BACKUP_DIR,
         JSON,
         REPORT,
         Flag::value(

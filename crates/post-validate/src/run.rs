@@ -6,6 +6,7 @@ use ms5_common::catalog::Inventory;
 use ms5_common::check::{self, Report};
 use ms5_common::config::Settings;
 use ms5_common::db::client::Client;
+use ms5_common::db::ledger;
 use ms5_common::db::server_error::reasons;
 use ms5_common::db::session::{self, Tuning};
 use ms5_common::error::{Error, Result};
@@ -95,7 +96,9 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
     }
     let extension = look(&mut client, timescale::extension)?;
     let wal = look(&mut client, checks::health::wal_position)?;
-    let mut bench = Bench::new(client, report, &input, extension, wal);
+    // Behind a gate a migration has just run.
+    let restored = if input.story.is_none() { look(&mut client, ledger::restored)? } else { None };
+    let mut bench = Bench::new(client, report, &input, extension, restored, wal);
     checks::all(&mut bench)?;
     Ok(bench.report.conclude("Post-migration validation"))
 }

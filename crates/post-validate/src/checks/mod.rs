@@ -9,6 +9,7 @@ mod jobs;
 mod ledger;
 mod objects;
 mod performance;
+mod restored;
 mod rows;
 mod schema;
 mod views;
@@ -17,6 +18,7 @@ use std::collections::BTreeMap;
 
 use ms5_common::check::{Check, Finding, Report};
 use ms5_common::db::client::Client;
+use ms5_common::db::ledger::Restored;
 use ms5_common::db::server_error::{connection_lost, gave_up, reasons};
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
@@ -33,6 +35,7 @@ pub(crate) const ALL: &[Check] = &[
     connection::CONNECTION,
     connection::EXTENSION,
     connection::PROMISES,
+    restored::ROLLED_BACK,
     ledger::FILES,
     ledger::STRANGERS,
     ledger::ATTEMPTS,
@@ -75,6 +78,8 @@ pub(crate) struct Bench<'a> {
     pub(crate) report: Report<'a>,
     pub(crate) input: &'a Input,
     pub(crate) extension: Extension,
+    /// The backup that the database was restored from since the last migration.
+    restored: Option<Restored>,
     /// What is there of the promised hypertables.
     hypertables: Vec<Hypertable>,
     /// What the intervals of expected.json are, in the unit of the hypertables' own.
@@ -92,10 +97,11 @@ impl<'a> Bench<'a> {
         report: Report<'a>,
         input: &'a Input,
         extension: Extension,
+        restored: Option<Restored>,
         wal: health::Wal,
     ) -> Self {
         let (hypertables, intervals, jobs) = (Vec::new(), BTreeMap::new(), Vec::new());
-        Self { client, report, input, extension, hypertables, intervals, jobs, wal }
+        Self { client, report, input, extension, restored, hypertables, intervals, jobs, wal }
     }
 
     /// What is promised; nothing where there is no file, and then no check asks.
@@ -149,6 +155,8 @@ fn schema_of(name: &str) -> &str {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Needs {
     Nothing,
+    /// What the files and the ledger say holds: not in a database that was rolled back.
+    Migrated,
     Promises,
     Extension,
     Both,
@@ -164,8 +172,9 @@ struct Stage {
 
 const STAGES: &[Stage] = &[
     Stage { check: &connection::EXTENSION, needs: Needs::Nothing, run: connection::extension },
-    Stage { check: &connection::PROMISES, needs: Needs::Nothing, run: connection::promises },
-    Stage { check: &ledger::FILES, needs: Needs::Nothing, run: ledger::check },
+    Stage { check: &connection::PROMISES, needs: Needs::Migrated, run: connection::promises },
+    Stage { check: &restored::ROLLED_BACK, needs: Needs::Nothing, run: restored::check },
+    Stage { check: &ledger::FILES, needs: Needs::Migrated, run: ledger::check },
     Stage { check: &schema::SCHEMAS, needs: Needs::Promises, run: schema::schemas },
     Stage { check: &schema::TABLES, needs: Needs::Promises, run: schema::tables },
     Stage { check: &schema::FUNCTIONS, needs: Needs::Promises, run: schema::functions },
@@ -180,8 +189,8 @@ const STAGES: &[Stage] = &[
     Stage { check: &schema::CONSTRAINTS, needs: Needs::Promises, run: schema::constraints },
     Stage { check: &views::VIEWS, needs: Needs::Promises, run: views::views },
     Stage { check: &views::SELECTED, needs: Needs::Promises, run: views::selected },
-    Stage { check: &objects::OBJECTS, needs: Needs::Nothing, run: objects::check },
-    Stage { check: &rows::ROWS, needs: Needs::Nothing, run: rows::check },
+    Stage { check: &objects::OBJECTS, needs: Needs::Migrated, run: objects::check },
+    Stage { check: &rows::ROWS, needs: Needs::Migrated, run: rows::check },
     Stage { check: &integrity::INTEGRITY, needs: Needs::Both, run: integrity::check },
     Stage { check: &functions::TIMESCALE_FUNCTIONS, needs: Needs::Extension, run: functions::check },
     Stage { check: &performance::QUERIES, needs: Needs::Promises, run: performance::queries },
@@ -221,10 +230,12 @@ pub(crate) fn all(bench: &mut Bench<'_>) -> Result<()> {
 
 /// What is lacking is reported once, by the check on it.
 fn lacking(bench: &Bench<'_>, needs: Needs) -> bool {
-    let promises = bench.input.expected.is_none();
+    let rolled_back = bench.restored.is_some();
+    let promises = rolled_back || bench.input.expected.is_none();
     let extension = bench.extension.installed.is_none();
     match needs {
         Needs::Nothing => false,
+        Needs::Migrated => rolled_back,
         Needs::Promises => promises,
         Needs::Extension => extension,
         Needs::Both => promises || extension,

@@ -118,7 +118,7 @@ pub(crate) const HBA: Check = Check::new(
     "no trust and no whole internet, else WARN",
 );
 pub(crate) const BACKUPS: Check =
-    Check::new("backup-folder", "who may read MS5_HOME/backups", "its owner only, else WARN");
+    Check::new("backup-folder", "who may read the folder of the backups", "its owner only, else WARN");
 pub(crate) const ACCOUNTS: Check =
     Check::new("accounts", "tables of users with names that everybody tries first", "none, else WARN").slow();
 pub(crate) const CONTAINER: Check = Check::new(

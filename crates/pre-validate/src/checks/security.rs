@@ -112,7 +112,7 @@ fn host_rules(client: &mut Client) -> Finding {
 }
 
 fn backups(settings: &Settings) -> Finding {
-    let folder = config::absolute(&settings.home).join("backups");
+    let folder = config::absolute(&settings.backup_dir);
     let Ok(metadata) = fs::metadata(&folder) else {
         return Finding::skipped(format!("{} is not there yet", folder.display()));
     };

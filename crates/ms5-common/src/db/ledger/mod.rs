@@ -3,10 +3,11 @@
 //! A row of migration_log is trusted only if an attempt of ours stands behind it: the old scripts recorded
 //! success even where psql had printed errors. The two are written by one statement and carry the same time, so
 //! a row that an old script has written over since no longer matches its attempt. Beside them: migration_steps for files
-//! that run statement by statement, migration_texts with what was applied, migration_paused_jobs.
+//! that run statement by statement, migration_texts with what was applied, migration_paused_jobs, migration_restores.
 
 mod attempt;
 mod layout;
+mod restored;
 pub mod standing;
 mod statements;
 pub mod steps;
@@ -18,6 +19,7 @@ pub use attempt::{
     commit, committed, end, last_attempts, moved, record, withdraw,
 };
 pub use layout::{State, ensure, state};
+pub use restored::{RESTORES, Restored, restored};
 
 type SqlResult<T> = Result<T, postgres::Error>;
 
