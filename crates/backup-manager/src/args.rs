@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ms5_common::cli::{
-    ENVIRONMENT, Flag, HELP, JOBS, JSON, LOG_DIR, Parsed, REPORT, Spec, VERBOSE, VERSION, nearest,
+    BACKUP_DIR, ENVIRONMENT, Flag, HELP, JOBS, JSON, LOG_DIR, Parsed, REPORT, Spec, VERBOSE, VERSION, nearest,
 };
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
@@ -17,7 +17,6 @@ pub(crate) const TOOL_VERSION: &str = env!("CARGO_PKG_VERSION");
 const NO_COMPRESSION: &str = "--no-compression";
 const FORCE: &str = "--force";
 const RETENTION: &str = "--retention-days";
-const BACKUP_DIR: &str = "--backup-dir";
 const LEVEL: &str = "--level";
 const RESTORE_USER: &str = "--restore-user";
 const MAINTENANCE: &str = "--maintenance-db";
@@ -72,7 +71,7 @@ pub(crate) const SPEC: Spec = Spec {
             "clean: remove the oldest until all take no more than this, such as 50GB",
         ),
         Flag::switch(DRY_RUN, "clean: say what would be removed, remove nothing"),
-        Flag::value(BACKUP_DIR, "DIR", "Folder of the backups").default("MS5_HOME/backups"),
+        BACKUP_DIR,
         REPORT,
         VERBOSE,
         JSON,
@@ -123,7 +122,6 @@ pub(crate) struct Options {
     pub(crate) keep_last: usize,
     pub(crate) max_total: Option<u64>,
     pub(crate) dry_run: bool,
-    pub(crate) backup_dir: Option<String>,
 }
 
 const COMMANDS: [&str; 7] = ["backup", "restore", "list", "verify", "clean", "rollback-point", "rollback"];
@@ -160,7 +158,6 @@ impl Options {
             keep_last: usize::try_from(arguments.number(KEEP_LAST)?.unwrap_or(1)).unwrap_or(usize::MAX),
             max_total: arguments.value(MAX_TOTAL).map(size).transpose()?,
             dry_run: arguments.has(DRY_RUN),
-            backup_dir: arguments.value(BACKUP_DIR).map(str::to_owned),
         })
     }
 }

@@ -101,7 +101,7 @@ fn decide(
 
 /// The whole command.
 pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, days: u64) -> Result<Exit> {
-    let folder = Folder::open(&crate::run::backup_dir(options, settings), Hold::Alone, options.lock_wait)?;
+    let folder = Folder::open(&settings.backup_dir, Hold::Alone, options.lock_wait)?;
     context.recorder.start(None, None);
     if !options.dry_run {
         partial::sweep(&folder);

@@ -15,7 +15,7 @@ use crate::words::{bytes, count};
 
 /// The whole command.
 pub(crate) fn run(context: &Context, options: &Options, settings: &Settings) -> Result<Exit> {
-    let folder = Folder::open(&crate::run::backup_dir(options, settings), Hold::Shared, options.lock_wait)?;
+    let folder = Folder::open(&settings.backup_dir, Hold::Shared, options.lock_wait)?;
     context.recorder.start(None, None);
     let entries = folder.entries()?;
     let total: u64 = entries.iter().map(|entry| entry.size).sum();

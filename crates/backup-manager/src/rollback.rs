@@ -64,7 +64,7 @@ pub(crate) fn point(context: &Context, options: &Options, settings: &Settings, n
 
 /// `rollback NAME`: the same as a restore of the point's backup.
 pub(crate) fn back(context: &Context, options: &Options, settings: &Settings, name: &str) -> Result<Exit> {
-    let points = crate::run::backup_dir(options, settings).join(ROLLBACK_POINTS);
+    let points = settings.backup_dir.join(ROLLBACK_POINTS);
     let named = fs::read_to_string(points.join(name).join(REFERENCE)).ok();
     let backup = match named.as_deref().map(str::trim).filter(|text| !text.is_empty()) {
         Some(backup) => backup.to_owned(),

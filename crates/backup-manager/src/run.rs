@@ -1,8 +1,6 @@
 //! The flow: settings, log, and the command that was asked for.
 
-use std::path::PathBuf;
-
-use ms5_common::config::{Settings, Variables};
+use ms5_common::config::Variables;
 use ms5_common::error::Result;
 use ms5_common::exit::Exit;
 use ms5_common::tool::{Context, LogFile};
@@ -26,11 +24,6 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
         Command::RollbackPoint { name } => rollback::point(context, &options, &settings, name),
         Command::Rollback { name } => rollback::back(context, &options, &settings, name),
     }
-}
-
-/// Where the backups lie.
-pub(crate) fn backup_dir(options: &Options, settings: &Settings) -> PathBuf {
-    options.backup_dir.as_ref().map_or_else(|| settings.home.join("backups"), PathBuf::from)
 }
 
 /// The person at the keyboard, as far as the environment tells.

@@ -29,7 +29,7 @@ pub(crate) struct Checked {
 
 /// The whole command.
 pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, name: &str) -> Result<Exit> {
-    let folder = Folder::open(&crate::run::backup_dir(options, settings), Hold::Shared, options.lock_wait)?;
+    let folder = Folder::open(&settings.backup_dir, Hold::Shared, options.lock_wait)?;
     let entry = folder.find(name)?;
     if !options.deep {
         context.recorder.start(None, None);

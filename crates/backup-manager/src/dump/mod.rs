@@ -46,7 +46,7 @@ pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, nam
     crate::folder::name::check(name)?;
     let begun = Instant::now();
     let Some(_work) = interrupt::work() else { return Err(stopped().err().unwrap_or_else(never)) };
-    let folder = Folder::open(&crate::run::backup_dir(options, settings), Hold::Shared, options.lock_wait)?;
+    let folder = Folder::open(&settings.backup_dir, Hold::Shared, options.lock_wait)?;
     partial::sweep(&folder);
 
     let connect = |purpose| common::open(settings, TOOL, purpose, &Tuning::default());

@@ -9,13 +9,14 @@ mod swap;
 use std::time::Instant;
 
 use ms5_common::config::Settings;
+use ms5_common::db::ledger::{self, RESTORES};
 use ms5_common::db::lock::{Mode, RunLock};
 use ms5_common::db::session::{self as common, Tuning};
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 use ms5_common::interrupt;
 use ms5_common::record::Identity;
-use ms5_common::sql::{escape_identifier, escape_literal};
+use ms5_common::sql::escape_identifier;
 use ms5_common::success;
 use ms5_common::tool::Context;
 use time::OffsetDateTime;
@@ -30,15 +31,11 @@ use crate::{sqltext, verify};
 use load::Load;
 use server::Maintenance;
 
-/// The table that tells from which backups a database was restored, beside the ledger's. (A setting of the database would
-/// need a superuser since PostgreSQL 15.)
-const MARK: &str = "public.migration_restores";
-
 /// The whole command.
 pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, name: &str) -> Result<Exit> {
     let begun = Instant::now();
     let Some(_work) = interrupt::work() else { return Err(stopped().err().unwrap_or_else(signal)) };
-    let folder = Folder::open(&crate::run::backup_dir(options, settings), Hold::Shared, options.lock_wait)?;
+    let folder = Folder::open(&settings.backup_dir, Hold::Shared, options.lock_wait)?;
     let entry = folder.find(name)?;
     log::info!("Restoring backup: {} into {}", entry.name, settings.database());
     let checked = verify::files(&entry, options.jobs)?;
@@ -187,26 +184,12 @@ fn mark(session: &mut sessions::Session, entry: &Entry, more: &More) -> Result<(
         .query_typed_one("SELECT pg_catalog.to_regnamespace('public') IS NOT NULL", &[])
         .map_err(|error| failed("look for the schema public", &error))?;
     if !there.get::<_, bool>(0) {
-        log::warn!("There is no schema public, so {MARK} cannot tell which backup this database is from");
+        log::warn!("There is no schema public, so {RESTORES} cannot tell which backup this database is from");
         return Ok(());
     }
     let owner = more.database.get("owner").and_then(serde_json::Value::as_str);
-    let owner = owner.map_or_else(|| "CURRENT_USER".to_owned(), escape_identifier);
-    let statements = [
-        format!(
-            "CREATE TABLE IF NOT EXISTS {MARK} (backup_name text NOT NULL, backup_created_at timestamptz,
-             restored_at timestamptz NOT NULL DEFAULT now(), restored_by text NOT NULL DEFAULT session_user)"
-        ),
-        format!("ALTER TABLE {MARK} OWNER TO {owner}"),
-        format!(
-            "INSERT INTO {MARK} (backup_name, backup_created_at) VALUES ({}, {})",
-            escape_literal(&entry.name).trim_start(),
-            entry.metadata.as_ref().map_or_else(
-                |_| "NULL".to_owned(),
-                |metadata| escape_literal(&metadata.created_at).trim_start().to_owned()
-            )
-        ),
-    ];
+    let created = entry.metadata.as_ref().map(|metadata| metadata.created_at.as_str());
+    let statements = ledger::note_restore(&entry.name, created.ok(), owner);
     let statements: Vec<&str> = statements.iter().map(String::as_str).collect();
     load::run_all(&mut session.client, &statements)
 }

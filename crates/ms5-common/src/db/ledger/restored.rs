@@ -2,10 +2,32 @@
 
 use super::SqlResult;
 use crate::db::client::Client;
+use crate::sql::{escape_identifier, escape_literal};
 
 /// The table, in the database that was restored: `backup_name text`, `backup_created_at timestamptz` (NULL where the backup does
 /// not say), `restored_at timestamptz`, `restored_by text`. (A setting of the database would want a superuser.)
 pub const RESTORES: &str = "public.migration_restores";
+
+/// What writes a restore down, in the database that was restored: `created` is the backup's own time, `owner` who the table is
+/// to belong to, us where it is not known.
+#[must_use]
+pub fn note_restore(backup: &str, created: Option<&str>, owner: Option<&str>) -> [String; 3] {
+    let owner = owner.map_or_else(|| "CURRENT_USER".to_owned(), escape_identifier);
+    // libpq writes a blank before a literal with backslashes in it.
+    let literal = |text: &str| escape_literal(text).trim_start().to_owned();
+    [
+        format!(
+            "CREATE TABLE IF NOT EXISTS {RESTORES} (backup_name text NOT NULL, backup_created_at timestamptz,
+             restored_at timestamptz NOT NULL DEFAULT now(), restored_by text NOT NULL DEFAULT session_user)"
+        ),
+        format!("ALTER TABLE {RESTORES} OWNER TO {owner}"),
+        format!(
+            "INSERT INTO {RESTORES} (backup_name, backup_created_at) VALUES ({}, {})",
+            literal(backup),
+            created.map_or_else(|| "NULL".to_owned(), literal)
+        ),
+    ]
+}
 
 /// The last restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
