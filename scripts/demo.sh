@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The main job, for real: a private server, an MS5.0 database on plain PostgreSQL with more than a million rows, the
-# migration to TimescaleDB, and every row counted before and after by psql and not by our own code.
+# migration to TimescaleDB and the way back, and every row counted before and after by psql and not by our own code.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 
@@ -23,6 +23,8 @@ scripts/sandbox.sh up --name=demo
 # The demo's own variables name the database; nothing of the caller's may lead elsewhere.
 unset ENVIRONMENT DB_HOST DB_PORT DB_NAME DB_USER PGHOST PGPORT PGUSER PGDATABASE PGSERVICE PGPASSWORD PGOPTIONS
 eval "$(scripts/sandbox.sh env --name=demo --environment=production)"
+# Its pg_dump, which is as new as the server.
+PATH=${MS5_SANDBOX_BIN:+$MS5_SANDBOX_BIN:}$PATH
 sql() { scripts/sandbox.sh psql --name=demo --environment=production -X -q -v ON_ERROR_STOP=1 "$@"; }
 
 echo "== an MS5.0 database as it is in the field, on plain PostgreSQL, with $metric_rows metric rows"
@@ -43,8 +45,12 @@ count_tables >"$work/before"
 
 # A demo's machine may be small; in production the limits are the spec's.
 echo '== is everything ready? and every row of the tables to be converted, counted and hashed'
-export MS5_LOG_DIR=$work/logs
+export MS5_LOG_DIR=$work/logs MS5_BACKUP_DIR=$work/backups
 scripts/pre-migration-validation.sh --environment=production --min-disk=2 --min-memory=1 --report="$work/pre.json"
+
+echo '== a way back: a full backup, proven by restoring it into a scratch database'
+scripts/backup-rollback-manager.sh --environment=production backup pre_migration full
+scripts/backup-rollback-manager.sh --environment=production verify pre_migration --deep
 
 echo '== the migration, behind the gate'
 scripts/migration-runner.sh --environment=production --gate="$work/pre.json" --report="$work/run.json"
@@ -86,4 +92,10 @@ if scripts/post-migration-validation.sh --environment=production --against="$wor
     exit 1
 fi
 grep -A3 -F '❌' "$work/red"
-echo '== it was: the demo ends well'
+
+echo '== it was. The way back: the state before the migration'
+scripts/backup-rollback-manager.sh --environment=production restore pre_migration --force
+scripts/post-migration-validation.sh --environment=production --no-data-integrity
+count_tables >"$work/back"
+cmp "$work/before" "$work/back"
+echo '== every row of every table is as it was before the migration: the demo ends well'

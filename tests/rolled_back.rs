@@ -19,9 +19,22 @@ fn validate(backups: &Backups<'_>, arguments: &str) -> Ran {
 
 #[test]
 fn what_was_rolled_back_is_held_to_its_backup_until_it_is_migrated_again() {
-    let backups = Backups::new(Engine::Pg17, &format!("{PLAIN}{HYPERTABLES}"));
+    held_to_its_backup(&format!("{PLAIN}{HYPERTABLES}"));
+}
+
+#[test]
+fn a_backup_from_before_the_extension_too() {
+    held_to_its_backup(PLAIN);
+}
+
+fn held_to_its_backup(sql: &str) {
+    let backups = Backups::new(Engine::Pg17, sql);
     let lab = &backups.lab;
     lab.write("001_a.sql", b"CREATE TABLE a (id int);");
+    lab.write(
+        "expected.json",
+        br#"{"hypertables": [{"table": "public.h", "time_column": "ts", "chunk_interval": "1 day"}]}"#,
+    );
     let folder = backups.backup("pre_migration full");
     let name = folder.file_name().unwrap().to_str().unwrap().to_owned();
     lab.write("002_bad.sql", b"ALTER TABLE parent ADD COLUMN more int; SELECT 1/0;");
@@ -66,7 +79,11 @@ fn what_was_rolled_back_is_held_to_its_backup_until_it_is_migrated_again() {
     let _ = lab.run("").expect(1);
     let ran = validate(&backups, "--no-data-integrity").expect(1);
     assert!(!ran.to_string().contains("rolled back to"), "{ran}");
-    lab.write("002_bad.sql", b"ALTER TABLE parent ADD COLUMN more int;");
+    lab.write(
+        "002_bad.sql",
+        b"CREATE TABLE h (ts timestamptz NOT NULL);
+          SELECT create_hypertable('h', 'ts', chunk_time_interval => interval '1 day');",
+    );
     let _ = lab.run("").expect(0);
     let ran = validate(&backups, "--no-data-integrity").expect(0);
     assert!(!ran.to_string().contains("rolled back to"), "{ran}");

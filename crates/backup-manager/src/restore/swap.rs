@@ -111,6 +111,8 @@ enum Outcome {
 
 fn transaction(client: &mut Client, statements: &[String]) -> std::result::Result<(), Outcome> {
     let mut transaction = client.transaction("").map_err(Outcome::Refused)?;
+    // TimescaleDB warns that its workers must be started again, which is what comes next.
+    transaction.batch_execute("SET LOCAL client_min_messages = error").map_err(Outcome::Refused)?;
     for statement in statements {
         transaction.batch_execute(statement).map_err(Outcome::Refused)?;
     }
