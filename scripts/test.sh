@@ -10,5 +10,6 @@ echo '== tests'
 if [[ -z ${MS5_COMMUNITY_URL:-} ]]; then
     echo 'MS5_COMMUNITY_URL is not set: tests that need a full Community server say NOT RUN'
 fi
-# --no-fail-fast: one run shows everything that is wrong.
-cargo test --workspace --locked --no-fail-fast "$@"
+# --no-fail-fast: one run shows everything that is wrong. Signals that our caller ignores (nohup, a job in the background) are
+# what some tests send.
+env --default-signal=HUP,INT,TERM cargo test --workspace --locked --no-fail-fast "$@"

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use ms5_common::cli::{
-    BACKUP_DIR, ENVIRONMENT, Flag, HELP, JOBS, JSON, LOG_DIR, Parsed, REPORT, Spec, VERBOSE, VERSION, nearest,
+    BACKUP_DIR, ENVIRONMENT, Flag, HELP, JOBS, JSON, LOG_DIR, Parsed, REPORT, RESTORE_USER, Spec, VERBOSE,
+    VERSION, nearest,
 };
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
@@ -18,7 +19,6 @@ const NO_COMPRESSION: &str = "--no-compression";
 const FORCE: &str = "--force";
 const RETENTION: &str = "--retention-days";
 const LEVEL: &str = "--level";
-const RESTORE_USER: &str = "--restore-user";
 const MAINTENANCE: &str = "--maintenance-db";
 const DEEP: &str = "--deep";
 const DROP_OLD: &str = "--drop-old";
@@ -55,12 +55,7 @@ pub(crate) const SPEC: Spec = Spec {
         Flag::switch(DROP_OLD, "restore, rollback: drop the replaced database instead of keeping it"),
         Flag::switch(START_JOBS, "restore, rollback: let TimescaleDB's jobs run again at once"),
         Flag::switch(IN_PLACE, "restore: not built yet"),
-        Flag::value(
-            RESTORE_USER,
-            "ROLE",
-            "restore, verify --deep: the role to restore as (a superuser for hypertables)",
-        )
-        .default("DB_USER"),
+        RESTORE_USER,
         Flag::value(MAINTENANCE, "NAME", "The database from which others are made, renamed and dropped")
             .default("postgres"),
         Flag::value(RETENTION, "N", "clean: the age in days from which a backup is removed").default("30"),
@@ -153,7 +148,7 @@ impl Options {
             deep: arguments.has(DEEP),
             drop_old: arguments.has(DROP_OLD),
             start_jobs: arguments.has(START_JOBS),
-            restore_user: arguments.value(RESTORE_USER).map(str::to_owned),
+            restore_user: arguments.value(RESTORE_USER.name).map(str::to_owned),
             maintenance: arguments.value(MAINTENANCE).unwrap_or("postgres").to_owned(),
             keep_last: usize::try_from(arguments.number(KEEP_LAST)?.unwrap_or(1)).unwrap_or(usize::MAX),
             max_total: arguments.value(MAX_TOTAL).map(size).transpose()?,

@@ -8,55 +8,49 @@ use std::path::Path;
 use ms5_common::config::{Settings, absolute};
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
+use ms5_common::rollback_points::{self, REFERENCE, SCRIPT, SHORT};
 use ms5_common::sql::escape_literal;
 use ms5_common::success;
 use ms5_common::tool::Context;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::args::Options;
-use crate::folder::{Entry, ROLLBACK_POINTS, write_whole};
-use crate::restore::server::Maintenance;
+use crate::folder::{Entry, write_whole};
+use crate::restore::server::{Maintenance, Needs};
 use crate::sessions::{RESTORE_PASSWORD, restorer};
 use crate::{dump, restore};
 
-/// What stands in a rollback point: the script, and the name of its backup.
-const SCRIPT: &str = "rollback.sh";
-/// See [`SCRIPT`].
-const REFERENCE: &str = "backup_reference.txt";
-/// The folder beside backups/ through which runbooks reach the points.
-const SHORT: &str = "rollback";
 /// The script, with a line of values in place of this word.
 const TEMPLATE: &str = include_str!("rollback.sh");
 const VALUES: &str = "@VALUES@\n";
 
 /// `rollback-point NAME`.
 pub(crate) fn point(context: &Context, options: &Options, settings: &Settings, name: &str) -> Result<Exit> {
-    let entry = dump::run(context, options, settings, name)?;
-    let folder = entry.path.parent().unwrap_or(Path::new(".")).join(ROLLBACK_POINTS).join(&entry.name);
+    let restorer = restorer(settings, &context.variables, options.restore_user.as_deref());
+    // Before a row is read: a point that nobody could go back to is none.
+    let could_restore = |needs: Needs<'_>| {
+        Maintenance::open(&restorer, &options.maintenance)
+            .and_then(|mut server| server.check(needs))
+            .map_err(|error| error.because("so there is no rollback point"))
+    };
+    let entry = dump::run(context, options, settings, name, could_restore)?;
+    let folder = settings.backup_dir.join(rollback_points::FOLDER).join(&entry.name);
     let failed = |error: std::io::Error| {
         Error::new(Exit::Failed, format!("cannot write the rollback point {}", folder.display()))
             .because(error)
             .because(format!("the backup {} is complete", entry.name))
             .hint(format!("restore it by its name: backup-manager restore {} --force", entry.name))
     };
-    let restorer = restorer(settings, &context.variables, options.restore_user.as_deref());
-    if let Ok(Some(more)) = entry.metadata.as_ref().map(|metadata| metadata.more.as_ref()) {
-        Maintenance::open(&restorer, &options.maintenance)
-            .and_then(|mut server| server.check(more))
-            .map_err(|error| {
-                error.because(format!("so there is no rollback point; the backup {} is complete", entry.name))
-            })?;
-    }
     let script = script(options, settings, &entry)?;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(failed)?;
     write_whole(&folder.join(REFERENCE), &format!("{}\n", entry.name), 0o600).map_err(failed)?;
     write_whole(&folder.join(SCRIPT), &script, 0o700).map_err(failed)?;
-    let short = settings.home.join(SHORT);
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(&short).map_err(failed)?;
-    let link = short.join(&entry.name);
-    let _ = fs::remove_file(&link);
-    std::os::unix::fs::symlink(absolute(&folder), &link).map_err(failed)?;
-    log::info!("Go back with: {}/{SCRIPT} --force", absolute(&link).display());
+    let link = rollback_points::link(settings, &entry.name, &folder).map_err(failed)?;
+    context.recorder.emit(
+        "rollback_point",
+        json!({ "name": entry.name, "path": absolute(&folder).display().to_string() }),
+    );
+    log::info!("Go back with: {} --force", link.display());
     log::info!("or, faster:   backup-manager rollback {} --force", entry.name);
     success!("✅ Rollback point created: {}", entry.name);
     Ok(Exit::Done)
@@ -64,7 +58,7 @@ pub(crate) fn point(context: &Context, options: &Options, settings: &Settings, n
 
 /// `rollback NAME`: the same as a restore of the point's backup.
 pub(crate) fn back(context: &Context, options: &Options, settings: &Settings, name: &str) -> Result<Exit> {
-    let points = settings.backup_dir.join(ROLLBACK_POINTS);
+    let points = settings.backup_dir.join(rollback_points::FOLDER);
     let named = fs::read_to_string(points.join(name).join(REFERENCE)).ok();
     let backup = match named.as_deref().map(str::trim).filter(|text| !text.is_empty()) {
         Some(backup) => backup.to_owned(),
@@ -80,7 +74,7 @@ pub(crate) fn back(context: &Context, options: &Options, settings: &Settings, na
 /// [`Exit::Config`] where the points cannot be read: then nothing may be removed.
 pub(crate) fn needed(backups: &Path, home: &Path) -> Result<BTreeSet<String>> {
     let mut needed = BTreeSet::new();
-    for folder in [backups.join(ROLLBACK_POINTS), home.join(SHORT)] {
+    for folder in [backups.join(rollback_points::FOLDER), home.join(SHORT)] {
         let listed = match fs::read_dir(&folder) {
             Ok(listed) => listed,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
@@ -187,7 +181,7 @@ mod tests {
     #[test]
     fn points_name_their_backups() {
         let home = std::env::temp_dir().join(format!("ms5-points-{}", std::process::id()));
-        let points = home.join("backups").join(ROLLBACK_POINTS);
+        let points = home.join("backups").join(rollback_points::FOLDER);
         for (name, text) in [("a", "x_20240101_000000\n"), ("b", "/srv/backups/y/\n"), ("c", "")] {
             fs::create_dir_all(points.join(name)).unwrap();
             fs::write(points.join(name).join(REFERENCE), text).unwrap();

@@ -14,6 +14,7 @@ use crate::args::Options;
 use crate::folder::metadata::{Member, Metadata, More, Stage, Table};
 use crate::folder::proof::{self, Standing};
 use crate::folder::{Entry, Folder, Hold, checksums, metadata};
+use crate::restore::old;
 use crate::rows::RowSum;
 use crate::sessions::stopped;
 use crate::sqltext::{ROWS_END, rows_begin};
@@ -90,7 +91,26 @@ pub(crate) fn files(entry: &Entry, jobs: usize) -> Result<Checked> {
     {
         members(entry, metadata, more, jobs, &mut checked)?;
     }
+    if checked.damage.is_empty() && metadata.more.is_none() {
+        dumps(entry, metadata, &mut checked);
+    }
     Ok(checked)
+}
+
+/// Dumps of the old script have a checksum also where pg_dump was cut off before it was taken.
+fn dumps(entry: &Entry, metadata: &Metadata, checked: &mut Checked) {
+    let is_dump = |file: &str| {
+        ["full_database.sql", "schema.sql", "data.sql"].iter().any(|name| file.starts_with(name))
+    };
+    for (file, _) in metadata.files.iter().filter(|(file, _)| is_dump(file)) {
+        match old::is_whole(&entry.path.join(file)) {
+            Ok(true) => {}
+            Ok(false) => checked
+                .damage
+                .push(format!("{file} is cut off: the line that pg_dump writes last is missing")),
+            Err(error) => checked.damage.push(format!("{file} cannot be read: {error}")),
+        }
+    }
 }
 
 /// Files that are none of the backup's are named; whoever put them there knows why.

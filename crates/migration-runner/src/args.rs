@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use ms5_common::cli::{
-    ENVIRONMENT, Flag, HELP, JOBS, JSON, LOG_DIR, MIGRATIONS_DIR, Parsed, REPORT, Spec, VERBOSE, VERSION,
+    BACKUP_DIR, ENVIRONMENT, Flag, HELP, JOBS, JSON, LOG_DIR, MIGRATIONS_DIR, Parsed, REPORT, RESTORE_USER,
+    Spec, VERBOSE, VERSION,
 };
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 use ms5_common::{expected, machine};
+
+use crate::rollback_point;
 
 /// The tool's name, as it stands in records and in pg_stat_activity.
 pub(crate) const TOOL: &str = "migration-runner";
@@ -22,6 +25,7 @@ const EXIT_CODE: &str = "--exit-code";
 const PLAN: &str = "--plan";
 const TARGET: &str = "--target";
 const PROVE: &str = "--prove";
+const ROLLBACK_POINT: &str = "--rollback-point";
 const REPAIR: &str = "--repair";
 const ADOPT: &str = "--adopt";
 const VARS: &str = "--vars";
@@ -66,6 +70,13 @@ pub(crate) const SPEC: Spec = Spec {
             "Commit a file that converts tables only if every row is there as it was: counted and hashed under its locks",
         ),
         expected::FLAG,
+        Flag::perhaps(
+            ROLLBACK_POINT,
+            "NAME",
+            "First make a rollback point: a full backup, and a script that brings it back (default NAME: migration)",
+        ),
+        BACKUP_DIR,
+        RESTORE_USER,
         Flag::switch(REPAIR, "Accept files that changed since they were applied, after showing what changed"),
         Flag::switch(
             ADOPT,
@@ -111,7 +122,8 @@ Variables (they name the database; PGHOST, PGPORT, PGUSER, PGDATABASE and PGSERV
   DB_HOST, DB_PORT, DB_NAME, DB_USER   defaults by environment, DB_HOST localhost (a path is a socket folder)
   POSTGRES_PASSWORD_PRODUCTION, _STAGING, _DEV, _TEST   the password; then PGPASSWORD, then the password file
   PGSSLMODE, PGSSLROOTCERT, PGSSLCERT, PGSSLKEY, PGCONNECT_TIMEOUT, PGOPTIONS, PGAPPNAME   as for libpq
-  ENVIRONMENT, MS5_HOME, MS5_MIGRATIONS_DIR, MS5_LOG_DIR   as the flags; MS5_HOME holds migrations/ and logs/
+  ENVIRONMENT, MS5_HOME, MS5_MIGRATIONS_DIR, MS5_LOG_DIR, MS5_BACKUP_DIR   as the flags; MS5_HOME holds the folders
+  MS5_RESTORE_PASSWORD   the password of --restore-user
   MS5_EXIT=classic   every failure is exit 1, as in the old scripts
 
 Exit codes:
@@ -152,6 +164,8 @@ pub(crate) struct Options {
     pub(crate) mode: Mode,
     pub(crate) force: bool,
     pub(crate) prove: bool,
+    /// The name of the point to make first.
+    pub(crate) rollback_point: Option<String>,
     pub(crate) exit_code: bool,
     pub(crate) out_of_order: bool,
     pub(crate) target: Option<u64>,
@@ -190,10 +204,22 @@ impl Options {
         if arguments.value(expected::FLAG.name).is_some() && !arguments.has(PROVE) {
             return Err(usage("--expected goes with --prove only"));
         }
+        let rollback_point = arguments
+            .has(ROLLBACK_POINT)
+            .then(|| arguments.value(ROLLBACK_POINT).unwrap_or(rollback_point::NAME).to_owned());
+        if rollback_point.is_some() && !matches!(mode, Mode::Apply | Mode::DryRun) {
+            return Err(usage(format!("{ROLLBACK_POINT} goes with a run: nothing else applies a file")));
+        }
+        let of_point =
+            [BACKUP_DIR.name, RESTORE_USER.name].into_iter().find(|flag| arguments.value(flag).is_some());
+        if let Some(flag) = of_point.filter(|_| rollback_point.is_none()) {
+            return Err(usage(format!("{flag} goes with {ROLLBACK_POINT} only")));
+        }
         Ok(Self {
             mode,
             force: arguments.has(FORCE),
             prove: arguments.has(PROVE),
+            rollback_point,
             exit_code: arguments.has(EXIT_CODE),
             out_of_order: arguments.has(OUT_OF_ORDER),
             target: arguments.number(TARGET)?,

@@ -22,6 +22,7 @@ use crate::failure::Failure;
 use crate::plan::Step;
 use crate::prepare::{Ready, give_back};
 use crate::prove::Claim;
+use crate::rollback_point::Point;
 use crate::run::Input;
 use crate::schedule::Schedule;
 use crate::sessions::Sessions;
@@ -32,7 +33,13 @@ use crate::{kept, prove, touched};
 type Answer = std::result::Result<Result<Report>, Box<dyn Any + Send>>;
 
 /// Applies the files of a run that is ready.
-pub(crate) fn run(context: &Context, input: &Input, sessions: &Sessions<'_>, ready: Ready) -> Result<Exit> {
+pub(crate) fn run(
+    context: &Context,
+    input: &Input,
+    sessions: &Sessions<'_>,
+    ready: Ready,
+    point: Option<&Point>,
+) -> Result<Exit> {
     let Ready { session, lock, extension, steps, earlier, .. } = ready;
     let lock = SharedLock::new(lock);
     let patience = (!input.options.single_session).then(|| patience(input));
@@ -67,7 +74,7 @@ pub(crate) fn run(context: &Context, input: &Input, sessions: &Sessions<'_>, rea
         })
         .collect();
 
-    let mut summary = Summary::new(context, input);
+    let mut summary = Summary::new(context, input, point);
     let mut schedule = Schedule::new(&known, |index| matches!(steps[index], Step::Apply { .. }));
     let mut said = 0;
     let mut idle = vec![new_worker(session)];

@@ -12,8 +12,8 @@ use serde_json::json;
 
 use crate::plan::{self, Known, Standing, Step};
 use crate::run::{Input, unreadable};
-use crate::status;
 use crate::words::first_words;
+use crate::{rollback_point, status};
 
 /// What the database says before anything is touched.
 pub(crate) struct Seen {
@@ -77,6 +77,9 @@ pub(crate) fn dry_run(context: &Context, input: &Input, seen: &Seen) -> Result<E
         State::Current => success!("Migration log table verified"),
     }
     let steps = seen.steps(input)?;
+    if let Some(name) = input.options.rollback_point.as_ref().filter(|_| rollback_point::is_needed(&steps)) {
+        log::info!("Would make the rollback point {name} first");
+    }
     let mut would = 0;
     for (migration, step) in input.migrations.iter().zip(&steps) {
         let again = match step {

@@ -13,6 +13,7 @@ mod prepare;
 mod prove;
 mod repair;
 mod retry;
+mod rollback_point;
 mod run;
 mod schedule;
 mod sessions;

@@ -16,7 +16,7 @@ use crate::args::{Mode, Options};
 use crate::plan::{Known, Permissions};
 use crate::prove::{self, Promised};
 use crate::sessions::Sessions;
-use crate::{adopt, execute, explain, look, prepare, repair, system, variables};
+use crate::{adopt, execute, explain, look, prepare, repair, rollback_point, system, variables};
 
 /// What feeds `--gate=-`.
 const CHAIN: &str = "pre-validate --json | migration-runner --gate=-";
@@ -59,12 +59,13 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
             _ => look::dry_run(context, &input, &seen),
         };
     }
+    let point = rollback_point::make(context, &input, &mut connected.client)?;
     // As long as this lives, a signal asks for a clean end instead of ending the process.
     let (ready, _work) = prepare::prepare(context, &input, &sessions, connected, &server)?;
     match input.options.mode {
         Mode::Repair => repair::run(context, &input, ready),
         Mode::Adopt => adopt::run(context, &input, &sessions, ready),
-        _ => execute::run(context, &input, &sessions, ready),
+        _ => execute::run(context, &input, &sessions, ready, point.as_ref()),
     }
 }
 

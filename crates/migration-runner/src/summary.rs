@@ -9,6 +9,7 @@ use ms5_common::{success, troubleshooting};
 
 use crate::apply::Left;
 use crate::args::TOOL;
+use crate::rollback_point::Point;
 use crate::run::Input;
 
 /// What became of a file.
@@ -30,6 +31,7 @@ pub(crate) enum Fate {
 pub(crate) struct Summary<'a> {
     context: &'a Context,
     input: &'a Input,
+    point: Option<&'a Point>,
     fates: Vec<(u64, &'a str, Fate)>,
 }
 
@@ -45,8 +47,8 @@ pub(crate) fn say_failure(error: &Error) {
 }
 
 impl<'a> Summary<'a> {
-    pub(crate) fn new(context: &'a Context, input: &'a Input) -> Self {
-        Self { context, input, fates: Vec::new() }
+    pub(crate) fn new(context: &'a Context, input: &'a Input, point: Option<&'a Point>) -> Self {
+        Self { context, input, point, fates: Vec::new() }
     }
 
     /// Notes what became of a file.
@@ -111,7 +113,9 @@ impl<'a> Summary<'a> {
             }
             _ => log::error!("Next: go on where it stopped with: {}", self.command()),
         }
-        if partly || self.fates.iter().any(|(_, _, fate)| *fate == Fate::Applied) {
+        if let Some(point) = self.point {
+            log::error!("To go back to what was there before this run: {}", self.back_to(point));
+        } else if partly || self.fates.iter().any(|(_, _, fate)| *fate == Fate::Applied) {
             log::error!(
                 "To go back instead, restore the backup that was taken before: {}",
                 troubleshooting::go_back(&self.input.settings)
@@ -131,7 +135,18 @@ impl<'a> Summary<'a> {
     pub(crate) fn stopped(&self, error: Error) -> Error {
         self.say();
         let (_, partly) = self.tell();
-        if partly { error.with_exit(Exit::Partial) } else { error }
+        let error = if partly { error.with_exit(Exit::Partial) } else { error };
+        match self.point {
+            Some(point) => {
+                error.hint(format!("or go back to what was there before this run: {}", self.back_to(point)))
+            }
+            None => error,
+        }
+    }
+
+    fn back_to(&self, point: &Point) -> String {
+        log::info!("The rollback point of this run is {}", point.name());
+        point.of_failure(&self.input.settings)
     }
 
     /// Says what is in the database of each file that was begun. Gives the first that did not come to its end, and

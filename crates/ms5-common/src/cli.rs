@@ -18,6 +18,8 @@ pub enum Takes {
     Value(&'static str),
     /// One value each time it is given.
     Values(&'static str),
+    /// One value or none: `--name` or `--name=value`, never `--name value`.
+    Perhaps(&'static str),
 }
 
 /// A flag as parsed and as shown by `--help`.
@@ -52,6 +54,12 @@ impl Flag {
         Self { name, takes: Takes::Values(meta), help, default: None }
     }
 
+    /// A flag that may have a value: [`Parsed::has`] tells whether it was given, [`Parsed::value`] what with.
+    #[must_use]
+    pub const fn perhaps(name: &'static str, meta: &'static str, help: &'static str) -> Self {
+        Self { name, takes: Takes::Perhaps(meta), help, default: None }
+    }
+
     /// The same flag with its default shown.
     #[must_use]
     pub const fn default(mut self, default: &'static str) -> Self {
@@ -73,6 +81,13 @@ pub const LOG_DIR: Flag = Flag::value("--log-dir", "DIR", "Folder of the log fil
 /// `--backup-dir=DIR`, the same in every tool that looks at backups.
 pub const BACKUP_DIR: Flag =
     Flag::value("--backup-dir", "DIR", "Folder of the backups").default("MS5_HOME/backups");
+/// `--restore-user=ROLE`, the same in every tool that restores or has to know who could.
+pub const RESTORE_USER: Flag = Flag::value(
+    "--restore-user",
+    "ROLE",
+    "The role to restore as, its password in MS5_RESTORE_PASSWORD (a superuser for hypertables)",
+)
+.default("DB_USER");
 /// `--migrations-dir=DIR`, the same in every tool that reads the files.
 pub const MIGRATIONS_DIR: Flag =
     Flag::value("--migrations-dir", "DIR", "Folder of the migration files").default("MS5_HOME/migrations");
@@ -112,7 +127,7 @@ pub struct Parsed {
 }
 
 impl Parsed {
-    /// Whether a switch was given.
+    /// Whether a switch was given, or a flag that may have a value.
     #[must_use]
     pub fn has(&self, flag: &str) -> bool {
         self.switches.contains(flag)
@@ -187,10 +202,10 @@ impl Parsed {
 /// value given to a switch, a positional too many or one that looks like a flag, and text that is not UTF-8.
 pub fn parse(spec: &Spec, arguments: Vec<OsString>) -> Result<Parsed> {
     check_shape(spec, &arguments)?;
-    let mut rest = pico_args::Arguments::from_vec(arguments);
     let mut parsed = Parsed::default();
+    let mut rest = pico_args::Arguments::from_vec(take_perhaps(spec, arguments, &mut parsed)?);
     // Values before switches: pico-args would otherwise take a value for a positional.
-    for flag in spec.flags.iter().filter(|flag| flag.takes != Takes::Nothing) {
+    for flag in spec.flags.iter().filter(|flag| matches!(flag.takes, Takes::Value(_) | Takes::Values(_))) {
         let given: Vec<String> = rest
             .values_from_str(flag.name)
             .map_err(|error| usage(spec, format!("{}: {error}", flag.name)))?;
@@ -219,6 +234,31 @@ pub fn parse(spec: &Spec, arguments: Vec<OsString>) -> Result<Parsed> {
     Ok(parsed)
 }
 
+/// Takes out the flags that may have a value, which pico-args does not know. A word behind another flag that wants one is that
+/// flag's value.
+fn take_perhaps(spec: &Spec, arguments: Vec<OsString>, parsed: &mut Parsed) -> Result<Vec<OsString>> {
+    let mut rest = Vec::new();
+    for word in arguments {
+        let text = word.to_string_lossy();
+        let (name, value) = match text.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (text.as_ref(), None),
+        };
+        let is_it = |flag: &&Flag| flag.name == name && matches!(flag.takes, Takes::Perhaps(_));
+        let Some(flag) = spec.flags.iter().find(is_it) else {
+            rest.push(word);
+            continue;
+        };
+        if !parsed.switches.insert(flag.name) {
+            return Err(usage(spec, format!("{name} is given more than once")));
+        }
+        if let Some(value) = value {
+            parsed.values.insert(flag.name, vec![value.to_owned()]);
+        }
+    }
+    Ok(rest)
+}
+
 /// What pico-args does not tell apart: a value that is missing because a flag follows, a switch with a value.
 fn check_shape(spec: &Spec, arguments: &[OsString]) -> Result<()> {
     let mut words = arguments.iter();
@@ -238,7 +278,7 @@ fn check_shape(spec: &Spec, arguments: &[OsString]) -> Result<()> {
         };
         match (flag.takes, attached) {
             (Takes::Nothing, Some(_)) => return Err(usage(spec, format!("{name} takes no value"))),
-            (Takes::Value(_) | Takes::Values(_), Some("")) => {
+            (Takes::Value(_) | Takes::Values(_) | Takes::Perhaps(_), Some("")) => {
                 return Err(usage(spec, format!("{name} wants a value")));
             }
             (Takes::Value(meta) | Takes::Values(meta), None) => {
@@ -299,6 +339,7 @@ pub fn help(spec: &Spec) -> String {
         .map(|flag| match flag.takes {
             Takes::Nothing => (flag.name.to_owned(), flag),
             Takes::Value(meta) | Takes::Values(meta) => (format!("{}={meta}", flag.name), flag),
+            Takes::Perhaps(meta) => (format!("{}[={meta}]", flag.name), flag),
         })
         .collect();
     let width = shown.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
@@ -327,7 +368,8 @@ mod tests {
             ENVIRONMENT,
             Flag::switch("--dry-run", "Show only"),
             Flag::value("--gate", "FILE", "Read records").default("none"),
-            Flag { name: "--vars", takes: Takes::Values("K=V"), help: "A variable", default: None },
+            Flag::values("--vars", "K=V", "A variable"),
+            Flag::perhaps("--point", "NAME", "A point"),
         ],
         positionals: &["NAME", "TYPE"],
         epilog: "",
@@ -351,6 +393,11 @@ mod tests {
         }
         assert_eq!(words("--gate=-").unwrap().value("--gate"), Some("-"));
         assert_eq!(words("--gate -").unwrap().value("--gate"), Some("-"));
+        let named = words("a --point=p=1 b").unwrap();
+        assert_eq!((named.has("--point"), named.value("--point")), (true, Some("p=1")));
+        let bare = words("--point a b").unwrap();
+        assert_eq!((bare.has("--point"), bare.value("--point"), bare.positionals().len()), (true, None, 2));
+        assert!(!words("a").unwrap().has("--point"));
         assert_eq!(words("--vars a=1 --vars=b=2").unwrap().values("--vars"), ["a=1", "b=2"]);
     }
 
@@ -366,6 +413,9 @@ mod tests {
             ("--environment --dry-run", "--environment wants a value: --environment=ENV"),
             ("--environment=a --environment=b", "--environment is given 2 times"),
             ("--dry-run=yes", "--dry-run takes no value"),
+            ("--point=", "--point wants a value"),
+            ("--point --point=a", "--point is given more than once"),
+            ("--gate --point", "--gate wants a value: --gate=FILE"),
             ("a b c", "one argument too many: \"c\""),
         ] {
             let error = words(line).unwrap_err();

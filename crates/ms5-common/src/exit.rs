@@ -37,6 +37,29 @@ impl Exit {
         self as u8
     }
 
+    /// The exit that a number stands for, where it is one of ours.
+    ///
+    /// ```
+    /// assert_eq!(ms5_common::exit::Exit::of_code(4), Some(ms5_common::exit::Exit::Unreachable));
+    /// ```
+    #[must_use]
+    pub fn of_code(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|exit| exit.code() == code)
+    }
+
+    const ALL: [Self; 10] = [
+        Self::Done,
+        Self::Failed,
+        Self::Usage,
+        Self::Config,
+        Self::Unreachable,
+        Self::Partial,
+        Self::Bug,
+        Self::HangUp,
+        Self::Interrupt,
+        Self::Terminate,
+    ];
+
     /// The number under `MS5_EXIT=classic`: the old scripts knew 0 and 1 only.
     #[must_use]
     pub const fn classic(self) -> u8 {

@@ -21,6 +21,8 @@ pub mod machine;
 pub mod migrations;
 pub mod progress;
 pub mod record;
+pub mod rollback_points;
+pub mod sibling;
 pub mod sql;
 pub mod timescale;
 pub mod tool;

@@ -5,6 +5,7 @@ mod plan;
 mod schema;
 mod snapshot;
 
+pub(crate) use plan::database;
 pub(crate) use schema::{Piece, pieces};
 
 use std::path::Path;
@@ -33,6 +34,7 @@ use crate::args::{Options, TOOL, TOOL_VERSION};
 use crate::folder::metadata::{self, Metadata, More, Stage};
 use crate::folder::partial::{self, Partial};
 use crate::folder::{Entry, Folder, Hold, checksums, write_whole};
+use crate::restore::server::Needs;
 use crate::rows::RowSum;
 use crate::sessions::{Session, failed, stopped};
 use crate::words::{bytes, count};
@@ -41,8 +43,15 @@ use copy::{Progress, cannot_write};
 use plan::Plan;
 use snapshot::Snapshot;
 
-/// The whole command; gives the backup's entry.
-pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, name: &str) -> Result<Entry> {
+/// The whole command; gives the backup's entry. `accept` is asked before a row is read whether the backup is wanted, by what a
+/// restore of it will ask for.
+pub(crate) fn run(
+    context: &Context,
+    options: &Options,
+    settings: &Settings,
+    name: &str,
+    accept: impl FnOnce(Needs<'_>) -> Result<()>,
+) -> Result<Entry> {
     crate::folder::name::check(name)?;
     let begun = Instant::now();
     let Some(_work) = interrupt::work() else { return Err(stopped().err().unwrap_or_else(never)) };
@@ -76,7 +85,7 @@ pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, nam
     let snapshot = snapshot::take(settings, options.jobs + 1, options.lock_timeout)?;
     let locked = begun.elapsed();
     log::info!("All tables are locked for reading and the snapshot is taken ({} ms)", locked.as_millis());
-    let metadata = job.dump(snapshot, begun, locked.as_millis())?;
+    let metadata = job.dump(snapshot, accept, begun, locked.as_millis())?;
     lock.check()?;
     drop(lock);
 
@@ -164,12 +173,19 @@ impl Job<'_> {
     }
 
     /// Writes the file, and what it says of itself.
-    fn dump(&self, snapshot: Snapshot, begun: Instant, locks: u128) -> Result<Metadata> {
+    fn dump(
+        &self,
+        snapshot: Snapshot,
+        accept: impl FnOnce(Needs<'_>) -> Result<()>,
+        begun: Instant,
+        locks: u128,
+    ) -> Result<Metadata> {
         let Snapshot { mut sessions, id, wal_position } = snapshot;
         let mut more = More { snapshot: id, wal_position, ..More::default() };
         more.time(metadata::TIMINGS[0], locks);
         let Some(aside) = sessions.first_mut() else { return Err(never()) };
         let plan = Plan::read(&mut aside.client).map_err(|error| failed("read the catalog", &error))?;
+        accept(Needs { superuser: plan.superuser, timescaledb: plan.extension.installed.as_deref() })?;
         let since = Instant::now();
         let archive = Archive::create(
             &self.partial.path().join(self.file()),

@@ -237,7 +237,7 @@ fn sequence_values(client: &mut Client, configs: Vec<Config>) -> SqlResult<Vec<(
 }
 
 /// The database as pg_database and its kin have it: what a plain dump leaves out.
-fn database(client: &mut Client) -> SqlResult<Map<String, Value>> {
+pub(crate) fn database(client: &mut Client) -> SqlResult<Map<String, Value>> {
     let row = client.query_typed_one(
         "SELECT to_jsonb(d)::text, pg_catalog.pg_get_userbyid(d.datdba)::text,
                 pg_catalog.pg_encoding_to_char(d.encoding)::text,

@@ -16,13 +16,12 @@ use ms5_common::clock;
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 use ms5_common::interrupt;
+use ms5_common::rollback_points;
 use rustix::fs::{FlockOperation, flock};
 use time::OffsetDateTime;
 
 use metadata::Metadata;
 
-/// The folder in the backups' folder that holds the rollback points.
-pub(crate) const ROLLBACK_POINTS: &str = "rollback_points";
 /// The file whose lock keeps `clean` away from what others use.
 const LOCK: &str = ".lock";
 
@@ -104,8 +103,9 @@ impl Folder {
             .filter_map(|entry| {
                 let entry = entry.ok()?;
                 let name = entry.file_name().to_string_lossy().into_owned();
-                let ours =
-                    entry.file_type().ok()?.is_dir() && name != ROLLBACK_POINTS && !name.starts_with('.');
+                let ours = entry.file_type().ok()?.is_dir()
+                    && name != rollback_points::FOLDER
+                    && !name.starts_with('.');
                 ours.then(|| Entry::read(name, entry.path()))
             })
             .collect();

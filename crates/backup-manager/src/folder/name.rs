@@ -25,7 +25,7 @@ pub(crate) fn check(name: &str) -> Result<()> {
         format!("it holds {letter:?}")
     } else if name.len() > LONGEST {
         format!("it is longer than {LONGEST} bytes")
-    } else if name == super::ROLLBACK_POINTS {
+    } else if name == ms5_common::rollback_points::FOLDER {
         "it is the folder of the rollback points".to_owned()
     } else {
         return Ok(());

@@ -15,7 +15,7 @@ use ms5_common::tool::Context;
 
 use super::compare;
 use super::load::Load;
-use super::server::Maintenance;
+use super::server::{Maintenance, Needs};
 use crate::archive::Reader;
 use crate::args::Options;
 use crate::folder::proof::{self, Proof};
@@ -41,7 +41,7 @@ pub(crate) fn run(
     let Some(_work) = interrupt::work() else { return Err(stopped().err().unwrap_or_else(super::signal)) };
     let settings = restorer(settings, &context.variables, options.restore_user.as_deref());
     let mut maintenance = Maintenance::open(&settings, &options.maintenance)?;
-    maintenance.check(more)?;
+    maintenance.check(Needs::of(more))?;
     maintenance.sweep()?;
     let scratch = maintenance.create(&more.database)?;
     log::info!("Restoring it into the scratch database {scratch}");

@@ -3,6 +3,7 @@
 mod compare;
 pub(crate) mod deep;
 mod load;
+pub(crate) mod old;
 pub(crate) mod server;
 mod swap;
 
@@ -19,6 +20,7 @@ use ms5_common::record::Identity;
 use ms5_common::sql::escape_identifier;
 use ms5_common::success;
 use ms5_common::tool::Context;
+use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
 use crate::archive::Reader;
@@ -27,9 +29,9 @@ use crate::folder::metadata::{More, Stage};
 use crate::folder::{Entry, Folder, Hold};
 use crate::sessions::{self, failed, restorer, stopped};
 use crate::words::count;
-use crate::{sqltext, verify};
+use crate::{dump, sqltext, verify};
 use load::Load;
-use server::Maintenance;
+use server::{Maintenance, Needs};
 
 /// The whole command.
 pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, name: &str) -> Result<Exit> {
@@ -43,13 +45,8 @@ pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, nam
         return Err(verify::damaged(&entry, checked.damage));
     }
     log::info!("Checksums fit, {} members, {} rows", checked.members, count(checked.rows));
-    let more = entry
-        .metadata
-        .as_ref()
-        .ok()
-        .and_then(|metadata| metadata.more.as_ref())
-        .ok_or_else(|| old(&entry))?;
-
+    let source = Source::of(&entry)?;
+    let owner = settings.connection.user.clone();
     let settings = restorer(settings, &context.variables, options.restore_user.as_deref());
     let target = settings.connection.dbname.clone();
     let mut maintenance = Maintenance::open(&settings, &options.maintenance)?;
@@ -58,7 +55,7 @@ pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, nam
             .because("nothing was touched")
             .hint("name another one: --maintenance-db=template1"));
     }
-    maintenance.check(more)?;
+    maintenance.check(source.needs())?;
     maintenance.lock(&target, options.lock_wait)?;
     maintenance.sweep()?;
     let there = maintenance.look(&target)?;
@@ -69,20 +66,29 @@ pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, nam
             None
         }
     };
-    let new = maintenance.create(&more.database)?;
+    let database = match &source {
+        Source::Ours(more) => more.database.clone(),
+        Source::Old(_) => database_of(there.is_some(), &maintenance.settings(&target), owner)?,
+    };
+    let new = maintenance.create(&database)?;
     log::info!("Building it as {new}; {target} stays in service until it is whole");
-    let built = build(&entry, more, &maintenance.settings(&new), options);
-    let swapped = built.and_then(|()| {
+    let inside = maintenance.settings(&new);
+    let built = match &source {
+        Source::Ours(more) => build(&entry, more, &inside, options),
+        Source::Old(dump) => dump.build(&inside, &context.variables, &database, &maintenance.version),
+    };
+    let swapped = built.and_then(|jobs| {
+        mark(&inside, &entry, &database)?;
         if let Some(mut lock) = held {
             lock.check()?;
             // Its sessions would stand in the way.
             drop(lock);
         }
         let kept = swap::kept_name(&target, OffsetDateTime::now_utc());
-        swap::run(&mut maintenance, &new, &target, there, &kept).map(|()| kept)
+        swap::run(&mut maintenance, &new, &target, there, &kept).map(|()| (kept, jobs))
     });
-    let kept = match swapped {
-        Ok(kept) => kept,
+    let (kept, jobs) = match swapped {
+        Ok(done) => done,
         Err(error) => {
             let error = match maintenance.drop(&new) {
                 Ok(()) => error
@@ -95,7 +101,7 @@ pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, nam
             return Err(error);
         }
     };
-    after(options, &mut maintenance, more, &target, there.map(|_| kept.as_str()))?;
+    after(options, &mut maintenance, jobs.as_ref(), &target, there.map(|_| kept.as_str()))?;
     context.recorder.emit("backup", crate::list::record(&entry, "restored"));
     success!("✅ Restore completed: {} is {} again ({} ms)", target, entry.name, begun.elapsed().as_millis());
     Ok(Exit::Done)
@@ -105,17 +111,49 @@ fn signal() -> Error {
     Error::new(Exit::Interrupt, "stopped by a signal before anything was begun")
 }
 
-/// A backup of the old script, which is not replayed yet.
-fn old(entry: &Entry) -> Error {
-    let path = ms5_common::config::absolute(&entry.path);
-    Error::new(Exit::Config, format!("{} was made by the old script, whose backups are not restored yet", entry.name))
-        .because("a dump with --create and --clean must not be piped into the database itself: its rows would double")
-        .because("nothing was touched")
-        .hint(format!(
-            "by hand, into an empty database: gunzip -c {}/full_database.sql.gz | sed '1,/^\\\\connect /d' | psql -d EMPTY_DATABASE",
-            path.display()
-        ))
-        .hint("with hypertables, there first: CREATE EXTENSION timescaledb VERSION '...'; SELECT timescaledb_pre_restore(); and at the end timescaledb_post_restore()")
+/// What is restored from.
+enum Source<'a> {
+    /// A backup of ours.
+    Ours(&'a More),
+    /// A dump of the old script.
+    Old(old::Dump),
+}
+
+impl<'a> Source<'a> {
+    fn of(entry: &'a Entry) -> Result<Self> {
+        match entry.metadata.as_ref().ok().and_then(|metadata| metadata.more.as_ref()) {
+            Some(more) => Ok(Self::Ours(more)),
+            None => old::Dump::look(entry).map(Self::Old),
+        }
+    }
+
+    fn needs(&self) -> Needs<'_> {
+        match self {
+            Self::Ours(more) => Needs::of(more),
+            Self::Old(dump) => dump.needs(),
+        }
+    }
+}
+
+/// TimescaleDB's background jobs, which a restore leaves unscheduled.
+struct Jobs {
+    /// The extension's schema, as SQL.
+    schema: String,
+    /// Those that were scheduled.
+    ids: Vec<i64>,
+}
+
+/// What a new database is to be like where the backup does not say: the one that it replaces.
+fn database_of(there: bool, target: &Settings, owner: String) -> Result<Map<String, Value>> {
+    if !there {
+        log::warn!(
+            "The backup does not say what the database was like: it gets the server's encoding and locale"
+        );
+        return Ok(Map::from_iter([("owner".to_owned(), Value::String(owner))]));
+    }
+    let mut session = sessions::open(target, "restore")?;
+    let database = dump::database(&mut session.client);
+    database.map_err(|error| failed("look at the database that is replaced", &error))
 }
 
 /// Opens the file of a backup.
@@ -159,7 +197,7 @@ fn hold(context: &Context, options: &Options, settings: &Settings) -> Result<Run
 }
 
 /// Loads, compares, and brings TimescaleDB back to work.
-fn build(entry: &Entry, more: &More, settings: &Settings, options: &Options) -> Result<()> {
+fn build(entry: &Entry, more: &More, settings: &Settings, options: &Options) -> Result<Option<Jobs>> {
     let reader = reader(entry)?;
     let load = Load { settings, more, reader: &reader, jobs: options.jobs };
     load.all()?;
@@ -174,11 +212,13 @@ fn build(entry: &Entry, more: &More, settings: &Settings, options: &Options) -> 
     load.run(&mut session, Stage::Finish)?;
     load.run(&mut session, Stage::Settings)?;
     load.run(&mut session, Stage::Last)?;
-    mark(&mut session, entry, more)
+    let schema = more.extension_schema.clone().filter(|_| more.superuser);
+    Ok(schema.map(|schema| Jobs { schema, ids: more.jobs.clone() }))
 }
 
 /// Writes down in the database where it is from.
-fn mark(session: &mut sessions::Session, entry: &Entry, more: &More) -> Result<()> {
+fn mark(settings: &Settings, entry: &Entry, database: &Map<String, Value>) -> Result<()> {
+    let mut session = sessions::open(settings, "restore")?;
     let there = session
         .client
         .query_typed_one("SELECT pg_catalog.to_regnamespace('public') IS NOT NULL", &[])
@@ -187,7 +227,7 @@ fn mark(session: &mut sessions::Session, entry: &Entry, more: &More) -> Result<(
         log::warn!("There is no schema public, so {RESTORES} cannot tell which backup this database is from");
         return Ok(());
     }
-    let owner = more.database.get("owner").and_then(serde_json::Value::as_str);
+    let owner = database.get("owner").and_then(Value::as_str);
     let created = entry.metadata.as_ref().map(|metadata| metadata.created_at.as_str());
     let statements = ledger::note_restore(&entry.name, created.ok(), owner);
     let statements: Vec<&str> = statements.iter().map(String::as_str).collect();
@@ -198,22 +238,22 @@ fn mark(session: &mut sessions::Session, entry: &Entry, more: &More) -> Result<(
 fn after(
     options: &Options,
     maintenance: &mut Maintenance,
-    more: &More,
+    jobs: Option<&Jobs>,
     target: &str,
     kept: Option<&str>,
 ) -> Result<()> {
-    if let Some(schema) = more.extension_schema.as_deref().filter(|_| more.superuser) {
+    if let Some(Jobs { schema, ids }) = jobs {
         let started = sessions::open(&maintenance.settings(target), "restore").and_then(|mut session| {
             start_workers(&mut session)?;
-            if more.jobs.is_empty() {
+            if ids.is_empty() {
                 return Ok(());
             }
-            let start = sqltext::start_jobs(schema, &more.jobs);
+            let start = sqltext::start_jobs(schema, ids);
             if options.start_jobs {
                 load::run_all(&mut session.client, &[&start])?;
-                log::info!("{} background jobs run again", more.jobs.len());
+                log::info!("{} background jobs run again", ids.len());
             } else {
-                log::warn!("{} background jobs are unscheduled, so that no policy deletes rows. To let them run again:", more.jobs.len());
+                log::warn!("{} background jobs are unscheduled, so that no policy deletes rows. To let them run again:", ids.len());
                 log::warn!("  {start}");
             }
             Ok(())

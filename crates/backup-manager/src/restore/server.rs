@@ -33,6 +33,22 @@ pub(crate) struct Maintenance {
     creates: bool,
 }
 
+/// What a backup asks of the server and the role that restore it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Needs<'a> {
+    /// TimescaleDB has rows of its own in it.
+    pub(crate) superuser: bool,
+    /// The version of TimescaleDB, where it has it.
+    pub(crate) timescaledb: Option<&'a str>,
+}
+
+impl<'a> Needs<'a> {
+    /// What a backup that is there asks for.
+    pub(crate) fn of(more: &'a More) -> Self {
+        Self { superuser: more.superuser, timescaledb: more.timescaledb.as_deref() }
+    }
+}
+
 /// What is known of a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct There {
@@ -83,7 +99,7 @@ impl Maintenance {
     ///
     /// # Errors
     /// [`Exit::Config`] with who could, or what is missing.
-    pub(crate) fn check(&mut self, more: &More) -> Result<()> {
+    pub(crate) fn check(&mut self, needs: Needs<'_>) -> Result<()> {
         let role = self.settings.connection.user.clone();
         let refused = |why: String| {
             Error::new(Exit::Config, "this backup cannot be restored as things are")
@@ -96,13 +112,13 @@ impl Maintenance {
                 escape_identifier(&role)
             )));
         }
-        if more.superuser && !self.superuser {
+        if needs.superuser && !self.superuser {
             return Err(refused(format!(
                 "it holds hypertables, which only a superuser can load, and {role} is none"
             ))
             .hint("restore as a superuser: --restore-user=ROLE, its password in MS5_RESTORE_PASSWORD"));
         }
-        if let Some(version) = &more.timescaledb {
+        if let Some(version) = needs.timescaledb {
             let row = self
                 .client()
                 .query(
@@ -110,7 +126,7 @@ impl Maintenance {
                                     WHERE name = 'timescaledb' AND version = $1),
                             coalesce((SELECT string_agg(version, ', ' ORDER BY version DESC)
                                       FROM pg_catalog.pg_available_extension_versions WHERE name = 'timescaledb'), 'none')",
-                    &[version],
+                    &[&version],
                 )
                 .map_err(|error| failed("ask for the versions of TimescaleDB", &error))?;
             let row = row.first().ok_or_else(|| Error::new(Exit::Bug, "no answer"))?;
