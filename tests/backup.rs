@@ -9,7 +9,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use migration_tests::backups::{Backups, HYPERTABLES, PLAIN, content, gunzip};
+use migration_tests::backups::{Backups, Dice, HYPERTABLES, PLAIN, content, gunzip};
 use migration_tests::server::{Engine, Server};
 use serde_json::Value;
 
@@ -145,7 +145,7 @@ fn a_file_that_ends_early_is_refused_by_plain_psql() {
         .map(|member| offset(member) + usize::try_from(member["length"].as_u64().unwrap()).unwrap() / 2);
     let cuts: Vec<usize> = members.iter().skip(1).map(offset).chain(middles).collect();
     assert!(cuts.len() > 20, "{cuts:?}");
-    for (number, cut) in cuts.into_iter().enumerate() {
+    for (number, &cut) in cuts.iter().enumerate() {
         let to = empty_database(&backups, &format!("cut{number}"));
         let script = gunzip(&bytes[..cut]);
         // gunzip gives nothing of a member whose head alone is there.
@@ -156,7 +156,10 @@ fn a_file_that_ends_early_is_refused_by_plain_psql() {
         assert_ne!(ran.code(), 0, "cut at {cut}\n{ran}");
         backups.superuser("postgres").batch_execute(&format!("DROP DATABASE {to}")).unwrap();
     }
-    fs::write(folder.join("full_database.sql.gz"), &bytes[..bytes.len() - 1]).unwrap();
+    for cut in cuts.into_iter().chain([bytes.len() - 1]) {
+        fs::write(folder.join("full_database.sql.gz"), &bytes[..cut]).unwrap();
+        assert_eq!(backups.run("verify cut").code(), 1, "cut at {cut}");
+    }
     let _ = backups.run("verify cut").expect(1).shows(&["bytes instead of"]);
     let _ = backups.run("list").expect(0).shows(&["DAMAGED"]);
 }
@@ -317,16 +320,6 @@ fn two_at_once_both_count_and_a_killed_one_leaves_nothing() {
     assert!(left.is_empty(), "{left:?}");
 }
 
-/// A small generator of numbers, so that a failure can be repeated.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from(self.0 >> 33).unwrap() % end
-    }
-}
-
 #[test]
 fn a_changed_byte_anywhere_is_found() {
     let backups = Backups::new(
@@ -338,7 +331,7 @@ fn a_changed_byte_anywhere_is_found() {
     drop(proof);
     let mut dice = Dice(5);
     let files = ["full_database.sql.gz", "metadata.json", "checksums.sha256", "verified.json"];
-    for turn in 0..120 {
+    for turn in 0..1000 {
         let path = folder.join(files[turn % files.len()]);
         let sound = fs::read(&path).unwrap();
         let mut damaged = sound.clone();

@@ -118,7 +118,7 @@ fn strangers(entry: &Entry, metadata: &Metadata) {
     let Ok(listed) = std::fs::read_dir(&entry.path) else { return };
     for file in listed.flatten() {
         let name = file.file_name().to_string_lossy().into_owned();
-        let known = [metadata::FILE, checksums::FILE, proof::FILE, ".lock"].contains(&name.as_str())
+        let known = [metadata::FILE, checksums::FILE, proof::FILE].contains(&name.as_str())
             || metadata.files.iter().any(|(file, _)| *file == name);
         if !known {
             log::warn!("{name:?} is no part of the backup {}", entry.name);

@@ -300,3 +300,16 @@ pub fn gunzip(bytes: &[u8]) -> Vec<u8> {
     let _ = feeder.join();
     output.stdout
 }
+
+/// A small generator of numbers, so that a failure can be repeated.
+#[derive(Debug)]
+pub struct Dice(pub u64);
+
+impl Dice {
+    /// A number below `end`.
+    #[must_use]
+    pub fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap_or(0) % end
+    }
+}

@@ -256,6 +256,13 @@ impl Started {
         assert!(sent.is_ok_and(|status| status.success()), "cannot send SIG{name} to {}", self.shown);
     }
 
+    /// Kills it at once, and waits for its end.
+    #[must_use]
+    pub fn kill(mut self) -> Ran {
+        let _ = self.child.kill();
+        self.wait()
+    }
+
     /// Whether it still runs.
     pub fn runs(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))

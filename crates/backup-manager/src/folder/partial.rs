@@ -1,8 +1,8 @@
 //! A backup that is being made: a hidden folder, locked by its maker, which gets its name once it is whole.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,15 +16,13 @@ use super::{Folder, name, sync_folder};
 
 /// What the hidden folder's name begins with.
 const PREFIX: &str = ".partial-";
-/// The lock in it: free once its maker is gone.
-const LOCK: &str = ".lock";
-
 /// A backup that has no name yet. Dropped without [`Partial::publish`], it is removed.
 pub(crate) struct Partial {
     path: PathBuf,
     name: String,
     created: OffsetDateTime,
-    lock: Option<File>,
+    /// On the folder itself, also under its later name: free once its maker is gone.
+    _lock: File,
     done: bool,
 }
 
@@ -39,9 +37,9 @@ impl Partial {
             let name = format!("{plain}_{}", name::stamp(created));
             let path = folder.path().join(format!("{PREFIX}{name}"));
             let taken = folder.path().join(&name).exists();
-            let made = if taken { Err(io::ErrorKind::AlreadyExists.into()) } else { lock_new(&path) };
+            let made = if taken { Err(io::ErrorKind::AlreadyExists.into()) } else { lock_new(folder, &path) };
             match made {
-                Ok(lock) => return Ok(Self { path, name, created, lock: Some(lock), done: false }),
+                Ok(lock) => return Ok(Self { path, name, created, _lock: lock, done: false }),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                     if !interrupt::sleep(Duration::from_millis(200)) {
                         return Err(Error::new(
@@ -84,7 +82,6 @@ impl Partial {
     /// The system's; then it is removed.
     pub(crate) fn publish(mut self, folder: &Folder) -> io::Result<PathBuf> {
         let to = folder.path().join(&self.name);
-        fs::remove_file(self.path.join(LOCK))?;
         sync_folder(&self.path)?;
         fs::rename(&self.path, &to)?;
         self.done = true;
@@ -98,32 +95,34 @@ impl Drop for Partial {
         if !self.done {
             let _ = fs::remove_dir_all(&self.path);
         }
-        self.lock = None;
     }
 }
 
-fn lock_new(path: &Path) -> io::Result<File> {
+/// Makes a folder that nobody sees without its lock.
+fn lock_new(folder: &Folder, path: &Path) -> io::Result<File> {
+    let _turn = turn(folder)?;
     DirBuilder::new().mode(0o700).create(path)?;
-    let lock = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path.join(LOCK))?;
+    let lock = File::open(path)?;
     flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
     Ok(lock)
 }
 
+/// A moment in which nobody else makes or removes hidden folders.
+fn turn(folder: &Folder) -> io::Result<File> {
+    let turn = File::open(folder.path())?;
+    flock(&turn, FlockOperation::LockExclusive)?;
+    Ok(turn)
+}
+
 /// Removes what killed backups have left: hidden folders whose maker is gone. Gives their names.
 pub(crate) fn sweep(folder: &Folder) -> Vec<String> {
-    let Ok(listed) = fs::read_dir(folder.path()) else { return Vec::new() };
+    let (Ok(_turn), Ok(listed)) = (turn(folder), fs::read_dir(folder.path())) else { return Vec::new() };
     let mut swept = Vec::new();
     for entry in listed.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let Some(backup) = name.strip_prefix(PREFIX) else { continue };
-        let dead = match File::open(entry.path().join(LOCK)) {
-            Ok(lock) => flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok(),
-            // Killed before it was locked, or right before it got its name; or it is being made in this very moment.
-            Err(_) => entry
-                .metadata()
-                .and_then(|data| data.modified())
-                .is_ok_and(|at| at.elapsed().is_ok_and(|age| age > Duration::from_secs(5))),
-        };
+        let dead = File::open(entry.path())
+            .is_ok_and(|folder| flock(&folder, FlockOperation::NonBlockingLockExclusive).is_ok());
         if dead && fs::remove_dir_all(entry.path()).is_ok() {
             log::warn!("Removed what a killed backup has left: {backup}");
             swept.push(backup.to_owned());
