@@ -1,7 +1,7 @@
 //! SIGKILL at seeded moments of a backup, a deep verify and a restore: the database is in service, no false backup is listed, and
 //! nothing is left after the next run.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 use std::collections::BTreeMap;
 use std::fs;
