@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The migration tools that `make bench` measures beside ours, in the cache folder: each once, then from there.
-#   peers.sh NAME    install dbmate, sqlx or refinery if it is not there yet, and print the path of its program
+#   peers.sh NAME    install dbmate, sqlx, refinery or pigz if it is not there yet, and print the path of its program
 # A program of its own, so that one that cannot be installed ends nothing but its own installation.
 set -euo pipefail
 shopt -s inherit_errexit
@@ -14,7 +14,7 @@ SCRIPTS=$(readlink -f "$(dirname "${BASH_SOURCE[0]}")/..")
 . "$SCRIPTS/sandbox/node.sh"
 
 # Their current releases, each pinned: a figure beside "the newest" could not be measured again.
-declare -A VERSIONS=([dbmate]=2.36.0 [sqlx]=0.9.0 [refinery]=0.10.0)
+declare -A VERSIONS=([dbmate]=2.36.0 [sqlx]=0.9.0 [refinery]=0.10.0 [pigz]=trixie)
 
 # npm's package is a small script of node's around the real program, which lies in a package of its own for each kind of
 # machine. That one is taken: the start of node is not dbmate's time.
@@ -32,6 +32,13 @@ install_sqlx() { cargo_install sqlx-cli "$@" --no-default-features --features po
 
 # PostgreSQL only. It has no TLS but OpenSSL's, so it wants libssl-dev and pkg-config.
 install_refinery() { cargo_install refinery_cli "$@" --no-default-features --features postgresql; }
+
+# Debian's, in the release that the servers are of.
+install_pigz() { # INTO
+    debian_prefix pigz trixie pigz patchelf
+    mkdir -p "$1/bin"
+    ln -s "$(debian_folder pigz)/usr/bin/pigz" "$1/bin/pigz"
+}
 
 cargo_install() { # CRATE INTO WORK VERSION FLAG...
     # Its own lock file, and a target folder that goes with WORK. The linker's and optimiser's settings are the crate's.

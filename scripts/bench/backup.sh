@@ -1,0 +1,150 @@
+# shellcheck shell=bash
+# backup-manager beside the ways that plants back up today, on one hypertable of 58 chunks: whole processes, each dump made
+# durable by nobody but ours. Needs measure.sh.
+
+# Targets: at most so many times what reading all rows takes; at most so much of pg_restore's time; memory in MiB.
+BACKUP_LIMIT=2.2
+RESTORE_LIMIT=0.65
+BACKUP_MEMORY_MIB=256
+# The ways to dump, as they are run below; the first is the least that any can take.
+DUMPS=(limit old pigz fd_zstd fd_gzip)
+
+bench_backup() {
+    local round peer mib
+    DATABASE=backups DUMP=$WORK_ON_DISK/dump
+    export MS5_BACKUP_DIR=$WORK_ON_DISK/backups MS5_RESTORE_PASSWORD=$MS5_SANDBOX_SUPERUSER_PASSWORD
+    mkdir -p "$DUMP"
+    PIGZ=$(scripts/bench/peers.sh pigz) || {
+        failed 'pigz could not be installed'
+        return
+    }
+    cc -O2 -o "$WORK/peak" scripts/bench/peak.c
+    echo "== a hypertable of $BACKUP_ROWS rows in 58 chunks: full backups, in turn, $RUNS rounds"
+    fill_hypertable
+    for ((round = 0; round < RUNS; round++)); do
+        for peer in "${DUMPS[@]}" ours; do
+            rm -rf "${DUMP:?}"/* "$MS5_BACKUP_DIR"
+            if ! timed "backup.$peer" "dump_$peer"; then
+                show_output
+                failed "the dump $peer did not end well"
+                return
+            fi
+        done
+    done
+    for peer in "${DUMPS[@]}" ours; do line_of "backup.$peer" "$(named "$peer")"; done
+    for peer in "${DUMPS[@]:1}"; do
+        is "$(ratio backup.ours "backup.$peer") < 1" || failed "a full backup takes longer than $(named "$peer")"
+    done
+    is "$(ratio backup.ours backup.limit) <= $BACKUP_LIMIT" ||
+        failed "a full backup takes more than $BACKUP_LIMIT times what reading all rows takes"
+    echo "where a backup's time goes: $(tr -d ' \n' <"$(echo "$MS5_BACKUP_DIR"/*/metadata.json)" | grep -o '"milliseconds":{[^}]*}')"
+
+    echo "== restored into a new database, in turn, $RUNS rounds"
+    rm -rf "${DUMP:?}"/*
+    dump_fd_gzip >"$WORK/out" 2>&1
+    as_superuser -d postgres -c 'CREATE DATABASE restored TEMPLATE template0'
+    rows_of "$DATABASE" >"$WORK/rows.before"
+    for ((round = 0; round < RUNS; round++)); do
+        for peer in pg_restore ours; do
+            as_superuser -d postgres -c 'DROP DATABASE IF EXISTS restored'
+            settle
+            if ! timed "restore.$peer" "restore_$peer"; then
+                show_output
+                failed "the restore by $peer did not end well"
+                return
+            fi
+            rows_of restored | cmp -s - "$WORK/rows.before" || failed "the rows restored by $peer are not those that were dumped"
+        done
+    done
+    line_of restore.pg_restore 'pg_restore -j1'
+    line_of restore.ours 'backup-manager restore'
+    awk -v ratio="$(ratio restore.ours restore.pg_restore)" 'BEGIN { printf "backup-manager beside pg_restore -j1: %.2f\n", ratio }'
+    is "$(ratio restore.ours restore.pg_restore) <= $RESTORE_LIMIT" ||
+        failed "a restore takes more than $RESTORE_LIMIT of pg_restore -j1"
+    for peer in backup restore; do
+        mib=$(sort -n "$WORK/peak.$peer" | tail -n 1 | awk '{ printf "%.1f", $1 / 1024 }')
+        echo "peak resident memory of a $peer: $mib MiB"
+        is "$mib < $BACKUP_MEMORY_MIB" || failed "a $peer takes $BACKUP_MEMORY_MIB MiB or more"
+    done
+}
+
+fill_hypertable() {
+    sql -d postgres -c "CREATE DATABASE $DATABASE TEMPLATE template0"
+    sql -d "$DATABASE" -c 'SET client_min_messages = warning' -c 'CREATE EXTENSION timescaledb' \
+        -c 'CREATE TABLE metric_hist (id bigint GENERATED ALWAYS AS IDENTITY, metric_def_id int NOT NULL,
+                ts timestamptz NOT NULL, value double precision, quality text, PRIMARY KEY (id, ts))' \
+        -c "SELECT create_hypertable('metric_hist', 'ts', chunk_time_interval => interval '1 day')" >/dev/null
+    sql -d "$DATABASE" -v "rows=$BACKUP_ROWS" <<'SQL'
+INSERT INTO metric_hist (metric_def_id, ts, value, quality)
+SELECT i % 200, '2025-01-01'::timestamptz + (i * (58.0 * 86400 - 1) / :rows) * interval '1 second', round((random() * 1000)::numeric, 3), 'good'
+FROM generate_series(0, :rows - 1) i;
+CREATE INDEX metric_hist_def ON metric_hist (metric_def_id, ts DESC);
+VACUUM ANALYZE metric_hist;
+SQL
+    sql -d "$DATABASE" -At -c "SELECT format('COPY %I.%I TO STDOUT;', chunk_schema, chunk_name)
+                               FROM timescaledb_information.chunks ORDER BY chunk_name" >"$WORK/chunks"
+    (($(wc -l <"$WORK/chunks") == 58)) || failed "the hypertable has not 58 chunks"
+    awk -v odd="$WORK/chunks.odd" -v even="$WORK/chunks.even" '{ print >(NR % 2 ? odd : even) }' "$WORK/chunks"
+    settle
+}
+
+named() {
+    case $1 in
+        limit) echo 'COPY of all chunks to /dev/null, two sessions' ;;
+        old) echo 'pg_dump, gzip, sha256sum, one after the other' ;;
+        pigz) echo 'pg_dump into pigz' ;;
+        fd_zstd) echo 'pg_dump -Fd -j2, zstd' ;;
+        fd_gzip) echo 'pg_dump -Fd -j2, gzip' ;;
+        *) echo 'backup-manager backup' ;;
+    esac
+}
+
+# as_libpq PROGRAM ARGUMENT...: one of the server's own, as the owner of the database.
+as_libpq() {
+    PGHOST=$DB_HOST PGPORT=$DB_PORT PGUSER=$DB_USER PGPASSWORD=$POSTGRES_PASSWORD_TEST PGDATABASE=$DATABASE \
+        "$MS5_SANDBOX_BIN/$1" "${@:2}"
+}
+
+dump_limit() {
+    sql -d "$DATABASE" -f "$WORK/chunks.odd" >/dev/null &
+    sql -d "$DATABASE" -f "$WORK/chunks.even" >/dev/null
+    wait $!
+}
+dump_old() {
+    as_libpq pg_dump --file="$DUMP/full_database.sql" && gzip "$DUMP/full_database.sql" &&
+        sha256sum "$DUMP/full_database.sql.gz"
+}
+dump_pigz() { as_libpq pg_dump | "$PIGZ" >"$DUMP/full_database.sql.gz"; }
+dump_fd_zstd() { as_libpq pg_dump -Fd -j2 --compress=zstd --file="$DUMP/folder"; }
+dump_fd_gzip() { as_libpq pg_dump -Fd -j2 --file="$DUMP/folder"; }
+dump_ours() { manager backup "$DATABASE" backup bench full; }
+
+# manager SERIES DATABASE ARGUMENT...: its peak memory is a line of $WORK/peak.SERIES.
+manager() {
+    PATH=$MS5_SANDBOX_BIN:$PATH DB_NAME=$2 MS5_LOG_DIR=$WORK/logs "$WORK/peak" "$WORK/peak.kib" \
+        target/release/backup-manager --environment=test "${@:3}" && cat "$WORK/peak.kib" >>"$WORK/peak.$1"
+}
+
+restore_ours() { manager restore restored restore bench "--restore-user=$MS5_SANDBOX_SUPERUSER"; }
+
+# As its documentation says: the new database is told of the restore before and after.
+restore_pg_restore() {
+    as_superuser -d postgres -c "CREATE DATABASE restored TEMPLATE template0 OWNER $DB_USER" || return
+    as_superuser -d restored -c 'SET client_min_messages = warning' -c 'CREATE EXTENSION timescaledb' \
+        -c 'SELECT timescaledb_pre_restore()' || return
+    PGHOST=$DB_HOST PGPORT=$DB_PORT PGUSER=$MS5_SANDBOX_SUPERUSER PGPASSWORD=$MS5_SANDBOX_SUPERUSER_PASSWORD \
+        "$MS5_SANDBOX_BIN/pg_restore" --no-owner -j1 --dbname=restored "$DUMP/folder" || return
+    as_superuser -d restored -c 'SELECT timescaledb_post_restore()'
+}
+
+rows_of() {
+    as_superuser -d "$1" -At -c 'SELECT count(*), sum(hash_record_extended(m, 0)) FROM metric_hist m'
+}
+
+line_of() { # SERIES NAME
+    awk -v name="$2" -v median="$(median "$1")" -v least="$(least "$1")" -v most="$(most "$1")" \
+        -v ratio="$([[ $1 == backup.* ]] && ratio "$1" backup.limit)" 'BEGIN {
+        printf "%-50s median %6.2f s, %.2f to %.2f", name ":", median / 1e6, least / 1e6, most / 1e6
+        if (ratio) printf ", %.2f times the limit", ratio
+        print "" }'
+}
