@@ -205,6 +205,32 @@ fn a_role_without_rights_is_told_what_it_needs() {
 }
 
 #[test]
+fn who_could_restore_a_backup_is_said_in_time() {
+    let lab = lab(&[("001_a.sql", "SELECT 1;")]);
+    let quick = "--quick --json --min-disk=1";
+    let superuser = Server::shared(Engine::Pg17).variable("MS5_SANDBOX_SUPERUSER");
+    let asked = |arguments: &str| {
+        let ran = validate(&lab, &format!("{quick} {arguments}")).expect(0);
+        (verdict(&ran, "way-back"), words(&ran, "way-back"))
+    };
+    let (today, why) = asked("");
+    assert_eq!(today, "pass");
+    assert!(why.contains("a backup of today") && why.contains("only a superuser can"), "{why}");
+    let (verdict_of, why) = asked("--restore-user=ms5_nobody");
+    assert_eq!(verdict_of, "warn");
+    assert!(why.contains("There is no role ms5_nobody"), "{why}");
+    role(&lab, "ms5_poor", "NOCREATEDB");
+    let (verdict_of, why) = asked("--restore-user=ms5_poor");
+    assert!(verdict_of == "warn" && why.contains("CREATEDB; or name another"), "{why}");
+    lab.sql("CREATE EXTENSION timescaledb");
+    assert_eq!(asked("").0, "pass", "an extension that holds nothing wants no superuser");
+    lab.sql("CREATE TABLE m (ts timestamptz NOT NULL); SELECT create_hypertable('m', 'ts')");
+    let (verdict_of, why) = asked("");
+    assert!(verdict_of == "warn" && why.contains("--restore-user=ROLE"), "{why}");
+    assert_eq!(asked(&format!("--restore-user={superuser}")).0, "pass");
+}
+
+#[test]
 fn a_superuser_a_borrowed_role_and_hba_lines() {
     let server = Server::start(Engine::Pg17, &[]).unwrap();
     let lab = Lab::new(&server, &[("001_system.sql", "ALTER SYSTEM SET work_mem = '8MB';")]);

@@ -16,15 +16,23 @@ use crate::sqltext::PINNED;
 pub(crate) struct Session {
     pub(crate) client: Client,
     canceller: Canceller,
-    _cancellable: Cancellable,
+    cancellable: Option<Cancellable>,
 }
 
 impl Session {
     /// Puts a connection under the signals.
     pub(crate) fn of(connected: Connected) -> Self {
         let Connected { client, canceller, .. } = connected;
-        let cancellable = interrupt::cancellable(&canceller);
-        Self { client, canceller, _cancellable: cancellable }
+        let cancellable = Some(interrupt::cancellable(&canceller));
+        Self { client, canceller, cancellable }
+    }
+
+    /// Does something that a signal must not cancel: it clears away what was begun.
+    pub(crate) fn beyond_signals<T>(&mut self, work: impl FnOnce(&mut Client) -> T) -> T {
+        self.cancellable = None;
+        let done = work(&mut self.client);
+        self.cancellable = Some(interrupt::cancellable(&self.canceller));
+        done
     }
 
     /// Ends what the session is doing on the server, so that it can be closed in the middle of a COPY.

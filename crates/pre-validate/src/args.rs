@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use ms5_common::cli::{
-    ENVIRONMENT, Flag, HELP, JOBS, JSON, LOG_DIR, MIGRATIONS_DIR, Parsed, REPORT, Spec, VERBOSE, VERSION,
+    ENVIRONMENT, Flag, HELP, JOBS, JSON, LOG_DIR, MIGRATIONS_DIR, Parsed, REPORT, RESTORE_USER, Spec,
+    VERBOSE, VERSION,
 };
 use ms5_common::config::Variables;
 use ms5_common::error::{Error, Result};
@@ -50,6 +51,7 @@ pub(crate) const SPEC: Spec = Spec {
         Flag::value(JOBS, "N", "Sessions that count and hash at once").default("number of cores"),
         Flag::value(WRITERS, "SECONDS", "How long transactions that write to these tables are waited for").default("30"),
         expected::FLAG,
+        RESTORE_USER,
         REPORT,
         Flag::value(MIN_DISK, "GB", "Free disk that is wanted (variable MS5_MIN_DISK_GB)").default("10"),
         Flag::value(MIN_MEMORY, "GB", "Memory that is wanted in all (variable MS5_MIN_MEMORY_GB)").default("4"),
@@ -90,6 +92,8 @@ pub(crate) struct Options {
     pub(crate) jobs: usize,
     /// How long writers are waited for before rows are counted.
     pub(crate) writers: Duration,
+    /// Who is to restore, if it comes to that.
+    pub(crate) restore_user: Option<String>,
     pub(crate) limits: Limits,
 }
 
@@ -144,6 +148,7 @@ impl Options {
             fingerprint: fingerprint(arguments)?,
             jobs: arguments.jobs()?.unwrap_or_else(machine::processors),
             writers: Duration::from_secs(arguments.number(WRITERS)?.unwrap_or(30)),
+            restore_user: arguments.value(RESTORE_USER.name).map(str::to_owned),
             limits: Limits {
                 disk: limit(MIN_DISK, "MS5_MIN_DISK_GB", 10)?.saturating_mul(GIB),
                 memory: limit(MIN_MEMORY, "MS5_MIN_MEMORY_GB", 4)?.saturating_mul(GIB),

@@ -20,7 +20,7 @@ use crate::checks::network::Network;
 use crate::checks::rights::{self, Role};
 use crate::checks::server::{self, Facts};
 use crate::checks::{
-    self, activity, container, files, fingerprint, inventory, locks, machine, security, timescale,
+    self, activity, container, files, fingerprint, inventory, locks, machine, security, timescale, way_back,
 };
 
 /// Where a run is written down.
@@ -144,6 +144,7 @@ fn database(
     };
     server::check_way(report, &facts, client, options.limits);
     rights::check(report, client, settings, &role, files);
+    way_back::check(report, client, &role, options.restore_user.as_deref());
     timescale::check(report, client, settings, &facts, single_session, options.quick);
     server::check_settings(report, &facts, space, options.limits);
     locks::check(report, client, &facts, expected);

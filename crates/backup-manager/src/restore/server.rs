@@ -10,6 +10,7 @@ use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 use ms5_common::interrupt;
 use ms5_common::sql::{escape_identifier, escape_literal};
+use postgres::error::SqlState;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
@@ -233,8 +234,14 @@ impl Maintenance {
     /// # Errors
     /// The server's.
     pub(crate) fn drop(&mut self, name: &str) -> Result<()> {
-        self.client()
-            .batch_execute(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", escape_identifier(name)))
+        let sql = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", escape_identifier(name));
+        let drop = |client: &mut Client| match client.batch_execute(&sql) {
+            // A cancel that was on its way for what the session ran before.
+            Err(error) if error.code() == Some(&SqlState::QUERY_CANCELED) => client.batch_execute(&sql),
+            other => other,
+        };
+        self.session
+            .beyond_signals(drop)
             .map_err(|error| failed(&format!("drop the database {name}"), &error))
     }
 }

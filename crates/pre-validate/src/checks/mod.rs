@@ -12,6 +12,7 @@ pub(crate) mod rights;
 pub(crate) mod security;
 pub(crate) mod server;
 pub(crate) mod timescale;
+pub(crate) mod way_back;
 
 use ms5_common::check::Check;
 
@@ -47,6 +48,11 @@ pub(crate) const STATEMENTS: Check = Check::new(
     "statements",
     "statements that want more than ordinary rights",
     "the role has them (superuser, CREATEDB, CREATEROLE)",
+);
+pub(crate) const WAY_BACK: Check = Check::new(
+    "way-back",
+    "whether the role, or --restore-user, could restore a backup",
+    "CREATEDB; where there are hypertables, a superuser; else WARN",
 );
 pub(crate) const EXTENSION: Check = Check::new(
     "extension",
@@ -161,6 +167,7 @@ pub(crate) const ALL: &[Check] = &[
     CREATE,
     OWNER,
     STATEMENTS,
+    WAY_BACK,
     EXTENSION,
     PRELOAD,
     MATRIX,
