@@ -54,7 +54,10 @@ pub(crate) const SPEC: Spec = Spec {
         Flag::switch(DEEP, "verify: restore into a scratch database and compare every table's rows"),
         Flag::switch(DROP_OLD, "restore, rollback: drop the replaced database instead of keeping it"),
         Flag::switch(START_JOBS, "restore, rollback: let TimescaleDB's jobs run again at once"),
-        Flag::switch(IN_PLACE, "restore: not built yet"),
+        Flag::switch(
+            IN_PLACE,
+            "restore, rollback: in one transaction inside the database itself, for a role without CREATEDB",
+        ),
         RESTORE_USER,
         Flag::value(MAINTENANCE, "NAME", "The database from which others are made, renamed and dropped")
             .default("postgres"),
@@ -112,6 +115,7 @@ pub(crate) struct Options {
     pub(crate) deep: bool,
     pub(crate) drop_old: bool,
     pub(crate) start_jobs: bool,
+    pub(crate) in_place: bool,
     pub(crate) restore_user: Option<String>,
     pub(crate) maintenance: String,
     pub(crate) keep_last: usize,
@@ -133,9 +137,8 @@ impl Options {
         if !(1..=9).contains(&level) {
             return Err(usage(format!("{LEVEL} is 1 to 9, not {level}")));
         }
-        if arguments.has(IN_PLACE) {
-            return Err(usage(format!("{IN_PLACE} is not built yet"))
-                .hint("restore without it, as a role that may create databases (--restore-user=ROLE)"));
+        if arguments.has(IN_PLACE) && arguments.has(DROP_OLD) {
+            return Err(usage(format!("{IN_PLACE} keeps nothing that {DROP_OLD} could drop")));
         }
         Ok(Self {
             command,
@@ -148,6 +151,7 @@ impl Options {
             deep: arguments.has(DEEP),
             drop_old: arguments.has(DROP_OLD),
             start_jobs: arguments.has(START_JOBS),
+            in_place: arguments.has(IN_PLACE),
             restore_user: arguments.value(RESTORE_USER.name).map(str::to_owned),
             maintenance: arguments.value(MAINTENANCE).unwrap_or("postgres").to_owned(),
             keep_last: usize::try_from(arguments.number(KEEP_LAST)?.unwrap_or(1)).unwrap_or(usize::MAX),
@@ -303,7 +307,7 @@ mod tests {
             "clean --max-total=lots",
             "backup --level=0",
             "backup --jobs=0",
-            "restore x --in-place",
+            "restore x --in-place --drop-old",
             "list x",
         ] {
             assert_eq!(options(line).unwrap_err().exit(), Exit::Usage, "{line}");

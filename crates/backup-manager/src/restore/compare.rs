@@ -9,7 +9,7 @@ use ms5_common::exit::Exit;
 use super::load::{Load, over};
 use crate::folder::metadata::Table;
 use crate::rows::RowSum;
-use crate::sessions::{Session, failed};
+use crate::sessions::{Session, failed, stopped};
 
 /// How many differences are shown.
 const SHOWN: usize = 20;
@@ -21,16 +21,33 @@ const SHOWN: usize = 20;
 pub(crate) fn all(load: &Load<'_>) -> Result<Vec<String>> {
     let mut differences = rows(load)?;
     let mut session = load.session(load.more.superuser)?;
-    differences.extend(objects(&mut session, load)?);
+    let now = Inventory::take(&mut session.client);
+    differences.extend(objects(load, now)?);
+    differences.extend(large_objects(load, &mut session)?);
+    Ok(differences)
+}
+
+/// The same in one session, in the transaction that it has open.
+pub(crate) fn in_one(load: &Load<'_>, session: &mut Session) -> Result<Vec<String>> {
+    let mut differences = Vec::new();
+    for wanted in &load.more.tables {
+        stopped()?;
+        differences.extend(table(session, wanted)?);
+    }
+    let now = Inventory::of(&mut session.client);
+    differences.extend(objects(load, now)?);
+    differences.extend(large_objects(load, session)?);
+    Ok(differences)
+}
+
+fn large_objects(load: &Load<'_>, session: &mut Session) -> Result<Option<String>> {
     let row = session
         .client
         .query_typed_one("SELECT count(*) FROM pg_catalog.pg_largeobject_metadata", &[])
         .map_err(|error| failed("count the large objects", &error))?;
     let found = u64::try_from(row.get::<_, i64>(0)).unwrap_or_default();
-    if found != load.more.large_objects {
-        differences.push(format!("{found} large objects instead of {}", load.more.large_objects));
-    }
-    Ok(differences)
+    let wanted = load.more.large_objects;
+    Ok((found != wanted).then(|| format!("{found} large objects instead of {wanted}")))
 }
 
 /// Reads every table back as it was read for the backup.
@@ -41,21 +58,7 @@ fn rows(load: &Load<'_>) -> Result<Vec<String>> {
     let sessions: Vec<Session> =
         (0..load.jobs.min(tables.len())).map(|_| load.session(false)).collect::<Result<_>>()?;
     over(sessions, tables.len(), |session, number| {
-        let table = tables[number];
-        let mut sum = RowSum::default();
-        session
-            .client
-            .copy_out(&format!("COPY {} TO STDOUT", table.source()), |row| {
-                sum.add(row);
-                Ok::<(), postgres::Error>(())
-            })
-            .map_err(|error| failed(&format!("read {} back", table.name), &error))?;
-        if (sum.rows, sum.hash) != (table.rows, table.hash) {
-            let what = if sum.rows == table.rows {
-                format!("{}: {} rows, and their content differs", table.name, sum.rows)
-            } else {
-                format!("{}: {} rows instead of {}", table.name, sum.rows, table.rows)
-            };
+        if let Some(what) = table(session, tables[number])? {
             differences.lock().unwrap_or_else(PoisonError::into_inner).push(what);
         }
         Ok(())
@@ -63,9 +66,27 @@ fn rows(load: &Load<'_>) -> Result<Vec<String>> {
     Ok(differences.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
-fn objects(session: &mut Session, load: &Load<'_>) -> Result<Vec<String>> {
-    let now = Inventory::take(&mut session.client)
-        .map_err(|error| failed("take the inventory of what was restored", &error))?;
+/// Reads one table back; what differs, in words.
+fn table(session: &mut Session, table: &Table) -> Result<Option<String>> {
+    let mut sum = RowSum::default();
+    session
+        .client
+        .copy_out(&format!("COPY {} TO STDOUT", table.source()), |row| {
+            sum.add(row);
+            Ok::<(), postgres::Error>(())
+        })
+        .map_err(|error| failed(&format!("read {} back", table.name), &error))?;
+    Ok(if (sum.rows, sum.hash) == (table.rows, table.hash) {
+        None
+    } else if sum.rows == table.rows {
+        Some(format!("{}: {} rows, and their content differs", table.name, sum.rows))
+    } else {
+        Some(format!("{}: {} rows instead of {}", table.name, sum.rows, table.rows))
+    })
+}
+
+fn objects(load: &Load<'_>, now: std::result::Result<Inventory, postgres::Error>) -> Result<Vec<String>> {
+    let now = now.map_err(|error| failed("take the inventory of what was restored", &error))?;
     Ok(load.more.inventory.compare(&now).iter().map(ToString::to_string).collect())
 }
 

@@ -58,7 +58,7 @@ impl Load<'_> {
         log::info!("Rows loaded ({} ms)", since.elapsed().as_millis());
         line.begin("restore: sequences, large objects");
         self.run(&mut session, Stage::Sequences)?;
-        self.run_streams(&mut session, Stage::LargeObjects)?;
+        self.run_streams(&mut session, Stage::LargeObjects, Around::Theirs)?;
         let since = Instant::now();
         self.post_data(&mut session)?;
         log::info!("Indexes and constraints made ({} ms)", since.elapsed().as_millis());
@@ -69,6 +69,22 @@ impl Load<'_> {
             self.run(&mut session, Stage::Refresh)?;
         }
         Ok(())
+    }
+
+    /// The same in one session, in the transaction that it has open.
+    ///
+    /// # Errors
+    /// What the server says, or that a member is not what it should be.
+    pub(crate) fn in_one(&self, session: &mut Session) -> Result<()> {
+        self.run(session, Stage::PreData)?;
+        for member in self.members(Stage::Catalog).chain(self.members(Stage::Table)) {
+            stopped()?;
+            self.rows(session, member)?;
+        }
+        self.run(session, Stage::Sequences)?;
+        self.run_streams(session, Stage::LargeObjects, Around::Ours)?;
+        self.run(session, Stage::PostData)?;
+        self.run(session, Stage::Refresh)
     }
 
     /// A session; with `seeing`, one that is not told of the restore.
@@ -104,7 +120,7 @@ impl Load<'_> {
     }
 
     /// The same for statements that may be longer in all than memory.
-    fn run_streams(&self, session: &mut Session, stage: Stage) -> Result<()> {
+    fn run_streams(&self, session: &mut Session, stage: Stage, around: Around) -> Result<()> {
         for member in self.members(stage) {
             let wrong = |error: String| unreadable(member, &error);
             let stream = self.reader.stream(member).map_err(|error| wrong(error.to_string()))?;
@@ -116,7 +132,10 @@ impl Load<'_> {
             .map_err(|error| wrong(error.to_string()))?;
             for item in script {
                 stopped()?;
-                if let Item::Statement(statement) = item.map_err(|error| wrong(error.to_string()))? {
+                if let Item::Statement(statement) = item.map_err(|error| wrong(error.to_string()))?
+                    && (around == Around::Theirs
+                        || statement.facts().all(|facts| facts.transaction_control().is_none()))
+                {
                     run_all(&mut session.client, &[&statement.text])?;
                 }
             }
@@ -204,6 +223,14 @@ impl Load<'_> {
         }
         run_all(&mut session.client, &plan.rest)
     }
+}
+
+/// Whose transactions statements run in: pg_dump wraps each large object in one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Around {
+    Theirs,
+    /// One that is open already: theirs would commit it.
+    Ours,
 }
 
 /// A statement that builds an index, and the tablespace it is built in.

@@ -2,6 +2,7 @@
 
 mod compare;
 pub(crate) mod deep;
+mod in_place;
 mod load;
 pub(crate) mod old;
 pub(crate) mod server;
@@ -48,6 +49,9 @@ pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, nam
     let source = Source::of(&entry)?;
     let owner = settings.connection.user.clone();
     let settings = restorer(settings, &context.variables, options.restore_user.as_deref());
+    if options.in_place {
+        return in_place::run(context, options, &settings, &entry, &source);
+    }
     let target = settings.connection.dbname.clone();
     let mut maintenance = Maintenance::open(&settings, &options.maintenance)?;
     if target == options.maintenance {

@@ -38,7 +38,7 @@ fn look(client: &mut Client, role: &Role, restore_user: Option<&str>) -> Result<
         return Ok(Finding::warn(format!("The role {name} could not restore a backup"))
             .because("it may not create databases, and a restore makes a new one beside the old")
             .remedy(format!(
-                "as a superuser: ALTER ROLE {} CREATEDB; or name another role: --restore-user=ROLE",
+                "as a superuser: ALTER ROLE {} CREATEDB; or name another role: --restore-user=ROLE; or restore --in-place",
                 escape_identifier(name)
             )));
     }
