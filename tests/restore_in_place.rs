@@ -6,7 +6,6 @@
 use std::time::{Duration, Instant};
 
 use migration_tests::backups::{Backups, HYPERTABLES, PLAIN};
-use migration_tests::program::Program;
 use migration_tests::server::Engine;
 
 /// A database of a role that may make no other.
@@ -60,18 +59,13 @@ fn brings_back_what_was_there_without_the_right_to_create_databases() {
             "✅ Restore completed",
         ]);
         assert_eq!(backups.content(), before, "{ran}");
-        let differences: Vec<String> =
-            inventory.compare(&backups.lab.database.inventory()).iter().map(ToString::to_string).collect();
-        assert!(differences.is_empty(), "{}", differences.join("\n"));
+        backups.has_objects_of(&inventory);
         assert_eq!(backups.lab.ask("SELECT convert_from(lo_get(4711), 'UTF8')"), "large");
         assert_eq!(backups.lab.ask("SELECT count(*) FROM pg_largeobject_metadata"), "1");
         assert_eq!(backups.databases(&format!("{}_before", backups.lab.database.name)).len(), 0);
         backups.lab.write("001_a.sql", b"SELECT 1;");
-        let _ = Program::tool("post-validate")
-            .envs(&backups.lab.database.variables())
-            .env("MS5_HOME", backups.lab.home())
-            .args(["--no-data-integrity"])
-            .run()
+        let _ = backups
+            .post_validate("--no-data-integrity")
             .expect(0)
             .shows(&[&format!("The database is rolled back to {name}")]);
         // Once more, over what it has just made.

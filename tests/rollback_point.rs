@@ -64,14 +64,6 @@ fn runbook(backups: &Backups<'_>) -> Ran {
         .run()
 }
 
-fn validate(backups: &Backups<'_>) -> Ran {
-    Program::tool("post-validate")
-        .envs(&backups.lab.database.variables())
-        .env("MS5_HOME", backups.lab.home())
-        .args(["--no-data-integrity"])
-        .run()
-}
-
 #[test]
 fn the_procedure_of_the_runbook_works_to_its_end() {
     let backups = backups(PLAIN);
@@ -99,7 +91,10 @@ fn the_procedure_of_the_runbook_works_to_its_end() {
     assert_eq!(backups.content(), before);
     assert_eq!(backups.lab.ask("SELECT to_regclass('migration_log') IS NULL"), "true");
     let point = backups.names().into_iter().find(|name| name.starts_with("migration_")).unwrap();
-    let _ = validate(&backups).expect(0).shows(&[&format!("The database is rolled back to {point}")]);
+    let _ = backups
+        .post_validate("--no-data-integrity")
+        .expect(0)
+        .shows(&[&format!("The database is rolled back to {point}")]);
 
     // The next failure is the one that the runbook means; the first point stays, and clean needs it.
     let _ = runner(&backups, "--rollback-point=second").run().expect(1);

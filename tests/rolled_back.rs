@@ -5,17 +5,7 @@
 use std::fs;
 
 use migration_tests::backups::{Backups, HYPERTABLES, PLAIN};
-use migration_tests::program::{Program, Ran};
 use migration_tests::server::Engine;
-
-fn validate(backups: &Backups<'_>, arguments: &str) -> Ran {
-    Program::tool("post-validate")
-        .envs(&backups.lab.database.variables())
-        .env("MS5_HOME", backups.lab.home())
-        .current_dir(backups.lab.home())
-        .args(arguments.split_whitespace())
-        .run()
-}
 
 #[test]
 fn what_was_rolled_back_is_held_to_its_backup_until_it_is_migrated_again() {
@@ -40,44 +30,45 @@ fn held_to_its_backup(sql: &str) {
     lab.write("002_bad.sql", b"ALTER TABLE parent ADD COLUMN more int; SELECT 1/0;");
     let _ = lab.run("").expect(1);
     assert_eq!(lab.ask("SELECT count(*) FROM migration_attempts"), "2");
-    let ran = validate(&backups, "--no-data-integrity").expect(1);
+    let ran = backups.post_validate("--no-data-integrity").expect(1);
     assert!(!ran.to_string().contains("rolled back to"), "{ran}");
 
     let _ = backups.restorer("restore pre_migration --force --drop-old").run().expect(0);
     let back = format!("The database is rolled back to {name}");
-    let ran = validate(&backups, "--no-data-integrity --json").expect(0).shows(&[&back, "are as they were"]);
+    let ran =
+        backups.post_validate("--no-data-integrity --json").expect(0).shows(&[&back, "are as they were"]);
     let of = |id: &str| ran.records().iter().filter(|record| record["id"] == id).count();
     assert_eq!((of("rolled-back"), of("files")), (1, 0), "{ran}");
     // With everything that can be asked of it, too.
-    let _ = validate(&backups, "").expect(0).shows(&[&back]);
+    let _ = backups.post_validate("").expect(0).shows(&[&back]);
 
     // What was changed since is named.
     lab.sql("DROP VIEW v; CREATE TABLE later (id int)");
-    let _ = validate(&backups, "--no-data-integrity").expect(1).shows(&[
+    let _ = backups.post_validate("--no-data-integrity").expect(1).shows(&[
         &format!("{back}, and is not what that was"),
         "view public.v",
         "table public.later",
     ]);
     lab.sql("CREATE VIEW v AS SELECT count(*) FROM parts; DROP TABLE later");
-    let _ = validate(&backups, "--no-data-integrity").expect(0).shows(&[&back]);
+    let _ = backups.post_validate("--no-data-integrity").expect(0).shows(&[&back]);
 
     // Without the backup's folder there is nothing to compare with, and that is said.
     let away = backups.folder().join(".away");
     fs::rename(&folder, &away).unwrap();
-    let _ = validate(&backups, "--no-data-integrity").expect(0).shows(&[
+    let _ = backups.post_validate("--no-data-integrity").expect(0).shows(&[
         &back,
         "its objects are not compared",
         "metadata.json",
     ]);
-    let _ =
-        validate(&backups, &format!("--no-data-integrity --backup-dir={}", away.parent().unwrap().display()))
-            .expect(0)
-            .shows(&["its objects are not compared"]);
+    let _ = backups
+        .post_validate(&format!("--no-data-integrity --backup-dir={}", away.parent().unwrap().display()))
+        .expect(0)
+        .shows(&["its objects are not compared"]);
     fs::rename(&away, &folder).unwrap();
 
     // A new attempt is a new story, even one that fails.
     let _ = lab.run("").expect(1);
-    let ran = validate(&backups, "--no-data-integrity").expect(1);
+    let ran = backups.post_validate("--no-data-integrity").expect(1);
     assert!(!ran.to_string().contains("rolled back to"), "{ran}");
     lab.write(
         "002_bad.sql",
@@ -85,6 +76,6 @@ fn held_to_its_backup(sql: &str) {
           SELECT create_hypertable('h', 'ts', chunk_time_interval => interval '1 day');",
     );
     let _ = lab.run("").expect(0);
-    let ran = validate(&backups, "--no-data-integrity").expect(0);
+    let ran = backups.post_validate("--no-data-integrity").expect(0);
     assert!(!ran.to_string().contains("rolled back to"), "{ran}");
 }

@@ -7,7 +7,7 @@ use ms5_common::db::server_error::reasons;
 use ms5_common::db::session::{self, Tuning};
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
-use ms5_common::interrupt::{self, Cancellable};
+use ms5_common::interrupt::{self, Cancellable, Work};
 
 use crate::args::TOOL;
 use crate::sqltext::PINNED;
@@ -94,6 +94,15 @@ pub(crate) fn failed(tried: &str, error: &postgres::Error) -> Error {
     Error::new(Exit::Failed, format!("cannot {tried}"))
         .because_all(reasons(error))
         .with_sqlstate(error.code().map(|code| code.code().to_owned()))
+}
+
+/// Begins what a signal must unwind.
+///
+/// # Errors
+/// The exit of a signal that has come already.
+pub(crate) fn work() -> Result<Work> {
+    let late = || Error::new(Exit::Interrupt, "stopped by a signal before anything was begun");
+    interrupt::work().ok_or_else(|| stopped().err().unwrap_or_else(late))
 }
 
 /// The end that a signal asks for.

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use ms5_common::catalog::Inventory;
 use postgres::Client;
 
 use crate::lab::Lab;
@@ -171,6 +172,27 @@ impl<'a> Backups<'a> {
     #[must_use]
     pub fn run(&self, arguments: &str) -> Ran {
         self.tool(arguments).run()
+    }
+
+    /// post-validate as after a rollback, with what else is asked of it, on this database and home.
+    #[must_use]
+    pub fn post_validate(&self, arguments: &str) -> Ran {
+        Program::tool("post-validate")
+            .envs(&self.lab.database.variables())
+            .env("MS5_HOME", self.lab.home())
+            .current_dir(self.lab.home())
+            .args(arguments.split_whitespace())
+            .run()
+    }
+
+    /// That every object is as it was.
+    ///
+    /// # Panics
+    /// Where one is not, naming all.
+    pub fn has_objects_of(&self, inventory: &Inventory) {
+        let now = self.lab.database.inventory();
+        let differences: Vec<String> = inventory.compare(&now).iter().map(ToString::to_string).collect();
+        assert!(differences.is_empty(), "{}", differences.join("\n"));
     }
 
     /// The folder of the backups.

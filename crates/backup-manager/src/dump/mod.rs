@@ -5,8 +5,8 @@ mod plan;
 mod schema;
 mod snapshot;
 
-pub(crate) use plan::database;
-pub(crate) use schema::{Piece, pieces};
+pub(crate) use plan::{TABLE_COUNT, database, jobs};
+pub(crate) use schema::{Piece, creates_timescale, pieces};
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +21,6 @@ use ms5_common::db::lock::{Mode, RunLock};
 use ms5_common::db::session::{self as common, Server, Tuning};
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
-use ms5_common::interrupt;
 use ms5_common::machine;
 use ms5_common::progress::{self, Line};
 use ms5_common::success;
@@ -36,7 +35,7 @@ use crate::folder::partial::{self, Partial};
 use crate::folder::{Entry, Folder, Hold, checksums, write_whole};
 use crate::restore::server::Needs;
 use crate::rows::RowSum;
-use crate::sessions::{Session, failed, stopped};
+use crate::sessions::{self, Session, failed, stopped};
 use crate::words::{bytes, count};
 use crate::{sqltext, verify};
 use copy::{Progress, cannot_write};
@@ -54,7 +53,7 @@ pub(crate) fn run(
 ) -> Result<Entry> {
     crate::folder::name::check(name)?;
     let begun = Instant::now();
-    let Some(_work) = interrupt::work() else { return Err(stopped().err().unwrap_or_else(never)) };
+    let _work = sessions::work()?;
     let folder = Folder::open(&settings.backup_dir, Hold::Shared, options.lock_wait)?;
     partial::sweep(&folder);
 
@@ -69,7 +68,12 @@ pub(crate) fn run(
     if extension.restoring {
         return Err(timescale::left_restoring());
     }
-    let pg_dump = clients::find("pg_dump", major(&server), settings, &context.variables)?;
+    let pg_dump = clients::find(
+        "pg_dump",
+        clients::major(&server.version).unwrap_or_default(),
+        settings,
+        &context.variables,
+    )?;
     log::info!("Database: {}, PostgreSQL {}, {}", settings.database(), server.version, described(&extension));
     log::debug!("pg_dump: {} {}", pg_dump.place(), pg_dump.version);
     let database_bytes: i64 = looker
@@ -106,11 +110,6 @@ pub(crate) fn run(
 
 fn never() -> Error {
     Error::new(Exit::Interrupt, "stopped by a signal")
-}
-
-fn major(server: &Server) -> u32 {
-    let digits: String = server.version.chars().take_while(char::is_ascii_digit).collect();
-    digits.parse().unwrap_or_default()
 }
 
 fn described(extension: &timescale::Extension) -> String {

@@ -53,20 +53,7 @@ impl Plan {
             configs.into_iter().filter(|config| superuser || config.extension != "timescaledb").collect();
         let (sequences, tables): (Vec<Config>, Vec<Config>) =
             wanted.into_iter().partition(|config| config.kind == "S");
-        let jobs_table = (tables.iter())
-            .find(|config| config.table.name.ends_with(".bgw_job"))
-            .map(|config| config.table.name.clone());
-        let jobs = match &jobs_table {
-            None => Vec::new(),
-            Some(table) => client
-                .query_typed(
-                    &format!("SELECT id FROM {table} WHERE id >= 1000 AND scheduled ORDER BY id"),
-                    &[],
-                )?
-                .iter()
-                .map(|row| i64::from(row.get::<_, i32>(0)))
-                .collect(),
-        };
+        let (jobs_table, jobs) = jobs_in(client, &tables)?;
         let number = |client: &mut Client, sql: &str| -> SqlResult<u64> {
             Ok(u64::try_from(client.query_typed_one(sql, &[])?.get::<_, i64>(0)).unwrap_or_default())
         };
@@ -87,20 +74,24 @@ impl Plan {
             jobs_table,
             jobs,
             large_objects: number(client, "SELECT count(*) FROM pg_catalog.pg_largeobject_metadata")?,
-            table_count: number(
-                client,
-                "SELECT count(*) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-                 WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^(pg_|_timescaledb_)' AND n.nspname <> 'information_schema'
-                   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
-                                   WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid
-                                     AND d.deptype = 'e')",
-            )?,
+            table_count: number(client, TABLE_COUNT)?,
             hypertable_count,
             database: database(client)?,
-            database_bytes: number(client, "SELECT pg_catalog.pg_database_size(pg_catalog.current_database())")?,
+            database_bytes: number(
+                client,
+                "SELECT pg_catalog.pg_database_size(pg_catalog.current_database())",
+            )?,
         })
     }
 }
+
+/// How many tables a user would count: not the server's, not an extension's.
+pub(crate) const TABLE_COUNT: &str =
+    "SELECT count(*) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                 WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^(pg_|_timescaledb_)' AND n.nspname <> 'information_schema'
+                   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                                   WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid
+                                     AND d.deptype = 'e')";
 
 const COLUMNS: &str =
     "coalesce((SELECT '(' || string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) || ')'
@@ -157,6 +148,22 @@ fn configs(client: &mut Client) -> SqlResult<Vec<Config>> {
             kind: row.get(5),
         })
         .collect())
+}
+
+/// The table of TimescaleDB's background jobs, whose schema moved between versions, and those of users that run by schedule.
+pub(crate) fn jobs(client: &mut Client) -> SqlResult<(Option<String>, Vec<i64>)> {
+    let configs = configs(client)?;
+    jobs_in(client, &configs)
+}
+
+fn jobs_in(client: &mut Client, configs: &[Config]) -> SqlResult<(Option<String>, Vec<i64>)> {
+    let Some(config) = configs.iter().find(|config| config.table.name.ends_with(".bgw_job")) else {
+        return Ok((None, Vec::new()));
+    };
+    let table = config.table.name.clone();
+    let rows = client
+        .query_typed(&format!("SELECT id FROM {table} WHERE id >= 1000 AND scheduled ORDER BY id"), &[])?;
+    Ok((Some(table), rows.iter().map(|row| i64::from(row.get::<_, i32>(0))).collect()))
 }
 
 /// Whether TimescaleDB's tables hold anything but what a new extension has: hypertables, jobs of users.

@@ -174,7 +174,8 @@ pub(crate) fn before_rows(text: &str, extension: Option<&Extension<'_>>) -> Resu
     Ok(out)
 }
 
-fn creates_timescale(facts: &Facts<'_>) -> bool {
+/// Whether a statement makes the extension.
+pub(crate) fn creates_timescale(facts: &Facts<'_>) -> bool {
     facts.begins_with(&["create", "extension"])
         && facts.tokens().take(6).any(|token| token.name().is_some_and(|name| name == "timescaledb"))
 }

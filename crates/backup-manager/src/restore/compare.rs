@@ -3,6 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use ms5_common::catalog::Inventory;
+use ms5_common::check::at_most;
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 
@@ -92,10 +93,6 @@ fn objects(load: &Load<'_>, now: std::result::Result<Inventory, postgres::Error>
 
 /// That what was restored is something else than what was backed up.
 pub(crate) fn differs(differences: &[String]) -> Error {
-    let mut error = Error::new(Exit::Failed, "what was restored is not what was backed up")
-        .because_all(differences.iter().take(SHOWN).cloned().collect::<Vec<_>>());
-    if differences.len() > SHOWN {
-        error = error.because(format!("and {} more", differences.len() - SHOWN));
-    }
-    error
+    Error::new(Exit::Failed, "what was restored is not what was backed up")
+        .because_all(at_most(SHOWN, differences))
 }

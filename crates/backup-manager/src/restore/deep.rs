@@ -9,7 +9,6 @@ use ms5_common::clock;
 use ms5_common::config::Settings;
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
-use ms5_common::interrupt;
 use ms5_common::success;
 use ms5_common::tool::Context;
 
@@ -20,7 +19,7 @@ use crate::archive::Reader;
 use crate::args::Options;
 use crate::folder::proof::{self, Proof};
 use crate::folder::{Entry, Folder};
-use crate::sessions::{restorer, stopped};
+use crate::sessions::{self, restorer};
 use crate::words::count;
 
 /// Restores, compares, drops; writes the proof.
@@ -38,7 +37,7 @@ pub(crate) fn run(
             .hint("take a backup of your own: backup-manager backup NAME full")
     })?;
     let begun = Instant::now();
-    let Some(_work) = interrupt::work() else { return Err(stopped().err().unwrap_or_else(super::signal)) };
+    let _work = sessions::work()?;
     let settings = restorer(settings, &context.variables, options.restore_user.as_deref());
     let mut maintenance = Maintenance::open(&settings, &options.maintenance)?;
     maintenance.check(Needs::of(more))?;

@@ -16,7 +16,6 @@ use ms5_common::db::lock::{Mode, RunLock};
 use ms5_common::db::session::{self as common, Tuning};
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
-use ms5_common::interrupt;
 use ms5_common::record::Identity;
 use ms5_common::sql::escape_identifier;
 use ms5_common::success;
@@ -28,7 +27,7 @@ use crate::archive::Reader;
 use crate::args::{Options, TOOL};
 use crate::folder::metadata::{More, Stage};
 use crate::folder::{Entry, Folder, Hold};
-use crate::sessions::{self, failed, restorer, stopped};
+use crate::sessions::{self, failed, restorer};
 use crate::words::count;
 use crate::{dump, sqltext, verify};
 use load::Load;
@@ -37,7 +36,7 @@ use server::{Maintenance, Needs};
 /// The whole command.
 pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, name: &str) -> Result<Exit> {
     let begun = Instant::now();
-    let Some(_work) = interrupt::work() else { return Err(stopped().err().unwrap_or_else(signal)) };
+    let _work = sessions::work()?;
     let folder = Folder::open(&settings.backup_dir, Hold::Shared, options.lock_wait)?;
     let entry = folder.find(name)?;
     log::info!("Restoring backup: {} into {}", entry.name, settings.database());
@@ -111,10 +110,6 @@ pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, nam
     Ok(Exit::Done)
 }
 
-fn signal() -> Error {
-    Error::new(Exit::Interrupt, "stopped by a signal before anything was begun")
-}
-
 /// What is restored from.
 enum Source<'a> {
     /// A backup of ours.
@@ -182,14 +177,7 @@ fn hold(context: &Context, options: &Options, settings: &Settings) -> Result<Run
     let identity: Identity = common::identify(&mut looker, settings)?.identity;
     context.recorder.start(Some(&identity), None);
     let row = looker
-        .query_typed_one(
-            "SELECT count(*) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-             WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^(pg_|_timescaledb_)' AND n.nspname <> 'information_schema'
-               AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
-                               WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid
-                                 AND d.deptype = 'e')",
-            &[],
-        )
+        .query_typed_one(dump::TABLE_COUNT, &[])
         .map_err(|error| failed("look whether the database holds data", &error))?;
     let tables: i64 = row.get(0);
     if tables > 0 && !options.force {

@@ -21,12 +21,12 @@ use ms5_common::exit::Exit;
 use ms5_common::interrupt;
 use ms5_common::sql::{Facts, Item, Options, Script};
 use ms5_common::timescale;
-use postgres::error::SqlState;
 use serde_json::{Map, Value};
 
 use super::Jobs;
 use super::load::run_all;
 use super::server::Needs;
+use crate::dump;
 use crate::folder::Entry;
 use crate::sessions::{self, Session, failed, stopped};
 use crate::sqltext;
@@ -101,8 +101,7 @@ impl Dump {
         database: &Map<String, Value>,
         server: &str,
     ) -> Result<Option<Jobs>> {
-        let major = server.split('.').next().and_then(|major| major.parse().ok()).unwrap_or_default();
-        let psql = clients::find("psql", major, settings, variables)?;
+        let psql = clients::find("psql", clients::major(server).unwrap_or_default(), settings, variables)?;
         log::warn!("It was made by the old script: its rows are counted, but what they were is not known");
         let rows = self.replay(&psql, settings, variables)?;
         let mut session = sessions::open(settings, "restore")?;
@@ -346,11 +345,7 @@ fn copies(line: &[u8]) -> Option<String> {
 
 fn makes_timescaledb(line: &[u8]) -> bool {
     line.starts_with(b"CREATE EXTENSION")
-        && std::str::from_utf8(line).is_ok_and(|line| {
-            let facts = Facts::of(line, true);
-            facts.begins_with(&["create", "extension"])
-                && facts.tokens().any(|token| token.is_word("timescaledb"))
-        })
+        && std::str::from_utf8(line).is_ok_and(|line| dump::creates_timescale(&Facts::of(line, true)))
 }
 
 /// Counts every table whose rows passed. TimescaleDB's own had rows before.
@@ -381,25 +376,10 @@ fn finish(session: &mut Session) -> Result<Option<Jobs>> {
     let extension =
         timescale::extension(&mut session.client).map_err(|error| failed("look for TimescaleDB", &error))?;
     let Some(schema) = extension.schema else { return Ok(None) };
-    let mut jobs = Jobs { schema, ids: Vec::new() };
-    let mut table = None;
-    // Since 2.2x it is a table of the catalog.
-    for place in ["_timescaledb_config.bgw_job", "_timescaledb_catalog.bgw_job"] {
-        match session
-            .client
-            .query_typed(&format!("SELECT id FROM {place} WHERE id >= 1000 AND scheduled ORDER BY id"), &[])
-        {
-            Ok(rows) => {
-                jobs.ids = rows.iter().map(|row| i64::from(row.get::<_, i32>(0))).collect();
-                table = Some(place);
-                break;
-            }
-            Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => {}
-            Err(error) => return Err(failed("look for TimescaleDB's jobs", &error)),
-        }
-    }
-    run_all(&mut session.client, &[&sqltext::finish(&jobs.schema, table)])?;
-    Ok(Some(jobs))
+    let (table, ids) =
+        dump::jobs(&mut session.client).map_err(|error| failed("look for TimescaleDB's jobs", &error))?;
+    run_all(&mut session.client, &[&sqltext::finish(&schema, table.as_deref())])?;
+    Ok(Some(Jobs { schema, ids }))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use ms5_common::config::Settings;
 use ms5_common::db::client::Client;
+use ms5_common::db::clients;
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 use ms5_common::interrupt;
@@ -266,11 +267,7 @@ fn create_sql(name: &str, database: &Map<String, Value>, version: &str) -> Strin
         }
     };
     literal("ENCODING", text("encoding"));
-    let since_17 = version
-        .split('.')
-        .next()
-        .and_then(|major| major.parse::<u32>().ok())
-        .is_some_and(|major| major >= 17);
+    let since_17 = clients::major(version).is_some_and(|major| major >= 17);
     match text("provider") {
         Some("i") => {
             literal("LOCALE_PROVIDER", Some("icu"));

@@ -164,9 +164,14 @@ fn version(asked: Expression) -> Option<(String, u32)> {
 
 fn parse_version(text: &str) -> Option<(String, u32)> {
     let version = text.split_once("(PostgreSQL) ")?.1.split_whitespace().next()?;
-    // `18beta1` is 18.
+    Some((version.to_owned(), major(version)?))
+}
+
+/// The first number of a version of PostgreSQL: 17 of `17.6 (Debian 17.6-1)`, 18 of `18beta1`.
+#[must_use]
+pub fn major(version: &str) -> Option<u32> {
     let digits: String = version.chars().take_while(char::is_ascii_digit).collect();
-    Some((version.to_owned(), digits.parse().ok()?))
+    digits.parse().ok()
 }
 
 /// What any program needs, and nothing of libpq.

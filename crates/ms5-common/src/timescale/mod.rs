@@ -101,6 +101,18 @@ pub fn restoring(client: &mut Client) -> std::result::Result<bool, postgres::Err
     Ok(client.query_typed_one(query, &[])?.get(0))
 }
 
+/// Whether there is any hypertable, without the extension too.
+///
+/// # Errors
+/// The client's.
+pub fn has_hypertables(client: &mut Client) -> std::result::Result<bool, postgres::Error> {
+    let there = "SELECT to_regclass('_timescaledb_catalog.hypertable') IS NOT NULL";
+    if !client.query_typed_one(there, &[])?.get::<_, bool>(0) {
+        return Ok(false);
+    }
+    Ok(client.query_typed_one("SELECT EXISTS (SELECT FROM _timescaledb_catalog.hypertable)", &[])?.get(0))
+}
+
 /// What a tool says then: rows that are there cannot be seen, and new ones are lost.
 #[must_use]
 pub fn left_restoring() -> Error {

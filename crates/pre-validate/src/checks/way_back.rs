@@ -4,6 +4,7 @@ use ms5_common::check::{Finding, Report};
 use ms5_common::db::client::Client;
 use ms5_common::db::server_error::reasons;
 use ms5_common::sql::escape_identifier;
+use ms5_common::timescale;
 
 use super::WAY_BACK;
 use super::rights::Role;
@@ -28,8 +29,7 @@ fn look(client: &mut Client, role: &Role, restore_user: Option<&str>) -> Result<
     if superuser {
         return Ok(Finding::pass(format!("The role {name} could restore a backup")));
     }
-    let hypertables = hypertables(client)?;
-    if hypertables {
+    if timescale::has_hypertables(client)? {
         return Ok(Finding::warn(format!("The role {name} could not restore a backup"))
             .because("there are hypertables, which only a superuser can load (timescaledb_pre_restore)")
             .remedy("have a superuser at hand for that: --restore-user=ROLE, its password in MS5_RESTORE_PASSWORD"));
@@ -44,13 +44,4 @@ fn look(client: &mut Client, role: &Role, restore_user: Option<&str>) -> Result<
     }
     Ok(Finding::pass(format!("The role {name} could restore a backup of today"))
         .because("once there are hypertables, only a superuser can"))
-}
-
-/// Whether TimescaleDB has tables here.
-fn hypertables(client: &mut Client) -> Result<bool, postgres::Error> {
-    let there = "SELECT to_regclass('_timescaledb_catalog.hypertable') IS NOT NULL";
-    if !client.query_typed_one(there, &[])?.get::<_, bool>(0) {
-        return Ok(false);
-    }
-    Ok(client.query_typed_one("SELECT EXISTS (SELECT FROM _timescaledb_catalog.hypertable)", &[])?.get(0))
 }
