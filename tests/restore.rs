@@ -72,8 +72,10 @@ fn brings_back_what_was_there_and_keeps_what_is_replaced() {
 
 #[test]
 fn without_hypertables_no_superuser_is_needed_and_with_them_it_is_said_in_time() {
-    let plain = Backups::new(
-        Engine::Pg17,
+    // A server of its own: what a role may is the whole server's, and others restore at the same time.
+    let server = Server::start(Engine::Pg17, &[]).unwrap();
+    let plain = Backups::on(
+        &server,
         "CREATE EXTENSION timescaledb; CREATE TABLE t (id int); INSERT INTO t VALUES (7);",
     );
     let _ = plain.backup("small full");
