@@ -71,6 +71,45 @@ fn brings_back_what_was_there_and_keeps_what_is_replaced() {
 }
 
 #[test]
+fn an_old_database_is_kept_under_a_name_that_is_free() {
+    let backups = Backups::new(Engine::Plain, PLAIN);
+    let server = Server::shared(Engine::Plain);
+    let name = backups.lab.database.name.clone();
+    let _ = backups.restorer("rollback-point twice").run().expect(0);
+    let point =
+        fs::read_dir(backups.lab.home().join("rollback")).unwrap().flatten().next().unwrap().path();
+    let prefix = format!("{name}_before_restore_");
+    // As if every one of the seconds to come had seen a restore.
+    let mut admin = backups.superuser("postgres");
+    let taken: Vec<String> = admin
+        .query(
+            "SELECT to_char(now() AT TIME ZONE 'UTC' + make_interval(secs => i), 'YYYYMMDD_HH24MISS')
+             FROM generate_series(0, 30) i",
+            &[],
+        )
+        .unwrap()
+        .iter()
+        .map(|row| format!("{prefix}{}", row.get::<_, String>(0)))
+        .collect();
+    for name in &taken {
+        admin.batch_execute(&format!("CREATE DATABASE {name} TEMPLATE template0")).unwrap();
+    }
+    let before = backups.content();
+    let _ = backups.restorer("restore twice --force").run().expect(0);
+    let _ = Program::at(&point.join("rollback.sh"))
+        .args(&["--force"])
+        .env("PATH", format!("{}:/usr/bin:/bin", server.bin().display()))
+        .env("MS5_RESTORE_PASSWORD", server.variable("MS5_SANDBOX_SUPERUSER_PASSWORD"))
+        .env("PGSSLMODE", "disable")
+        .run()
+        .expect(0);
+    assert_eq!(backups.content(), before);
+    let kept = backups.databases(&prefix);
+    assert_eq!(kept.len(), taken.len() + 2);
+    assert!(kept[taken.len()] > taken[taken.len() - 1]);
+}
+
+#[test]
 fn without_hypertables_no_superuser_is_needed_and_with_them_it_is_said_in_time() {
     // A server of its own: what a role may is the whole server's, and others restore at the same time.
     let server = Server::start(Engine::Pg17, &[]).unwrap();

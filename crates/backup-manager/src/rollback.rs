@@ -9,14 +9,14 @@ use ms5_common::config::{Settings, absolute};
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 use ms5_common::rollback_points::{self, REFERENCE, SCRIPT, SHORT};
-use ms5_common::sql::escape_literal;
 use ms5_common::success;
 use ms5_common::tool::Context;
 use serde_json::{Value, json};
 
 use crate::args::Options;
 use crate::folder::{Entry, write_whole};
-use crate::restore::server::{Maintenance, Needs};
+use crate::restore::server::{Maintenance, Needs, create_options};
+use crate::restore::swap::kept_prefix;
 use crate::sessions::{RESTORE_PASSWORD, restorer};
 use crate::{dump, restore};
 
@@ -130,7 +130,8 @@ fn script(options: &Options, settings: &Settings, entry: &Entry) -> Result<Strin
         ("BACKUP_NAME", entry.name.clone()),
         ("BACKUP_FILE", absolute(&entry.path).join(&file).display().to_string()),
         ("BACKUP_SHA256", sum),
-        ("CREATE_OPTIONS", create_options(&more.database)),
+        ("CREATE_OPTIONS", create_options(&more.database, &more.server)),
+        ("KEPT_PREFIX", kept_prefix(&connection.dbname)),
         ("BACKUP_TIME", metadata.created_at.clone()),
         ("OWNER", text(&more.database, "owner")),
     ];
@@ -142,25 +143,6 @@ fn script(options: &Options, settings: &Settings, entry: &Entry) -> Result<Strin
 
 fn text(database: &serde_json::Map<String, Value>, key: &str) -> String {
     database.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
-}
-
-/// What follows CREATE DATABASE name.
-fn create_options(database: &serde_json::Map<String, Value>) -> String {
-    let mut sql = "TEMPLATE template0".to_owned();
-    let mut add = |word: &str, key: &str| {
-        let value = text(database, key);
-        if !value.is_empty() {
-            sql.push_str(&format!(" {word} {}", escape_literal(&value).trim_start()));
-        }
-    };
-    add("ENCODING", "encoding");
-    add("LC_COLLATE", "collate");
-    add("LC_CTYPE", "ctype");
-    if database.get("provider").and_then(Value::as_str) == Some("i") {
-        sql.push_str(" LOCALE_PROVIDER icu");
-        sql.push_str(&format!(" ICU_LOCALE {}", escape_literal(&text(database, "locale")).trim_start()));
-    }
-    sql
 }
 
 /// A text for sh.

@@ -97,9 +97,8 @@ fi
 ask() {
     run_psql "$MAINTENANCE_DB" -At -v db="$DB_NAME" -v new="$NEW" -v kept="$KEPT" -v owner="$OWNER" "$@" -f -
 }
-STAMP=$(date -u '+%Y%m%d_%H%M%S')
-NEW="ms5_rollback_${STAMP}_$$"
-KEPT="$(printf '%s' "$DB_NAME" | cut -b 1-31)_before_restore_$STAMP"
+NEW="ms5_rollback_$(date -u '+%Y%m%d_%H%M%S')_$$"
+KEPT=
 
 there=$(echo "SELECT count(*) FROM pg_database WHERE datname = :'db';" | ask) || die 4 "cannot ask for the databases"
 if [ "$there" = 1 ] && [ "$FORCE" = 0 ]; then
@@ -140,6 +139,9 @@ INSERT INTO public.migration_restores (backup_name, backup_created_at) VALUES (:
 # ALTER DATABASE ... RENAME locks the database and waits five seconds for its sessions to end; they are ended meanwhile.
 say INFO "Swapping the names"
 if [ "$there" = 1 ]; then
+    # Where one of this second is there already, a later second is taken.
+    KEPT=$(echo "SELECT name FROM (SELECT :'prefix' || to_char(now() AT TIME ZONE 'UTC' + make_interval(secs => i), 'YYYYMMDD_HH24MISS') AS name FROM generate_series(0, 3600) i) AS names WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = name) ORDER BY name LIMIT 1;" |
+        ask -v prefix="$KEPT_PREFIX") || die 4 "cannot ask for the databases" "$DB_NAME is as it was"
     swap="BEGIN; ALTER DATABASE :\"db\" RENAME TO :\"kept\"; ALTER DATABASE :\"kept\" ALLOW_CONNECTIONS false; ALTER DATABASE :\"new\" RENAME TO :\"db\"; COMMIT;"
 else
     swap="ALTER DATABASE :\"new\" RENAME TO :\"db\";"

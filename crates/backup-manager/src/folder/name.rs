@@ -8,6 +8,9 @@ use time::macros::format_description;
 
 const STAMP: &[BorrowedFormatItem<'_>] = format_description!("[year][month][day]_[hour][minute][second]");
 
+/// How long a stamp is.
+pub(crate) const STAMP_LENGTH: usize = 15;
+
 /// The longest name that leaves room for its stamp and our endings in a file name.
 const LONGEST: usize = 180;
 
@@ -42,7 +45,7 @@ pub(crate) fn stamp(at: OffsetDateTime) -> String {
 
 /// The name without its stamp; None where there is none at its end.
 pub(crate) fn without_stamp(name: &str) -> Option<&str> {
-    let at = name.len().checked_sub(16)?;
+    let at = name.len().checked_sub(STAMP_LENGTH + 1)?;
     let (rest, stamp) = (name.get(..at)?, name.get(at..)?);
     let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
     let shaped =
@@ -87,5 +90,6 @@ mod tests {
             assert_eq!(without_stamp(none), None, "{none}");
         }
         assert_eq!(stamp(OffsetDateTime::UNIX_EPOCH), "19700101_000000");
+        assert_eq!(stamp(OffsetDateTime::now_utc()).len(), STAMP_LENGTH);
     }
 }

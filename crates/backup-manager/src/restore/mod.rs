@@ -6,7 +6,7 @@ mod in_place;
 mod load;
 pub(crate) mod old;
 pub(crate) mod server;
-mod swap;
+pub(crate) mod swap;
 
 use std::time::Instant;
 
@@ -21,7 +21,6 @@ use ms5_common::sql::escape_identifier;
 use ms5_common::success;
 use ms5_common::tool::Context;
 use serde_json::{Map, Value};
-use time::OffsetDateTime;
 
 use crate::archive::Reader;
 use crate::args::{Options, TOOL};
@@ -87,7 +86,7 @@ pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, nam
             // Its sessions would stand in the way.
             drop(lock);
         }
-        let kept = swap::kept_name(&target, OffsetDateTime::now_utc());
+        let kept = swap::kept_name(&mut maintenance, &target)?;
         swap::run(&mut maintenance, &new, &target, there, &kept).map(|()| (kept, jobs))
     });
     let (kept, jobs) = match swapped {

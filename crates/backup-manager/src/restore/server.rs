@@ -221,7 +221,14 @@ impl Maintenance {
         let random = RandomState::new().build_hasher().finish();
         let name = format!("{HALF}{}_{:08x}", stamp(OffsetDateTime::now_utc()), random >> 32);
         self.lock(&name, Duration::ZERO)?;
-        let sql = create_sql(&name, database, &self.version);
+        let owner = database.get("owner").and_then(Value::as_str);
+        let owner = owner.map(|owner| format!("OWNER {} ", escape_identifier(owner)));
+        let sql = format!(
+            "CREATE DATABASE {} {}{}",
+            escape_identifier(&name),
+            owner.unwrap_or_default(),
+            create_options(database, &self.version)
+        );
         self.client().batch_execute(&sql).map_err(|error| {
             failed("make a new database beside the old one", &error)
                 .because(sql.clone())
@@ -255,12 +262,10 @@ fn key(name: &str) -> i64 {
     i64::from_be_bytes(bytes)
 }
 
-fn create_sql(name: &str, database: &Map<String, Value>, version: &str) -> String {
+/// What follows CREATE DATABASE, a name and its owner, for one like that which was backed up, on a server of this version.
+pub(crate) fn create_options(database: &Map<String, Value>, version: &str) -> String {
     let text = |key: &str| database.get(key).and_then(Value::as_str);
-    let mut sql = format!("CREATE DATABASE {} TEMPLATE template0", escape_identifier(name));
-    if let Some(owner) = text("owner") {
-        sql.push_str(&format!(" OWNER {}", escape_identifier(owner)));
-    }
+    let mut sql = "TEMPLATE template0".to_owned();
     let mut literal = |word: &str, value: Option<&str>| {
         if let Some(value) = value {
             sql.push_str(&format!(" {word} {}", escape_literal(value).trim_start()));
@@ -295,16 +300,22 @@ mod tests {
 
     #[test]
     fn a_database_like_the_one_that_was() {
-        let like = json!({"owner": "o\"x", "encoding": "UTF8", "collate": "C.UTF-8", "ctype": "C.UTF-8", "provider": "c",
+        let options = |database: Value, version| create_options(database.as_object().unwrap(), version);
+        let like = json!({"encoding": "UTF8", "collate": "C.UTF-8", "ctype": "C.UTF-8", "provider": "c",
                           "tablespace": "pg_default"});
         assert_eq!(
-            create_sql("a", like.as_object().unwrap(), "17.1"),
-            "CREATE DATABASE \"a\" TEMPLATE template0 OWNER \"o\"\"x\" ENCODING 'UTF8' LC_COLLATE 'C.UTF-8' LC_CTYPE 'C.UTF-8'"
+            options(like, "17.1"),
+            "TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C.UTF-8' LC_CTYPE 'C.UTF-8'"
         );
         let icu = json!({"provider": "i", "locale": "de-DE", "tablespace": "fast"});
         assert_eq!(
-            create_sql("a", icu.as_object().unwrap(), "15.1"),
-            "CREATE DATABASE \"a\" TEMPLATE template0 LOCALE_PROVIDER 'icu' ICU_LOCALE 'de-DE' TABLESPACE \"fast\""
+            options(icu, "15.1"),
+            "TEMPLATE template0 LOCALE_PROVIDER 'icu' ICU_LOCALE 'de-DE' TABLESPACE \"fast\""
+        );
+        let builtin = json!({"provider": "b", "locale": "C.UTF-8"});
+        assert_eq!(
+            options(builtin, "17.1"),
+            "TEMPLATE template0 LOCALE_PROVIDER 'builtin' BUILTIN_LOCALE 'C.UTF-8'"
         );
     }
 

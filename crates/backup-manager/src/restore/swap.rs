@@ -16,22 +16,39 @@ use postgres::error::SqlState;
 use time::OffsetDateTime;
 
 use super::server::{Maintenance, There};
-use crate::folder::name::stamp;
+use crate::folder::name::{STAMP_LENGTH, stamp};
 use crate::sessions::{failed, stopped};
 
 /// How often it is tried; each try waits five seconds for sessions to end.
 const TRIES: usize = 6;
+const SESSIONS: &str =
+    "end the sessions that remain: SELECT pid, usename, application_name FROM pg_stat_activity";
 /// The longest name that PostgreSQL keeps.
 const LONGEST: usize = 63;
 
-/// The name under which the old database is kept.
-pub(crate) fn kept_name(target: &str, at: OffsetDateTime) -> String {
-    let end = format!("_before_restore_{}", stamp(at));
-    let mut length = target.len().min(LONGEST - end.len());
+/// What the name of an old database that is kept begins with; a stamp follows.
+pub(crate) fn kept_prefix(target: &str) -> String {
+    const END: &str = "_before_restore_";
+    let mut length = target.len().min(LONGEST - END.len() - STAMP_LENGTH);
     while !target.is_char_boundary(length) {
         length -= 1;
     }
-    format!("{}{end}", &target[..length])
+    format!("{}{END}", &target[..length])
+}
+
+/// The name under which the old database is kept. Where one of this second is there already, a later second is taken.
+///
+/// # Errors
+/// The server's.
+pub(crate) fn kept_name(maintenance: &mut Maintenance, target: &str) -> Result<String> {
+    let mut at = OffsetDateTime::now_utc();
+    loop {
+        let name = format!("{}{}", kept_prefix(target), stamp(at));
+        if maintenance.look(&name)?.is_none() {
+            return Ok(name);
+        }
+        at += Duration::from_secs(1);
+    }
 }
 
 /// Gives `new` the name `target`, and `old`, where there is one, the name `kept`, closed to everybody.
@@ -79,9 +96,10 @@ pub(crate) fn run(
                 log::warn!("The databases are still in use; once more");
             }
             Err(Outcome::Refused(error)) => {
-                return Err(failed(&format!("swap the names of {new} and {target}"), &error)
-                    .because("both are as they were")
-                    .hint("end the sessions that remain: SELECT pid, usename, application_name FROM pg_stat_activity"));
+                let busy = error.code() == Some(&SqlState::OBJECT_IN_USE);
+                let error = failed(&format!("swap the names of {new} and {target}"), &error)
+                    .because("both are as they were");
+                return Err(if busy { error.hint(SESSIONS) } else { error });
             }
             Err(Outcome::Unknown(error)) => {
                 let lost = failed("learn whether the names were swapped", &error);
@@ -140,9 +158,11 @@ mod tests {
 
     #[test]
     fn kept_names_fit() {
-        let at = OffsetDateTime::UNIX_EPOCH;
-        assert_eq!(kept_name("factory", at), "factory_before_restore_19700101_000000");
-        let long = kept_name(&"ä".repeat(31), at);
-        assert!(long.len() <= LONGEST && long.ends_with("ä_before_restore_19700101_000000"), "{long}");
+        assert_eq!(kept_prefix("factory"), "factory_before_restore_");
+        let long = kept_prefix(&"a".repeat(63));
+        assert_eq!(long.len() + stamp(OffsetDateTime::UNIX_EPOCH).len(), LONGEST, "{long}");
+        // Never half a letter.
+        assert!(kept_prefix(&"ä".repeat(31)).ends_with("ä_before_restore_"));
+        assert!(kept_prefix(&format!("a{}", "ä".repeat(31))).ends_with("ä_before_restore_"));
     }
 }
