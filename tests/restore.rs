@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use migration_tests::backups::{Backups, Dice, HYPERTABLES, PLAIN, half};
 use migration_tests::program::Program;
@@ -71,13 +71,44 @@ fn brings_back_what_was_there_and_keeps_what_is_replaced() {
 }
 
 #[test]
+fn large_tables_are_frozen_and_an_index_that_reads_another_table_waits_for_it() {
+    let backups = Backups::new(
+        Engine::Plain,
+        "CREATE TABLE lookup (id int PRIMARY KEY, name text);
+         INSERT INTO lookup SELECT i, 'name ' || i FROM generate_series(0, 9) i;
+         CREATE FUNCTION named(int) RETURNS text IMMUTABLE LANGUAGE sql
+             RETURN (SELECT name FROM public.lookup WHERE id = $1);
+         CREATE TABLE large (id int PRIMARY KEY, x int, y text);
+         INSERT INTO large SELECT i, i % 10, repeat('y', 200) FROM generate_series(1, 20000) i;
+         CREATE INDEX large_x ON large (x);
+         CREATE TABLE larger AS SELECT * FROM large UNION ALL SELECT id + 20000, x, y FROM large;
+         CREATE INDEX larger_named ON larger (named(x));",
+    );
+    let before = backups.content();
+    let _ = backups.backup("large full");
+    for jobs in [1, 2] {
+        let _ = backups.restorer(&format!("restore large --force --drop-old --jobs={jobs}")).run().expect(0);
+        assert_eq!(backups.content(), before);
+        backups.lab.sql("ANALYZE");
+        // Not the pages on which one batch of rows ends and the next begins.
+        let visible = "SELECT relallvisible > relpages / 2 FROM pg_class WHERE relname = ";
+        assert_eq!(backups.lab.ask(&format!("{visible}'large'")), "true");
+        // With two sessions it is more than one's share, and comes in parts.
+        assert_eq!(backups.lab.ask(&format!("{visible}'larger'")), (jobs == 1).to_string());
+        let mut client = backups.lab.client();
+        client.batch_execute("SET enable_seqscan = off").unwrap();
+        let found: i64 =
+            client.query_one("SELECT count(*) FROM larger WHERE named(x) = 'name 3'", &[]).unwrap().get(0);
+        assert_eq!(found, 4000);
+    }
+}
+
+#[test]
 fn an_old_database_is_kept_under_a_name_that_is_free() {
     let backups = Backups::new(Engine::Plain, PLAIN);
-    let server = Server::shared(Engine::Plain);
     let name = backups.lab.database.name.clone();
     let _ = backups.restorer("rollback-point twice").run().expect(0);
-    let point =
-        fs::read_dir(backups.lab.home().join("rollback")).unwrap().flatten().next().unwrap().path();
+    let script = script(&backups);
     let prefix = format!("{name}_before_restore_");
     // As if every one of the seconds to come had seen a restore.
     let mut admin = backups.superuser("postgres");
@@ -96,13 +127,7 @@ fn an_old_database_is_kept_under_a_name_that_is_free() {
     }
     let before = backups.content();
     let _ = backups.restorer("restore twice --force").run().expect(0);
-    let _ = Program::at(&point.join("rollback.sh"))
-        .args(&["--force"])
-        .env("PATH", format!("{}:/usr/bin:/bin", server.bin().display()))
-        .env("MS5_RESTORE_PASSWORD", server.variable("MS5_SANDBOX_SUPERUSER_PASSWORD"))
-        .env("PGSSLMODE", "disable")
-        .run()
-        .expect(0);
+    let _ = by_hand(&script, Engine::Plain).args(&["--force"]).run().expect(0);
     assert_eq!(backups.content(), before);
     let kept = backups.databases(&prefix);
     assert_eq!(kept.len(), taken.len() + 2);
@@ -282,6 +307,35 @@ fn one_restore_at_a_time_and_none_during_a_run() {
     let _ = backups.run("backup other --lock-wait=0").expect(0);
 }
 
+#[test]
+fn the_rollback_script_and_a_restore_wait_for_each_other_and_clear_away_what_is_dead() {
+    let backups = Backups::new(Engine::Plain, "CREATE TABLE t (id int);");
+    let _ = backups.restorer("rollback-point turns").run().expect(0);
+    let script = script(&backups);
+    let run = || by_hand(&script, Engine::Plain).args(&["--force"]).run();
+    let text = fs::read_to_string(&script).unwrap();
+    let key = text.split("LOCK_KEY='").nth(1).and_then(|rest| rest.split('\'').next()).unwrap();
+    let mut admin = backups.superuser("postgres");
+    admin.batch_execute(&format!("SELECT pg_advisory_lock({key})")).unwrap();
+    let _ = run().expect(4).shows(&["another restore of", "lock timeout", "nothing was touched"]);
+    let _ = backups
+        .restorer("restore turns --force --lock-wait=0")
+        .run()
+        .expect(4)
+        .shows(&["another restore of", "nothing was touched"]);
+    admin.batch_execute(&format!("SELECT pg_advisory_unlock({key})")).unwrap();
+    // One that a killed rollback of this database has left, and one that another database's is filling.
+    let number = key.trim_start_matches('-');
+    let (dead, others) = (format!("ms5_rollback_{number}_x"), format!("ms5_rollback_{number}1_x"));
+    for name in [&dead, &others] {
+        admin.batch_execute(&format!("CREATE DATABASE {name} TEMPLATE template0")).unwrap();
+    }
+    let _ = run().expect(0);
+    assert!(backups.databases(&dead).is_empty());
+    assert_eq!(backups.databases(&others), [others.clone()]);
+    admin.batch_execute(&format!("DROP DATABASE {others}")).unwrap();
+}
+
 /// Compressed chunks, a continuous aggregate, policies.
 const COMMUNITY: &str = "
 CREATE EXTENSION IF NOT EXISTS timescaledb;
@@ -364,6 +418,21 @@ fn a_chunk_that_is_being_compressed_is_not_lost() {
     assert_eq!(backups.content(), before);
 }
 
+/// The script of the only rollback point.
+fn script(backups: &Backups<'_>) -> PathBuf {
+    let points = backups.lab.home().join("rollback");
+    fs::read_dir(points).unwrap().flatten().next().unwrap().path().join("rollback.sh")
+}
+
+/// A program that finds psql and none of our tools.
+fn by_hand(script: &Path, engine: Engine) -> Program {
+    let server = Server::shared(engine);
+    Program::at(script)
+        .env("PATH", format!("{}:/usr/bin:/bin", server.bin().display()))
+        .env("MS5_RESTORE_PASSWORD", server.variable("MS5_SANDBOX_SUPERUSER_PASSWORD"))
+        .env("PGSSLMODE", "disable")
+}
+
 #[test]
 fn the_rollback_script_needs_none_of_our_tools() {
     for (engine, sql) in [(Engine::Plain, PLAIN.to_owned()), (Engine::Pg17, format!("{PLAIN}{HYPERTABLES}"))]
@@ -384,22 +453,14 @@ fn the_rollback_script_needs_none_of_our_tools() {
             .expect(0)
             .shows(&["✅ Rollback point created", "rollback.sh --force"]);
         backups.lab.sql("UPDATE parent SET name = 'changed'; CREATE TABLE later (id int)");
-        let point =
-            fs::read_dir(backups.lab.home().join("rollback")).unwrap().flatten().next().unwrap().path();
-        let script = point.join("rollback.sh");
+        let script = script(&backups);
+        let point = script.parent().unwrap();
         let text = fs::read_to_string(&script).unwrap();
         assert!(text.starts_with("#!/bin/sh\n# MS5.0 Rollback Script\n# Created: "), "{text}");
         let password = server.variable("MS5_SANDBOX_SUPERUSER_PASSWORD");
         assert!(!text.contains(password) && !text.contains(server.variable("POSTGRES_PASSWORD_TEST")));
-        let sh = |arguments: &[&str]| {
-            Program::at(&script)
-                .args(arguments)
-                .env("PATH", format!("{}:/usr/bin:/bin", server.bin().display()))
-                .env("MS5_RESTORE_PASSWORD", password)
-                .env("PGSSLMODE", "disable")
-                .env("PGDATABASE", "nonsense")
-                .run()
-        };
+        let sh =
+            |arguments: &[&str]| by_hand(&script, engine).args(arguments).env("PGDATABASE", "nonsense").run();
         let _ = sh(&["--force", "migration_failure"]).expect(2).shows(&["unknown argument"]);
         let _ = sh(&[]).expect(1).shows(&["holds data", "nothing was touched"]);
         let mut guest = backups.lab.client();

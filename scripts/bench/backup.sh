@@ -8,6 +8,8 @@ RESTORE_LIMIT=0.65
 BACKUP_MEMORY_MIB=256
 # The ways to dump, as they are run below; the first is the least that any can take.
 DUMPS=(limit old pigz fd_zstd fd_gzip)
+# The ways to restore. The second compares nothing: what two sessions are worth on this machine.
+RESTORES=(pg_restore pg_restore_j2 ours)
 
 bench_backup() {
     local round peer mib
@@ -45,7 +47,7 @@ bench_backup() {
     as_superuser -d postgres -c 'CREATE DATABASE restored TEMPLATE template0'
     rows_of "$DATABASE" >"$WORK/rows.before"
     for ((round = 0; round < RUNS; round++)); do
-        for peer in pg_restore ours; do
+        for peer in "${RESTORES[@]}"; do
             as_superuser -d postgres -c 'DROP DATABASE IF EXISTS restored'
             settle
             if ! timed "restore.$peer" "restore_$peer"; then
@@ -57,8 +59,9 @@ bench_backup() {
         done
     done
     line_of restore.pg_restore 'pg_restore -j1'
-    line_of restore.ours 'backup-manager restore'
-    awk -v ratio="$(ratio restore.ours restore.pg_restore)" 'BEGIN { printf "backup-manager beside pg_restore -j1: %.2f\n", ratio }'
+    line_of restore.pg_restore_j2 'pg_restore -j2'
+    line_of restore.ours 'backup-manager restore, all compared'
+    echo "where a restore's time goes: $(grep -o '[A-Z][a-z ,]* ([0-9]* ms)' "$WORK/out" | tr '\n' ';')"
     is "$(ratio restore.ours restore.pg_restore) <= $RESTORE_LIMIT" ||
         failed "a restore takes more than $RESTORE_LIMIT of pg_restore -j1"
     for peer in backup restore; do
@@ -127,13 +130,16 @@ manager() {
 
 restore_ours() { manager restore restored restore bench "--restore-user=$MS5_SANDBOX_SUPERUSER"; }
 
+restore_pg_restore() { pg_restore_with -j1; }
+restore_pg_restore_j2() { pg_restore_with -j2; }
+
 # As its documentation says: the new database is told of the restore before and after.
-restore_pg_restore() {
+pg_restore_with() { # OPTION
     as_superuser -d postgres -c "CREATE DATABASE restored TEMPLATE template0 OWNER $DB_USER" || return
     as_superuser -d restored -c 'SET client_min_messages = warning' -c 'CREATE EXTENSION timescaledb' \
         -c 'SELECT timescaledb_pre_restore()' || return
     PGHOST=$DB_HOST PGPORT=$DB_PORT PGUSER=$MS5_SANDBOX_SUPERUSER PGPASSWORD=$MS5_SANDBOX_SUPERUSER_PASSWORD \
-        "$MS5_SANDBOX_BIN/pg_restore" --no-owner -j1 --dbname=restored "$DUMP/folder" || return
+        "$MS5_SANDBOX_BIN/pg_restore" --no-owner "$1" --dbname=restored "$DUMP/folder" || return
     as_superuser -d restored -c 'SELECT timescaledb_post_restore()'
 }
 
@@ -142,9 +148,10 @@ rows_of() {
 }
 
 line_of() { # SERIES NAME
+    local to=backup.limit of='the limit'
+    [[ $1 == backup.* ]] || to=restore.pg_restore of='pg_restore -j1'
     awk -v name="$2" -v median="$(median "$1")" -v least="$(least "$1")" -v most="$(most "$1")" \
-        -v ratio="$([[ $1 == backup.* ]] && ratio "$1" backup.limit)" 'BEGIN {
-        printf "%-50s median %6.2f s, %.2f to %.2f", name ":", median / 1e6, least / 1e6, most / 1e6
-        if (ratio) printf ", %.2f times the limit", ratio
+        -v ratio="$(ratio "$1" "$to")" -v of="$of" 'BEGIN {
+        printf "%-50s median %6.2f s, %.2f to %.2f, %.2f times %s", name ":", median / 1e6, least / 1e6, most / 1e6, ratio, of
         print "" }'
 }

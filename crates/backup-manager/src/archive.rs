@@ -5,7 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use flate2::Compression;
 use flate2::bufread::GzDecoder;
@@ -29,9 +29,37 @@ pub(crate) struct Archive {
     /// None: no compression.
     level: Option<u32>,
     state: Mutex<State>,
+    /// Told when the gate moves.
+    gate: Condvar,
+}
+
+/// Whether rows of tables may be added: they stand behind what they need, and may be read before that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gate {
+    Closed,
+    Open,
+    /// What stands before the rows could not be written.
+    GivenUp,
+}
+
+/// Whoever writes what stands before the rows: they wait until it is opened, and fail when it is dropped before.
+pub(crate) struct RowsGate<'a>(&'a Archive);
+
+impl RowsGate<'_> {
+    /// Lets the rows in.
+    pub(crate) fn open(self) {
+        self.0.move_gate(Gate::Open);
+    }
+}
+
+impl Drop for RowsGate<'_> {
+    fn drop(&mut self) {
+        self.0.move_gate(Gate::GivenUp);
+    }
 }
 
 struct State {
+    gate: Gate,
     file: File,
     hash: Sha256,
     offset: u64,
@@ -53,14 +81,36 @@ impl Archive {
     /// The system's.
     pub(crate) fn create(path: &Path, level: Option<u32>) -> io::Result<Self> {
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        let state = State { file, hash: Sha256::new(), offset: 0, looked: 0, members: Vec::new() };
-        Ok(Self { path: path.to_owned(), level, state: Mutex::new(state) })
+        let state = State {
+            gate: Gate::Closed,
+            file,
+            hash: Sha256::new(),
+            offset: 0,
+            looked: 0,
+            members: Vec::new(),
+        };
+        Ok(Self { path: path.to_owned(), level, state: Mutex::new(state), gate: Condvar::new() })
     }
 
-    /// Adds a member that holds `sql`, compressed by the thread that calls; nothing where it is empty.
+    /// What opens the archive for the rows of tables.
+    pub(crate) fn rows_gate(&self) -> RowsGate<'_> {
+        RowsGate(self)
+    }
+
+    /// Once it is open, it stays so.
+    fn move_gate(&self, to: Gate) {
+        let mut state = self.state();
+        if state.gate == Gate::Closed {
+            state.gate = to;
+        }
+        self.gate.notify_all();
+    }
+
+    /// Adds a member that holds `sql`, compressed by the thread that calls; nothing where it is empty. Rows of tables wait for
+    /// [`RowsGate::open`].
     ///
     /// # Errors
-    /// The system's, a full disk among them.
+    /// The system's, a full disk among them; that the gate was given up.
     pub(crate) fn append(&self, stage: Stage, table: Option<usize>, rows: u64, sql: &[u8]) -> io::Result<()> {
         if sql.is_empty() {
             return Ok(());
@@ -76,6 +126,15 @@ impl Archive {
             }
         };
         let mut state = self.state();
+        if stage == Stage::Table {
+            state = self
+                .gate
+                .wait_while(state, |state| state.gate == Gate::Closed)
+                .unwrap_or_else(PoisonError::into_inner);
+            if state.gate == Gate::GivenUp {
+                return Err(io::Error::other("what stands before the rows could not be written"));
+            }
+        }
         let offset = state.offset;
         state.put(&self.path, bytes)?;
         let length = state.offset - offset;
@@ -280,14 +339,34 @@ mod tests {
         let path = std::env::temp_dir().join(format!("ms5-archive-{}-{level:?}.{end}", std::process::id()));
         let _ = std::fs::remove_file(&path);
         let archive = Archive::create(&path, level).unwrap();
-        archive.append(Stage::Begin, None, 0, b"begin\n").unwrap();
-        archive.append(Stage::Table, Some(0), 2, b"1\n2\n").unwrap();
+        // The rows are there first, and stand behind what they need.
+        std::thread::scope(|scope| {
+            let gate = archive.rows_gate();
+            let rows = scope.spawn(|| archive.append(Stage::Table, Some(0), 2, b"1\n2\n"));
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            archive.append(Stage::Begin, None, 0, b"begin\n").unwrap();
+            gate.open();
+            rows.join().unwrap().unwrap();
+        });
         archive.append(Stage::Sequences, None, 0, b"").unwrap();
         archive.append_stream(Stage::LargeObjects, |out| out.write_all(b"large")).unwrap();
         let written = archive.finish().unwrap();
         assert_eq!(written.bytes, path.metadata().unwrap().len());
         assert_eq!(written.members.len(), 3, "an empty member is none");
         (path, written.members)
+    }
+
+    #[test]
+    fn rows_do_not_wait_for_what_will_not_come() {
+        let path = std::env::temp_dir().join(format!("ms5-archive-gate-{}.sql", std::process::id()));
+        let archive = Archive::create(&path, None).unwrap();
+        std::thread::scope(|scope| {
+            let gate = archive.rows_gate();
+            let rows = scope.spawn(|| archive.append(Stage::Table, Some(0), 1, b"1\n"));
+            drop(gate);
+            assert!(rows.join().unwrap().is_err());
+        });
+        std::fs::remove_file(path).unwrap();
     }
 
     #[test]

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::args::Options;
 use crate::folder::{Entry, write_whole};
-use crate::restore::server::{Maintenance, Needs, create_options};
+use crate::restore::server::{Maintenance, Needs, create_options, lock_key};
 use crate::restore::swap::kept_prefix;
 use crate::sessions::{RESTORE_PASSWORD, restorer};
 use crate::{dump, restore};
@@ -131,6 +131,7 @@ fn script(options: &Options, settings: &Settings, entry: &Entry) -> Result<Strin
         ("BACKUP_FILE", absolute(&entry.path).join(&file).display().to_string()),
         ("BACKUP_SHA256", sum),
         ("CREATE_OPTIONS", create_options(&more.database, &more.server)),
+        ("LOCK_KEY", lock_key(&connection.dbname).to_string()),
         ("KEPT_PREFIX", kept_prefix(&connection.dbname)),
         ("BACKUP_TIME", metadata.created_at.clone()),
         ("OWNER", text(&more.database, "owner")),

@@ -97,8 +97,27 @@ fi
 ask() {
     run_psql "$MAINTENANCE_DB" -At -v db="$DB_NAME" -v new="$NEW" -v kept="$KEPT" -v owner="$OWNER" "$@" -f -
 }
-NEW="ms5_rollback_$(date -u '+%Y%m%d_%H%M%S')_$$"
+# Half-made databases of this one carry its lock's number, so whoever has the lock knows that they are dead.
+HALF="ms5_rollback_${LOCK_KEY#-}_"
+NEW="$HALF$(date -u '+%Y%m%d_%H%M%S')_$$"
 KEPT=
+
+# The lock that backup-manager's restore takes too, held by a session that ends when this script does, however it does: then
+# nobody can write to it any more.
+hold=$(mktemp -d) || die 3 "cannot make a temporary folder"
+mkfifo "$hold/in" || die 3 "cannot make a pipe in $hold"
+{
+    run_psql "$MAINTENANCE_DB" -At -f - <"$hold/in" >"$hold/out" 2>"$hold/why"
+    echo gone >>"$hold/out"
+} &
+exec 9>"$hold/in"
+printf '%s\n' "SET idle_session_timeout = 0; SET lock_timeout = '10s'; SELECT pg_advisory_lock($LOCK_KEY);" '\echo held' >&9
+until grep -q -e held -e gone "$hold/out" 2>/dev/null; do sleep 0.1; done
+held=$(cat "$hold/out") why=$(cat "$hold/why")
+rm -rf "$hold"
+case $held in
+*gone*) die 4 "another restore of $DB_NAME is going on, or its lock cannot be asked for: $why" "nothing was touched" ;;
+esac
 
 there=$(echo "SELECT count(*) FROM pg_database WHERE datname = :'db';" | ask) || die 4 "cannot ask for the databases"
 if [ "$there" = 1 ] && [ "$FORCE" = 0 ]; then
@@ -116,9 +135,9 @@ unwind() {
 trap 'unwind $?' EXIT
 trap 'say ERROR "stopped by a signal; $DB_NAME is as it was"; unwind 130' HUP INT TERM
 
-# What a killed rollback has left goes; one that is being filled is in use, and stays.
-echo "SELECT format('DROP DATABASE IF EXISTS %I;', datname) FROM pg_database WHERE datname ~ '^ms5_rollback_[0-9]{8}_[0-9]{6}_[0-9]+\$' \\gexec" |
-    ask -v ON_ERROR_STOP=0 >>"$LOG" 2>&1
+# What a killed rollback has left goes.
+echo "SELECT format('DROP DATABASE IF EXISTS %I WITH (FORCE);', datname) FROM pg_database WHERE starts_with(datname::text, :'half') \\gexec" |
+    ask -v half="$HALF" -v ON_ERROR_STOP=0 >>"$LOG" 2>&1
 echo "CREATE DATABASE :\"new\" OWNER :\"owner\" $CREATE_OPTIONS;" | ask >>"$LOG" 2>&1 ||
     die 1 "cannot make the new database $NEW (see $LOG)" "$DB_NAME is as it was"
 say INFO "Restoring into $NEW; $DB_NAME stays in service until that is whole"

@@ -71,44 +71,67 @@ pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, nam
 /// # Errors
 /// A signal's exit. What is wrong with the backup is no error of the reading.
 pub(crate) fn files(entry: &Entry, jobs: usize) -> Result<Checked> {
-    let mut checked = Checked { damage: entry.damage.clone(), ..Checked::default() };
+    let mut checked = Checked { damage: whole(entry)?, ..Checked::default() };
     let Ok(metadata) = &entry.metadata else { return Ok(checked) };
-    for (file, wanted) in &metadata.files {
-        match checksums::of_file(&entry.path.join(file), |_| ()) {
-            Ok(hash) if hash == *wanted => {}
-            Ok(_) => checked.damage.push(format!("{file} is not what was written: its checksum differs")),
-            Err(error) => checked.damage.push(format!("{file} cannot be read: {error}")),
-        }
-    }
-    if let Standing::Damaged(why) = proof::read(&entry.path) {
-        checked.damage.push(format!("{}: {why}", proof::FILE));
-    }
     strangers(entry, metadata);
-    stopped()?;
     // What does not fit its checksum need not be taken apart.
     if checked.damage.is_empty()
         && let Some(more) = &metadata.more
     {
         members(entry, metadata, more, jobs, &mut checked)?;
     }
-    if checked.damage.is_empty() && metadata.more.is_none() {
-        dumps(entry, metadata, &mut checked);
-    }
     Ok(checked)
 }
 
+/// What is wrong with a backup as far as it must be known before a restore of it is begun, a line each. Each member is held
+/// against the index when it is loaded.
+///
+/// # Errors
+/// A signal's exit.
+pub(crate) fn whole(entry: &Entry) -> Result<Vec<String>> {
+    let mut damage = sums(entry)?;
+    if let Standing::Damaged(why) = proof::read(&entry.path) {
+        damage.push(format!("{}: {why}", proof::FILE));
+    }
+    if let Ok(metadata) = &entry.metadata
+        && metadata.more.is_none()
+        && damage.is_empty()
+    {
+        dumps(entry, metadata, &mut damage);
+    }
+    Ok(damage)
+}
+
+/// Reads all of a backup's files and holds them against their checksums only; what is wrong, a line each.
+///
+/// # Errors
+/// A signal's exit.
+pub(crate) fn sums(entry: &Entry) -> Result<Vec<String>> {
+    let mut damage = entry.damage.clone();
+    let Ok(metadata) = &entry.metadata else { return Ok(damage) };
+    for (file, wanted) in &metadata.files {
+        match checksums::of_file(&entry.path.join(file), |_| ()) {
+            Ok(hash) if hash == *wanted => {}
+            Ok(_) => damage.push(format!("{file} is not what was written: its checksum differs")),
+            Err(error) => damage.push(format!("{file} cannot be read: {error}")),
+        }
+        stopped()?;
+    }
+    Ok(damage)
+}
+
 /// Dumps of the old script have a checksum also where pg_dump was cut off before it was taken.
-fn dumps(entry: &Entry, metadata: &Metadata, checked: &mut Checked) {
+fn dumps(entry: &Entry, metadata: &Metadata, damage: &mut Vec<String>) {
     let is_dump = |file: &str| {
         ["full_database.sql", "schema.sql", "data.sql"].iter().any(|name| file.starts_with(name))
     };
     for (file, _) in metadata.files.iter().filter(|(file, _)| is_dump(file)) {
         match old::is_whole(&entry.path.join(file)) {
             Ok(true) => {}
-            Ok(false) => checked
-                .damage
-                .push(format!("{file} is cut off: the line that pg_dump writes last is missing")),
-            Err(error) => checked.damage.push(format!("{file} cannot be read: {error}")),
+            Ok(false) => {
+                damage.push(format!("{file} is cut off: the line that pg_dump writes last is missing"));
+            }
+            Err(error) => damage.push(format!("{file} cannot be read: {error}")),
         }
     }
 }

@@ -30,7 +30,7 @@ use serde_json::json;
 
 use crate::archive::{Archive, Written, free};
 use crate::args::{Options, TOOL, TOOL_VERSION};
-use crate::folder::metadata::{self, Metadata, More, Stage};
+use crate::folder::metadata::{self, Metadata, More, Stage, Table};
 use crate::folder::partial::{self, Partial};
 use crate::folder::{Entry, Folder, Hold, checksums, write_whole};
 use crate::restore::server::Needs;
@@ -95,10 +95,10 @@ pub(crate) fn run(
 
     log::info!("Reading the backup back");
     let entry = Entry::read(partial.name().to_owned(), partial.path().to_owned());
-    let checked = verify::files(&entry, options.jobs)?;
-    if !checked.damage.is_empty() {
+    let damage = verify::sums(&entry)?;
+    if !damage.is_empty() {
         return Err(Error::new(Exit::Failed, "the backup cannot be read back as it was written")
-            .because_all(checked.damage)
+            .because_all(damage)
             .because("nothing of it is kept")
             .hint("check the disk under --backup-dir"));
     }
@@ -149,8 +149,17 @@ fn enough_space(path: &Path, database: u64, compress: bool) -> Result<()> {
 
 /// What is known once the rows are written.
 struct Rows {
-    /// What each table holds, by its number.
+    /// What each table holds, by its number: TimescaleDB's own first.
     sums: Vec<RowSum>,
+    beside: Beside,
+}
+
+/// What one session does while the others read rows.
+struct Beside {
+    /// What TimescaleDB's own tables hold.
+    catalog: Vec<RowSum>,
+    /// How long the rows would have had to wait for what stands before them, in milliseconds.
+    took: u128,
     inventory: Inventory,
     /// pg_dump's section after the rows.
     post: String,
@@ -195,33 +204,23 @@ impl Job<'_> {
             archive.append(stage, None, 0, sql.as_bytes()).map_err(|error| cannot_write(&error))
         };
         put(Stage::Begin, &sqltext::begin(self.partial.name(), self.file(), plan.superuser))?;
-        put(Stage::PreData, &self.definitions(&plan, &more.snapshot)?)?;
-        more.time(metadata::TIMINGS[1], since.elapsed().as_millis());
-
-        let since = Instant::now();
-        let mut catalog = plan.catalog.clone();
-        for (number, table) in catalog.iter_mut().enumerate() {
-            let sum =
-                copy::table(aside, &table.clone(), Stage::Catalog, number, &archive, &Progress::default())?;
-            (table.rows, table.hash) = (sum.rows, sum.hash);
-        }
         // It exported the snapshot, so it stays to the end.
         let mut aside = sessions.remove(0);
-        let rows = self.rows(sessions, &mut aside, &plan, catalog.len(), &archive, &more.snapshot)?;
+        let Rows { sums, beside } = self.rows(sessions, &mut aside, &plan, &archive, &more.snapshot)?;
+        more.time(metadata::TIMINGS[1], beside.took);
         more.time(metadata::TIMINGS[2], since.elapsed().as_millis());
-        more.tables = catalog;
-        more.tables.extend(plan.tables.iter().zip(&rows.sums).map(|((table, _), sum)| {
-            let mut table = table.clone();
-            (table.rows, table.hash) = (sum.rows, sum.hash);
-            table
-        }));
-        more.inventory = rows.inventory;
+        let tables = plan.catalog.iter().chain(plan.tables.iter().map(|(table, _)| table));
+        more.tables = tables
+            .zip(sums)
+            .map(|(table, sum)| Table { rows: sum.rows, hash: sum.hash, ..table.clone() })
+            .collect();
+        more.inventory = beside.inventory;
         put(Stage::Sequences, &sqltext::sequences(&plan.sequences))?;
         if plan.large_objects > 0 {
             self.large_objects(&archive, &more.snapshot)?;
         }
         drop(aside);
-        let (post, refresh) = schema::after_rows(&rows.post)?;
+        let (post, refresh) = schema::after_rows(&beside.post)?;
         put(Stage::PostData, &post)?;
         put(Stage::Check, &sqltext::check(&more.tables))?;
         let schema = plan.extension.schema.as_deref();
@@ -251,14 +250,12 @@ impl Job<'_> {
         schema::before_rows(&text, extension.as_ref())
     }
 
-    /// Rows over all sessions; beside them the inventory and the definitions that come after the rows. `first` is the number
-    /// of the first table.
+    /// Rows over all sessions; beside them what stands before and behind them in the file.
     fn rows(
         &self,
         sessions: Vec<Session>,
         aside: &mut Session,
         plan: &Plan,
-        first: usize,
         archive: &Archive,
         snapshot: &str,
     ) -> Result<Rows> {
@@ -266,24 +263,38 @@ impl Job<'_> {
         let done = AtomicBool::new(false);
         let total: u64 = plan.tables.iter().map(|(_, bytes)| bytes).sum();
         thread::scope(|scope| {
-            let beside = scope.spawn(|| -> Result<(Inventory, String)> {
-                let inventory = Inventory::of(&mut aside.client)
-                    .map_err(|error| failed("take the inventory of the database", &error))?;
-                let section = "post-data";
-                let post =
-                    schema::section(self.pg_dump, self.settings, &self.context.variables, snapshot, section)?;
-                Ok((inventory, post))
-            });
+            let beside = scope.spawn(|| self.beside(aside, plan, archive, snapshot));
             if progress::shown() {
                 scope.spawn(|| show(&progress, total, &done));
             }
-            let rows = copy::all(sessions, &plan.tables, first, archive, &progress);
+            let rows = copy::all(sessions, &plan.tables, plan.catalog.len(), archive, &progress);
             done.store(true, Ordering::Relaxed);
             let beside = beside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            let sums = rows?;
-            let (inventory, post) = beside?;
-            Ok(Rows { sums, inventory, post })
+            // Without what stands before them the rows have failed too, and do not know why.
+            let beside = beside?;
+            let sums = [beside.catalog.clone(), rows?].concat();
+            Ok(Rows { sums, beside })
         })
+    }
+
+    /// What stands before the rows, then what is written behind them.
+    fn beside(&self, aside: &mut Session, plan: &Plan, archive: &Archive, snapshot: &str) -> Result<Beside> {
+        let since = Instant::now();
+        let gate = archive.rows_gate();
+        archive
+            .append(Stage::PreData, None, 0, self.definitions(plan, snapshot)?.as_bytes())
+            .map_err(|error| cannot_write(&error))?;
+        let mut catalog = Vec::with_capacity(plan.catalog.len());
+        for (number, table) in plan.catalog.iter().enumerate() {
+            catalog.push(copy::table(aside, table, Stage::Catalog, number, archive, &Progress::default())?);
+        }
+        gate.open();
+        let took = since.elapsed().as_millis();
+        let inventory = Inventory::of(&mut aside.client)
+            .map_err(|error| failed("take the inventory of the database", &error))?;
+        let post =
+            schema::section(self.pg_dump, self.settings, &self.context.variables, snapshot, "post-data")?;
+        Ok(Beside { catalog, took, inventory, post })
     }
 
     /// Large objects as pg_dump writes them, without anything else.

@@ -1,7 +1,8 @@
 //! Loads a backup into an empty database, member by member, in the order that keeps it whole.
 //!
-//! Definitions; rows of TimescaleDB's own, one table after the other; rows of tables, side by side; sequences and large
-//! objects; indexes and keys, side by side; what is left, one after the other, foreign keys among it; materialized views.
+//! Definitions; rows of TimescaleDB's own, one table after the other; tables side by side, each with its plain indexes while its
+//! rows are still in memory; sequences and large objects; the other indexes and keys, side by side; what is left, one after the
+//! other, foreign keys among it; materialized views.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -28,6 +29,8 @@ use crate::words::count;
 
 /// How many statements are sent before the first is answered.
 const AHEAD: usize = 100;
+/// From how many bytes of rows on a table's rows are frozen: below, a transaction of its own costs more.
+const FREEZE: u64 = 1 << 20;
 /// How many bytes of rows are handed over at once.
 const PIECE: usize = 1 << 18;
 
@@ -51,16 +54,22 @@ impl Load<'_> {
         self.run(&mut session, Stage::PreData)?;
         for member in self.members(Stage::Catalog) {
             line.begin("restore: TimescaleDB's catalog");
-            self.rows(&mut session, member)?;
+            self.rows(&mut session, member, false)?;
         }
+        let mut all: Vec<Piece> = Vec::new();
+        for member in self.members(Stage::PostData) {
+            all.extend(pieces(&self.text(member)?)?);
+        }
+        let mut plan = Plan::of(&all);
+        let late = Mutex::new(Vec::new());
         let since = Instant::now();
-        self.tables()?;
-        log::info!("Rows loaded ({} ms)", since.elapsed().as_millis());
+        self.tables(&mut plan, &late)?;
+        log::info!("Rows loaded, plain indexes with them ({} ms)", since.elapsed().as_millis());
         line.begin("restore: sequences, large objects");
         self.run(&mut session, Stage::Sequences)?;
         self.run_streams(&mut session, Stage::LargeObjects, Around::Theirs)?;
         let since = Instant::now();
-        self.post_data(&mut session)?;
+        self.post_data(&mut session, plan, late)?;
         log::info!("Indexes and constraints made ({} ms)", since.elapsed().as_millis());
         // Views read what is there: with restoring on, compressed rows would be hidden from them.
         if self.members(Stage::Refresh).next().is_some() {
@@ -79,7 +88,7 @@ impl Load<'_> {
         self.run(session, Stage::PreData)?;
         for member in self.members(Stage::Catalog).chain(self.members(Stage::Table)) {
             stopped()?;
-            self.rows(session, member)?;
+            self.rows(session, member, false)?;
         }
         self.run(session, Stage::Sequences)?;
         self.run_streams(session, Stage::LargeObjects, Around::Ours)?;
@@ -144,7 +153,7 @@ impl Load<'_> {
     }
 
     /// Sends a member's rows.
-    fn rows(&self, session: &mut Session, member: &Member) -> Result<()> {
+    fn rows(&self, session: &mut Session, member: &Member, frozen: bool) -> Result<()> {
         let table = self.table(member)?;
         let sql = self.reader.member(member).map_err(|error| unreadable(member, &error.to_string()))?;
         let length = rows_in(&sql, table)
@@ -153,7 +162,8 @@ impl Load<'_> {
         let begin = sql.len() - length - crate::sqltext::ROWS_END.len();
         let rows = Bytes::from(sql).slice(begin..begin + length);
         let send = |client: &mut Client| {
-            let mut copy = client.copy_in(&format!("COPY {} FROM STDIN", table.target()))?;
+            let options = if frozen { " WITH (FREEZE)" } else { "" };
+            let mut copy = client.copy_in(&format!("COPY {} FROM STDIN{options}", table.target()))?;
             let mut at = 0;
             while at < rows.len() {
                 let end = (at + PIECE).min(rows.len());
@@ -162,9 +172,16 @@ impl Load<'_> {
             }
             copy.finish()
         };
-        send(&mut session.client)
-            .map(|_| ())
-            .map_err(|error| failed(&format!("load rows of {}", table.name), &error))
+        let loaded = send(&mut session.client)
+            .map_err(|error| failed(&format!("load rows of {}", table.name), &error))?;
+        // Triggers of TimescaleDB take rows of its catalog aside.
+        if loaded == member.rows || member.stage == Stage::Catalog {
+            return Ok(());
+        }
+        let tried = format!("cannot load the rows of {}", table.name);
+        Err(Error::new(Exit::Failed, tried)
+            .because(format!("the server has taken {loaded} of {}", member.rows))
+            .hint("backup-manager verify shows whether the backup is damaged"))
     }
 
     fn table(&self, member: &Member) -> Result<&Table> {
@@ -174,55 +191,117 @@ impl Load<'_> {
             .ok_or_else(|| unreadable(member, "it has no table"))
     }
 
-    /// Rows of all tables, each member by the session that is free first.
-    fn tables(&self) -> Result<()> {
+    /// Rows of all tables, side by side, and the builds of `plan` that can follow at once.
+    fn tables<'a>(&'a self, plan: &mut Plan<'a>, late: &Mutex<Vec<Build<'a>>>) -> Result<()> {
         let members: Vec<&Member> = self.members(Stage::Table).collect();
         let total: u64 = members.iter().map(|member| member.rows).sum();
+        let mut units = units(&members, self.jobs);
+        for unit in units.iter_mut().filter(|unit| unit.whole) {
+            unit.builds = plan.take_plain(&self.table(unit.members[0])?.name);
+        }
         let done = AtomicU64::new(0);
         let line = Mutex::new(Line::new());
-        side_by_side(self, members.len(), |session, number| {
-            self.rows(session, members[number])?;
-            let rows = done.fetch_add(members[number].rows, Ordering::Relaxed) + members[number].rows;
-            line.lock().unwrap_or_else(PoisonError::into_inner).update(&format!(
-                "restore: {} of {} rows",
-                count(rows),
-                count(total)
-            ));
-            Ok(())
+        side_by_side(self, units.len(), |session, number| {
+            let unit = &units[number];
+            let frozen = unit.frozen().then(|| self.table(unit.members[0])).transpose()?;
+            if let Some(table) = frozen {
+                transaction(session, &format!("START TRANSACTION; TRUNCATE ONLY {}", table.name))?;
+            }
+            for member in &unit.members {
+                stopped()?;
+                self.rows(session, member, frozen.is_some())?;
+                let rows = done.fetch_add(member.rows, Ordering::Relaxed) + member.rows;
+                line.lock().unwrap_or_else(PoisonError::into_inner).update(&format!(
+                    "restore: {} of {} rows",
+                    count(rows),
+                    count(total)
+                ));
+            }
+            if frozen.is_some() {
+                transaction(session, "COMMIT")?;
+            }
+            build_all(session, &unit.builds, late)
         })
     }
 
     /// Indexes and keys side by side, those of one table one after the other; then the rest as it stands.
-    fn post_data(&self, session: &mut Session) -> Result<()> {
-        let mut all: Vec<Piece> = Vec::new();
-        for member in self.members(Stage::PostData) {
-            all.extend(pieces(&self.text(member)?)?);
-        }
+    fn post_data<'a>(
+        &self,
+        session: &mut Session,
+        plan: Plan<'a>,
+        late: Mutex<Vec<Build<'a>>>,
+    ) -> Result<()> {
         let rows: BTreeMap<&str, u64> =
             self.more.tables.iter().map(|table| (table.name.as_str(), table.rows)).collect();
-        let plan = Plan::of(&all);
-        let mut groups: Vec<(&String, &Vec<Build<'_>>)> = plan.builds.iter().collect();
+        let mut groups: Vec<(String, Vec<Build<'_>>)> = plan.builds.into_iter().collect();
         groups.sort_by_key(|(table, _)| std::cmp::Reverse(rows.get(table.as_str()).copied().unwrap_or(0)));
-        let late: Mutex<Vec<Build<'_>>> = Mutex::new(Vec::new());
-        side_by_side(self, groups.len(), |session, number| {
-            for build in groups[number].1 {
-                stopped()?;
-                match build.run(&mut session.client) {
-                    Ok(()) => {}
-                    // Two of them stood in each other's way: this one once more, alone.
-                    Err(error) if error.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED) => {
-                        late.lock().unwrap_or_else(PoisonError::into_inner).push(*build);
-                    }
-                    Err(error) => return Err(statement_failed(build.text, &error)),
-                }
-            }
-            Ok(())
-        })?;
+        side_by_side(self, groups.len(), |session, number| build_all(session, &groups[number].1, &late))?;
         for build in late.into_inner().unwrap_or_else(PoisonError::into_inner) {
             build.run(&mut session.client).map_err(|error| statement_failed(build.text, &error))?;
         }
         run_all(&mut session.client, &plan.rest)
     }
+}
+
+/// Builds one after the other; those that stand in another's way are to be done once more, alone.
+fn build_all<'a>(session: &mut Session, builds: &[Build<'a>], late: &Mutex<Vec<Build<'a>>>) -> Result<()> {
+    for build in builds {
+        stopped()?;
+        match build.run(&mut session.client) {
+            Ok(()) => {}
+            Err(error) if error.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED) => {
+                late.lock().unwrap_or_else(PoisonError::into_inner).push(*build);
+            }
+            Err(error) => return Err(statement_failed(build.text, &error)),
+        }
+    }
+    Ok(())
+}
+
+/// What one session loads before it takes the next.
+struct Unit<'a> {
+    members: Vec<&'a Member>,
+    /// They are all that the table has.
+    whole: bool,
+    /// What is built on the table once they are there.
+    builds: Vec<Build<'a>>,
+}
+
+impl Unit<'_> {
+    /// The rows are frozen: the first to read them need not look up whether they were committed and write that down, which
+    /// takes longer than reading them. The server does so only in the transaction that has emptied the table.
+    fn frozen(&self) -> bool {
+        self.whole && size(&self.members) >= FREEZE
+    }
+}
+
+/// How many bytes of rows.
+fn size(members: &[&Member]) -> u64 {
+    members.iter().map(|member| member.raw).sum()
+}
+
+/// Each table as a whole, the largest first; one that holds more than a session's share goes member by member.
+fn units<'a>(members: &[&'a Member], jobs: usize) -> Vec<Unit<'a>> {
+    let mut tables: BTreeMap<Option<usize>, Vec<&'a Member>> = BTreeMap::new();
+    for member in members {
+        tables.entry(member.table).or_default().push(member);
+    }
+    let share = size(members) / jobs.max(1) as u64;
+    let mut units = Vec::new();
+    for members in tables.into_values() {
+        let unit = |members, whole| Unit { members, whole, builds: Vec::new() };
+        if size(&members) <= share {
+            units.push(unit(members, true));
+        } else {
+            units.extend(members.into_iter().map(|member| unit(vec![member], false)));
+        }
+    }
+    units.sort_by_key(|unit| std::cmp::Reverse(size(&unit.members)));
+    units
+}
+
+fn transaction(session: &mut Session, sql: &str) -> Result<()> {
+    session.client.batch_execute(sql).map_err(|error| statement_failed(sql, &error))
 }
 
 /// Whose transactions statements run in: pg_dump wraps each large object in one.
@@ -238,6 +317,8 @@ enum Around {
 struct Build<'a> {
     tablespace: Option<&'a str>,
     text: &'a str,
+    /// Of columns alone: a function in an index may read other tables, and their rows must be there.
+    plain: bool,
 }
 
 impl Build<'_> {
@@ -266,12 +347,40 @@ impl<'a> Plan<'a> {
                 tablespace = Some(text);
             }
             match builds_on(&facts) {
-                Some(table) => plan.builds.entry(table).or_default().push(Build { tablespace, text }),
+                Some(table) => {
+                    let plain = is_plain(&facts);
+                    plan.builds.entry(table).or_default().push(Build { tablespace, text, plain });
+                }
                 None => plan.rest.push(text),
             }
         }
         plan
     }
+
+    /// Takes out the builds on a table whose rows are there, where all of them are plain.
+    fn take_plain(&mut self, table: &str) -> Vec<Build<'a>> {
+        match self.builds.get(table) {
+            Some(builds) if builds.iter().all(|build| build.plain) => {
+                self.builds.remove(table).unwrap_or_default()
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// Whether an index is of columns alone: no parentheses within parentheses, no condition, no operators of its own.
+fn is_plain(facts: &Facts<'_>) -> bool {
+    let mut open = false;
+    for token in facts.tokens() {
+        match token.text {
+            "(" if open => return false,
+            "(" => open = true,
+            ")" => open = false,
+            _ if token.is_word("where") || token.is_word("exclude") => return false,
+            _ => {}
+        }
+    }
+    true
 }
 
 /// The table that a statement builds an index on, as its text.
@@ -411,6 +520,57 @@ mod tests {
         ] {
             assert_eq!(on(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn tables_go_whole_unless_they_are_more_than_a_share() {
+        let member = |table, raw| Member {
+            stage: Stage::Table,
+            table: Some(table),
+            offset: 0,
+            length: 0,
+            raw,
+            rows: 0,
+            hash: 0,
+        };
+        let members = [
+            member(0, FREEZE),
+            member(0, 6 * FREEZE),
+            member(1, 2 * FREEZE),
+            member(1, FREEZE),
+            member(2, 9),
+        ];
+        let members: Vec<&Member> = members.iter().collect();
+        let shape = |jobs| -> Vec<(Option<usize>, usize, bool)> {
+            let units = units(&members, jobs);
+            units.iter().map(|unit| (unit.members[0].table, unit.members.len(), unit.frozen())).collect()
+        };
+        assert_eq!(shape(1), [(Some(0), 2, true), (Some(1), 2, true), (Some(2), 1, false)]);
+        assert_eq!(
+            shape(2),
+            [(Some(0), 1, false), (Some(1), 2, true), (Some(0), 1, false), (Some(2), 1, false)]
+        );
+        assert!(units(&[], 2).is_empty());
+    }
+
+    #[test]
+    fn only_indexes_of_columns_alone_follow_their_rows() {
+        for (text, plain) in [
+            ("CREATE INDEX i ON f.m USING btree (ts DESC, v) INCLUDE (q) WITH (fillfactor='70')", true),
+            ("ALTER TABLE ONLY f.m ADD CONSTRAINT p PRIMARY KEY (id, \"where\")", true),
+            ("CREATE INDEX i ON f.m USING btree (lower(x))", false),
+            ("CREATE INDEX i ON f.m USING btree (x) WHERE (x > 0)", false),
+            ("ALTER TABLE f.m ADD CONSTRAINT e EXCLUDE USING gist (r WITH &&)", false),
+        ] {
+            assert_eq!(is_plain(&Facts::of(text, true)), plain, "{text}");
+        }
+        let all =
+            pieces("CREATE INDEX i ON a USING btree (x);\nCREATE INDEX j ON b USING btree (x);\nCREATE INDEX k ON b USING btree (lower(x));\n").unwrap();
+        let mut plan = Plan::of(&all);
+        assert_eq!(plan.take_plain("a").len(), 1);
+        assert_eq!(plan.take_plain("b").len(), 0, "one waits for the other rows, so all do, in their order");
+        assert_eq!(plan.builds["b"].len(), 2);
+        assert!(!plan.builds.contains_key("a"));
     }
 
     #[test]

@@ -24,7 +24,7 @@ use serde_json::{Map, Value};
 
 use crate::archive::Reader;
 use crate::args::{Options, TOOL};
-use crate::folder::metadata::{More, Stage};
+use crate::folder::metadata::{Metadata, More, Stage};
 use crate::folder::{Entry, Folder, Hold};
 use crate::sessions::{self, failed, restorer};
 use crate::words::count;
@@ -39,11 +39,12 @@ pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, nam
     let folder = Folder::open(&settings.backup_dir, Hold::Shared, options.lock_wait)?;
     let entry = folder.find(name)?;
     log::info!("Restoring backup: {} into {}", entry.name, settings.database());
-    let checked = verify::files(&entry, options.jobs)?;
-    if !checked.damage.is_empty() {
-        return Err(verify::damaged(&entry, checked.damage));
+    let damage = verify::whole(&entry)?;
+    if !damage.is_empty() {
+        return Err(verify::damaged(&entry, damage));
     }
-    log::info!("Checksums fit, {} members, {} rows", checked.members, count(checked.rows));
+    let rows = entry.metadata.as_ref().ok().and_then(Metadata::rows).unwrap_or_default();
+    log::info!("Checksums fit, {} rows", count(rows));
     let source = Source::of(&entry)?;
     let owner = settings.connection.user.clone();
     let settings = restorer(settings, &context.variables, options.restore_user.as_deref());

@@ -180,7 +180,7 @@ impl Maintenance {
     fn try_lock(&mut self, name: &str) -> Result<bool> {
         let row = self
             .client()
-            .query_one("SELECT pg_catalog.pg_try_advisory_lock($1)", &[&key(name)])
+            .query_one("SELECT pg_catalog.pg_try_advisory_lock($1)", &[&lock_key(name)])
             .map_err(|error| failed("take the lock of the database's name", &error))?;
         Ok(row.get(0))
     }
@@ -208,7 +208,7 @@ impl Maintenance {
                     log::warn!("Cannot drop what a killed restore has left: {}", error.lines().join("; "))
                 }
             }
-            let _ = self.client().query("SELECT pg_catalog.pg_advisory_unlock($1)", &[&key(&name)]);
+            let _ = self.client().query("SELECT pg_catalog.pg_advisory_unlock($1)", &[&lock_key(&name)]);
         }
         Ok(())
     }
@@ -255,7 +255,7 @@ impl Maintenance {
 }
 
 /// The number of a name's lock.
-fn key(name: &str) -> i64 {
+pub(crate) fn lock_key(name: &str) -> i64 {
     let digest = Sha256::digest(format!("ms5 restore {name}").as_bytes());
     let mut bytes = [0; 8];
     bytes.copy_from_slice(&digest[..8]);
@@ -321,6 +321,6 @@ mod tests {
 
     #[test]
     fn each_name_has_a_lock_of_its_own() {
-        assert_ne!(key("a"), key("b"));
+        assert_ne!(lock_key("a"), lock_key("b"));
     }
 }
