@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use migration_tests::backups::{Backups, Dice, HYPERTABLES, PLAIN, content, gunzip};
+use migration_tests::program::Program;
 use migration_tests::server::{Engine, Server};
 use serde_json::Value;
 
@@ -459,5 +460,29 @@ fn a_full_disk_is_said_and_leaves_the_old_backups_as_they_were() {
             left[1].ends_with("before_20240101_000000/notes") && left[2].ends_with("before_20240101_000000"),
             "{text}"
         );
+    }
+}
+
+#[test]
+fn a_pg_dump_that_fails_ends_the_backup_and_no_row_waits_for_it() {
+    let backups = Backups::new(Engine::Plain, PLAIN);
+    let server = Server::shared(Engine::Plain);
+    let folder = backups.lab.home().join("fails");
+    fs::create_dir(&folder).unwrap();
+    let path = folder.join("pg_dump");
+    for section in ["pre-data", "post-data"] {
+        // Written by a process of its own: what we write may be held open by a child of another thread when it is executed.
+        let script = format!(
+            "cat >\"$0\" <<'E'\n#!/bin/sh\ncase $* in *{section}*) echo 'broken on purpose' >&2; exit 1 ;; esac\nexec '{}' \"$@\"\nE\nchmod +x \"$0\"\n",
+            server.bin().join("pg_dump").display()
+        );
+        let _ = Program::at(Path::new("/bin/sh")).args(["-c", &script]).arg(&path).run().expect(0);
+        let found = format!("{}:{}:/usr/bin:/bin", folder.display(), server.bin().display());
+        let _ = backups.tool("backup broken full").env("PATH", found).run().expect(1).shows(&[
+            &format!("pg_dump cannot dump the section {section}"),
+            "broken on purpose",
+            "nothing was written under a backup's name",
+        ]);
+        assert_eq!(backups.all_names(), [".lock"]);
     }
 }

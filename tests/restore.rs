@@ -127,7 +127,7 @@ fn an_old_database_is_kept_under_a_name_that_is_free() {
     }
     let before = backups.content();
     let _ = backups.restorer("restore twice --force").run().expect(0);
-    let _ = by_hand(&script, Engine::Plain).args(&["--force"]).run().expect(0);
+    let _ = by_hand(&script, Engine::Plain).args(["--force"]).run().expect(0);
     assert_eq!(backups.content(), before);
     let kept = backups.databases(&prefix);
     assert_eq!(kept.len(), taken.len() + 2);
@@ -312,7 +312,7 @@ fn the_rollback_script_and_a_restore_wait_for_each_other_and_clear_away_what_is_
     let backups = Backups::new(Engine::Plain, "CREATE TABLE t (id int);");
     let _ = backups.restorer("rollback-point turns").run().expect(0);
     let script = script(&backups);
-    let run = || by_hand(&script, Engine::Plain).args(&["--force"]).run();
+    let run = || by_hand(&script, Engine::Plain).args(["--force"]).run();
     let text = fs::read_to_string(&script).unwrap();
     let key = text.split("LOCK_KEY='").nth(1).and_then(|rest| rest.split('\'').next()).unwrap();
     let mut admin = backups.superuser("postgres");
@@ -332,7 +332,7 @@ fn the_rollback_script_and_a_restore_wait_for_each_other_and_clear_away_what_is_
     }
     let _ = run().expect(0);
     assert!(backups.databases(&dead).is_empty());
-    assert_eq!(backups.databases(&others), [others.clone()]);
+    assert_eq!(backups.databases(&others), std::slice::from_ref(&others));
     admin.batch_execute(&format!("DROP DATABASE {others}")).unwrap();
 }
 
