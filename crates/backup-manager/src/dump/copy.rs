@@ -71,7 +71,7 @@ pub(crate) fn table(
     let sql = format!("COPY {} TO STDOUT", table.source());
     let mut take = |data: &[u8]| {
         block.extend_from_slice(data);
-        // The server sends each row as a message of its own, so a block ends with a row.
+        // Only whole rows come, so a block ends with one.
         if block.len() >= BLOCK && data.ends_with(b"\n") { flush(&mut block, &mut sum) } else { Ok(()) }
     };
     let done = session.client.copy_out(&sql, &mut take).and_then(|()| flush(&mut block, &mut sum));

@@ -72,8 +72,8 @@ fn table(session: &mut Session, table: &Table) -> Result<Option<String>> {
     let mut sum = RowSum::default();
     session
         .client
-        .copy_out(&format!("COPY {} TO STDOUT", table.source()), |row| {
-            sum.add(row);
+        .copy_out(&format!("COPY {} TO STDOUT", table.source()), |rows| {
+            sum.add(rows);
             Ok::<(), postgres::Error>(())
         })
         .map_err(|error| failed(&format!("read {} back", table.name), &error))?;

@@ -175,7 +175,7 @@ impl Client {
         Ok(CopyIn { link: &mut self.link, sink: Box::pin(sink) })
     }
 
-    /// Runs a COPY TO STDOUT; `take` is given each piece of data as it comes, in text format a row each.
+    /// Runs a COPY TO STDOUT; `take` is given the data as it comes, in text format one or more whole rows.
     ///
     /// # Errors
     /// The server's, or the connection's; or what `take` gives: then the session is in the middle of the COPY, and good for

@@ -5,6 +5,7 @@
 //! failed and what to do next, whose kind decides the exit code. No text of this module holds a secret.
 
 mod error;
+mod frames;
 mod negotiate;
 mod passfile;
 mod settings;

@@ -20,6 +20,7 @@ use tokio::time::{Sleep, sleep_until, timeout_at};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::error::{Cause, Failure, is_cut};
+use super::frames::Frames;
 use super::tls::TlsSetup;
 
 /// The SSLRequest message: its length, then 1234 and 5679 as 16-bit numbers.
@@ -218,6 +219,7 @@ impl Opener {
         let limit = self.deadline.map(|deadline| Box::pin(sleep_until(deadline.into())));
         Stream {
             inner,
+            frames: Frames::default(),
             guard: Some(Guard { watch: self.watch, limit, reader: Reader::default() }),
             await_close: self.await_close,
             shut: false,
@@ -259,6 +261,7 @@ enum Inner {
 /// The stream that the `postgres` crate talks through.
 pub(super) struct Stream {
     inner: Inner,
+    frames: Frames,
     guard: Option<Guard>,
     await_close: bool,
     shut: bool,
@@ -277,12 +280,26 @@ impl Guard {
     }
 }
 
-impl Stream {
-    fn poll_inner(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut self.inner {
-            Inner::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
-            Inner::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+impl Inner {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
+    }
+}
+
+impl Stream {
+    /// The server's messages; nothing at their end.
+    fn poll_messages(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.frames.is_empty() {
+            let mut room = ReadBuf::new(self.frames.room());
+            ready!(self.inner.poll_read(cx, &mut room))?;
+            let count = room.filled().len();
+            self.frames.filled(count);
+        }
+        self.frames.give(buf);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -298,12 +315,12 @@ impl AsyncRead for Stream {
         }
         let before = buf.filled().len();
         let Some(guard) = &mut this.guard else {
-            return this.poll_inner(cx, buf);
+            return this.poll_messages(cx, buf);
         };
         if guard.is_late(cx) {
             return Poll::Ready(Err(guard.watch.timed_out("to the log-in")));
         }
-        ready!(this.poll_inner(cx, buf))?;
+        ready!(this.poll_messages(cx, buf))?;
         let new = buf.filled().get(before..).unwrap_or_default();
         let at_end = new.is_empty() && buf.remaining() > 0;
         if let Some(guard) = &mut this.guard {
@@ -352,7 +369,7 @@ impl AsyncWrite for Stream {
             }
             let mut scrap = [0; 256];
             let mut scrap = ReadBuf::new(&mut scrap);
-            match ready!(this.poll_inner(cx, &mut scrap)) {
+            match ready!(this.inner.poll_read(cx, &mut scrap)) {
                 Ok(()) if !scrap.filled().is_empty() => {}
                 _ => break,
             }
