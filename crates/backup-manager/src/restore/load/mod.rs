@@ -4,6 +4,9 @@
 //! rows are still in memory; sequences and large objects; the other indexes and keys, side by side; what is left, one after the
 //! other, foreign keys among it; materialized views.
 
+mod plan;
+mod units;
+
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -17,7 +20,7 @@ use ms5_common::db::client::Client;
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 use ms5_common::progress::Line;
-use ms5_common::sql::{Facts, Item, Options, Script, TokenKind};
+use ms5_common::sql::{Item, Options, Script};
 use postgres::error::SqlState;
 
 use crate::archive::Reader;
@@ -26,11 +29,11 @@ use crate::folder::metadata::{Member, More, Stage, Table};
 use crate::sessions::{self, Session, failed, stopped};
 use crate::verify::rows_in;
 use crate::words::count;
+use plan::{Build, Plan};
+use units::units;
 
 /// How many statements are sent before the first is answered.
 const AHEAD: usize = 100;
-/// From how many bytes of rows on a table's rows are frozen: below, a transaction of its own costs more.
-const FREEZE: u64 = 1 << 20;
 /// How many bytes of rows are handed over at once.
 const PIECE: usize = 1 << 18;
 
@@ -194,7 +197,7 @@ impl Load<'_> {
     /// Rows of all tables, side by side, and the builds of `plan` that can follow at once.
     fn tables<'a>(&'a self, plan: &mut Plan<'a>, late: &Mutex<Vec<Build<'a>>>) -> Result<()> {
         let members: Vec<&Member> = self.members(Stage::Table).collect();
-        let total: u64 = members.iter().map(|member| member.rows).sum();
+        let total = members.iter().fold(0_u64, |sum, member| sum.saturating_add(member.rows));
         let mut units = units(&members, self.jobs);
         for unit in units.iter_mut().filter(|unit| unit.whole) {
             unit.builds = plan.take_plain(&self.table(unit.members[0])?.name);
@@ -258,48 +261,6 @@ fn build_all<'a>(session: &mut Session, builds: &[Build<'a>], late: &Mutex<Vec<B
     Ok(())
 }
 
-/// What one session loads before it takes the next.
-struct Unit<'a> {
-    members: Vec<&'a Member>,
-    /// They are all that the table has.
-    whole: bool,
-    /// What is built on the table once they are there.
-    builds: Vec<Build<'a>>,
-}
-
-impl Unit<'_> {
-    /// The rows are frozen: the first to read them need not look up whether they were committed and write that down, which
-    /// takes longer than reading them. The server does so only in the transaction that has emptied the table.
-    fn frozen(&self) -> bool {
-        self.whole && size(&self.members) >= FREEZE
-    }
-}
-
-/// How many bytes of rows.
-fn size(members: &[&Member]) -> u64 {
-    members.iter().map(|member| member.raw).sum()
-}
-
-/// Each table as a whole, the largest first; one that holds more than a session's share goes member by member.
-fn units<'a>(members: &[&'a Member], jobs: usize) -> Vec<Unit<'a>> {
-    let mut tables: BTreeMap<Option<usize>, Vec<&'a Member>> = BTreeMap::new();
-    for member in members {
-        tables.entry(member.table).or_default().push(member);
-    }
-    let share = size(members) / jobs.max(1) as u64;
-    let mut units = Vec::new();
-    for members in tables.into_values() {
-        let unit = |members, whole| Unit { members, whole, builds: Vec::new() };
-        if size(&members) <= share {
-            units.push(unit(members, true));
-        } else {
-            units.extend(members.into_iter().map(|member| unit(vec![member], false)));
-        }
-    }
-    units.sort_by_key(|unit| std::cmp::Reverse(size(&unit.members)));
-    units
-}
-
 fn transaction(session: &mut Session, sql: &str) -> Result<()> {
     session.client.batch_execute(sql).map_err(|error| statement_failed(sql, &error))
 }
@@ -310,102 +271,6 @@ enum Around {
     Theirs,
     /// One that is open already: theirs would commit it.
     Ours,
-}
-
-/// A statement that builds an index, and the tablespace it is built in.
-#[derive(Debug, Clone, Copy)]
-struct Build<'a> {
-    tablespace: Option<&'a str>,
-    text: &'a str,
-    /// Of columns alone: a function in an index may read other tables, and their rows must be there.
-    plain: bool,
-}
-
-impl Build<'_> {
-    fn run(&self, client: &mut Client) -> std::result::Result<(), postgres::Error> {
-        match self.tablespace {
-            Some(set) => client.pipeline(&[set, self.text], |_| ()).map(|_| ()).map_err(|(_, error)| error),
-            None => client.batch_execute(self.text),
-        }
-    }
-}
-
-/// What of the definitions after the rows can be done side by side.
-struct Plan<'a> {
-    builds: BTreeMap<String, Vec<Build<'a>>>,
-    rest: Vec<&'a str>,
-}
-
-impl<'a> Plan<'a> {
-    fn of(all: &'a [Piece]) -> Self {
-        let mut plan = Self { builds: BTreeMap::new(), rest: Vec::new() };
-        let mut tablespace = None;
-        for piece in all {
-            let text = piece.statement.text.as_str();
-            let facts = Facts::of(text, true);
-            if facts.setting().is_some_and(|setting| setting.name == "default_tablespace") {
-                tablespace = Some(text);
-            }
-            match builds_on(&facts) {
-                Some(table) => {
-                    let plain = is_plain(&facts);
-                    plan.builds.entry(table).or_default().push(Build { tablespace, text, plain });
-                }
-                None => plan.rest.push(text),
-            }
-        }
-        plan
-    }
-
-    /// Takes out the builds on a table whose rows are there, where all of them are plain.
-    fn take_plain(&mut self, table: &str) -> Vec<Build<'a>> {
-        match self.builds.get(table) {
-            Some(builds) if builds.iter().all(|build| build.plain) => {
-                self.builds.remove(table).unwrap_or_default()
-            }
-            _ => Vec::new(),
-        }
-    }
-}
-
-/// Whether an index is of columns alone: no parentheses within parentheses, no condition, no operators of its own.
-fn is_plain(facts: &Facts<'_>) -> bool {
-    let mut open = false;
-    for token in facts.tokens() {
-        match token.text {
-            "(" if open => return false,
-            "(" => open = true,
-            ")" => open = false,
-            _ if token.is_word("where") || token.is_word("exclude") => return false,
-            _ => {}
-        }
-    }
-    true
-}
-
-/// The table that a statement builds an index on, as its text.
-fn builds_on(facts: &Facts<'_>) -> Option<String> {
-    let tokens: Vec<_> = facts.tokens().take(40).collect();
-    let words: Vec<bool> = tokens.iter().map(|token| token.kind == TokenKind::Word).collect();
-    let is = |at: usize, word: &str| words.get(at) == Some(&true) && tokens[at].is_word(word);
-    let name = |from: usize, end: usize| -> String {
-        tokens.get(from..end).unwrap_or_default().iter().map(|token| token.text).collect()
-    };
-    if facts.begins_with(&["create", "index"]) || facts.begins_with(&["create", "unique", "index"]) {
-        let on = (0..tokens.len()).find(|at| is(*at, "on"))?;
-        let from = if is(on + 1, "only") { on + 2 } else { on + 1 };
-        let end = (from..tokens.len()).find(|at| is(*at, "using"))?;
-        return Some(name(from, end));
-    }
-    if facts.begins_with(&["alter", "table"]) {
-        let from = if is(2, "only") { 3 } else { 2 };
-        let add = (from..tokens.len()).find(|at| is(*at, "add"))?;
-        let kind = add + 3;
-        let key =
-            is(add + 1, "constraint") && (is(kind, "primary") || is(kind, "unique") || is(kind, "exclude"));
-        return key.then(|| name(from, add));
-    }
-    None
 }
 
 /// Runs statements in order, sending ahead.
@@ -489,96 +354,4 @@ pub(crate) fn over(
             .into_iter()
             .collect()
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn on(text: &str) -> Option<String> {
-        builds_on(&Facts::of(text, true))
-    }
-
-    #[test]
-    fn what_builds_an_index_and_on_which_table() {
-        for (text, table) in [
-            ("CREATE INDEX i ON f.m USING btree (ts)", "f.m"),
-            ("CREATE UNIQUE INDEX \"on\" ON ONLY f.\"a b\" USING btree (lower(x))", "f.\"a b\""),
-            ("ALTER TABLE ONLY f.m\n    ADD CONSTRAINT m_pkey PRIMARY KEY (id)", "f.m"),
-            ("ALTER TABLE f.m ADD CONSTRAINT \"primary\" UNIQUE (id)", "f.m"),
-            ("ALTER TABLE ONLY f.m ADD CONSTRAINT e EXCLUDE USING gist (r WITH &&)", "f.m"),
-        ] {
-            assert_eq!(on(text).as_deref(), Some(table), "{text}");
-        }
-        for text in [
-            "ALTER TABLE ONLY f.m ADD CONSTRAINT fk FOREIGN KEY (a) REFERENCES f.n(a)",
-            "ALTER TABLE f.m ADD CONSTRAINT c CHECK (true) NOT VALID",
-            "ALTER TABLE f.m CLUSTER ON i",
-            "ALTER INDEX a ATTACH PARTITION b",
-            "CREATE TRIGGER t AFTER INSERT ON f.m FOR EACH ROW EXECUTE FUNCTION g()",
-            "COMMENT ON INDEX i IS 'CREATE INDEX i ON f.m USING'",
-        ] {
-            assert_eq!(on(text), None, "{text}");
-        }
-    }
-
-    #[test]
-    fn tables_go_whole_unless_they_are_more_than_a_share() {
-        let member = |table, raw| Member {
-            stage: Stage::Table,
-            table: Some(table),
-            offset: 0,
-            length: 0,
-            raw,
-            rows: 0,
-            hash: 0,
-        };
-        let members = [
-            member(0, FREEZE),
-            member(0, 6 * FREEZE),
-            member(1, 2 * FREEZE),
-            member(1, FREEZE),
-            member(2, 9),
-        ];
-        let members: Vec<&Member> = members.iter().collect();
-        let shape = |jobs| -> Vec<(Option<usize>, usize, bool)> {
-            let units = units(&members, jobs);
-            units.iter().map(|unit| (unit.members[0].table, unit.members.len(), unit.frozen())).collect()
-        };
-        assert_eq!(shape(1), [(Some(0), 2, true), (Some(1), 2, true), (Some(2), 1, false)]);
-        assert_eq!(
-            shape(2),
-            [(Some(0), 1, false), (Some(1), 2, true), (Some(0), 1, false), (Some(2), 1, false)]
-        );
-        assert!(units(&[], 2).is_empty());
-    }
-
-    #[test]
-    fn only_indexes_of_columns_alone_follow_their_rows() {
-        for (text, plain) in [
-            ("CREATE INDEX i ON f.m USING btree (ts DESC, v) INCLUDE (q) WITH (fillfactor='70')", true),
-            ("ALTER TABLE ONLY f.m ADD CONSTRAINT p PRIMARY KEY (id, \"where\")", true),
-            ("CREATE INDEX i ON f.m USING btree (lower(x))", false),
-            ("CREATE INDEX i ON f.m USING btree (x) WHERE (x > 0)", false),
-            ("ALTER TABLE f.m ADD CONSTRAINT e EXCLUDE USING gist (r WITH &&)", false),
-        ] {
-            assert_eq!(is_plain(&Facts::of(text, true)), plain, "{text}");
-        }
-        let all =
-            pieces("CREATE INDEX i ON a USING btree (x);\nCREATE INDEX j ON b USING btree (x);\nCREATE INDEX k ON b USING btree (lower(x));\n").unwrap();
-        let mut plan = Plan::of(&all);
-        assert_eq!(plan.take_plain("a").len(), 1);
-        assert_eq!(plan.take_plain("b").len(), 0, "one waits for the other rows, so all do, in their order");
-        assert_eq!(plan.builds["b"].len(), 2);
-        assert!(!plan.builds.contains_key("a"));
-    }
-
-    #[test]
-    fn an_index_is_built_in_its_tablespace() {
-        let all = pieces("SET default_tablespace = fast;\nCREATE INDEX i ON m USING btree (a);\nSELECT 1;\n")
-            .unwrap();
-        let plan = Plan::of(&all);
-        assert_eq!(plan.builds["m"][0].tablespace, Some("SET default_tablespace = fast"));
-        assert_eq!(plan.rest, ["SET default_tablespace = fast", "SELECT 1"]);
-    }
 }
