@@ -147,13 +147,6 @@ fn enough_space(path: &Path, database: u64, compress: bool) -> Result<()> {
     Ok(())
 }
 
-/// What is known once the rows are written.
-struct Rows {
-    /// What each table holds, by its number: TimescaleDB's own first.
-    sums: Vec<RowSum>,
-    beside: Beside,
-}
-
 /// What one session does while the others read rows.
 struct Beside {
     /// What TimescaleDB's own tables hold.
@@ -188,10 +181,12 @@ impl Job<'_> {
         begun: Instant,
         locks: u128,
     ) -> Result<Metadata> {
-        let Snapshot { mut sessions, id, wal_position } = snapshot;
+        let Snapshot { sessions, id, wal_position } = snapshot;
         let mut more = More { snapshot: id, wal_position, ..More::default() };
         more.time(metadata::TIMINGS[0], locks);
-        let Some(aside) = sessions.first_mut() else { return Err(never()) };
+        let mut sessions = sessions.into_iter();
+        // It exported the snapshot, so it stays to the end.
+        let Some(mut aside) = sessions.next() else { return Err(never()) };
         let plan = Plan::read(&mut aside.client).map_err(|error| failed("read the catalog", &error))?;
         accept(Needs { superuser: plan.superuser, timescaledb: plan.extension.installed.as_deref() })?;
         let since = Instant::now();
@@ -204,14 +199,12 @@ impl Job<'_> {
             archive.append(stage, None, 0, sql.as_bytes()).map_err(|error| cannot_write(&error))
         };
         put(Stage::Begin, &sqltext::begin(self.partial.name(), self.file(), plan.superuser))?;
-        // It exported the snapshot, so it stays to the end.
-        let mut aside = sessions.remove(0);
-        let Rows { sums, beside } = self.rows(sessions, &mut aside, &plan, &archive, &more.snapshot)?;
+        let (beside, rows) = self.rows(sessions.collect(), &mut aside, &plan, &archive, &more.snapshot)?;
         more.time(metadata::TIMINGS[1], beside.took);
         more.time(metadata::TIMINGS[2], since.elapsed().as_millis());
         let tables = plan.catalog.iter().chain(plan.tables.iter().map(|(table, _)| table));
         more.tables = tables
-            .zip(sums)
+            .zip(beside.catalog.iter().chain(&rows))
             .map(|(table, sum)| Table { rows: sum.rows, hash: sum.hash, ..table.clone() })
             .collect();
         more.inventory = beside.inventory;
@@ -250,7 +243,7 @@ impl Job<'_> {
         schema::before_rows(&text, extension.as_ref())
     }
 
-    /// Rows over all sessions; beside them what stands before and behind them in the file.
+    /// Rows over all sessions, what each table holds; beside them what stands before and behind them in the file.
     fn rows(
         &self,
         sessions: Vec<Session>,
@@ -258,7 +251,7 @@ impl Job<'_> {
         plan: &Plan,
         archive: &Archive,
         snapshot: &str,
-    ) -> Result<Rows> {
+    ) -> Result<(Beside, Vec<RowSum>)> {
         let progress = Progress::default();
         let done = AtomicBool::new(false);
         let total: u64 = plan.tables.iter().map(|(_, bytes)| bytes).sum();
@@ -271,9 +264,7 @@ impl Job<'_> {
             done.store(true, Ordering::Relaxed);
             let beside = beside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             // Without what stands before them the rows have failed too, and do not know why.
-            let beside = beside?;
-            let sums = [beside.catalog.clone(), rows?].concat();
-            Ok(Rows { sums, beside })
+            Ok((beside?, rows?))
         })
     }
 
