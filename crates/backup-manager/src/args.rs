@@ -10,6 +10,8 @@ use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 use ms5_common::machine;
 
+use crate::folder::metadata::Kind;
+
 /// The tool's name, as it stands in records and in pg_stat_activity.
 pub(crate) const TOOL: &str = "backup-manager";
 /// The tool's version.
@@ -40,7 +42,7 @@ pub(crate) const DEFAULT_LEVEL: u32 = 1;
 pub(crate) const SPEC: Spec = Spec {
     tool: TOOL,
     about: "Backs the database up, proves the backup, and brings it back.",
-    usage: "[FLAGS] backup [NAME] [full] | restore NAME | list | verify NAME | clean [DAYS] | rollback-point NAME | rollback NAME",
+    usage: "[FLAGS] backup [NAME] [TYPE] | restore NAME | list | verify NAME | clean [DAYS] | rollback-point NAME | rollback NAME",
     flags: &[
         ENVIRONMENT.default("production"),
         Flag::switch(NO_COMPRESSION, "backup: write a plain .sql file instead of .sql.gz"),
@@ -78,7 +80,8 @@ pub(crate) const SPEC: Spec = Spec {
         VERSION,
     ],
     positionals: &["COMMAND", "NAME", "TYPE"],
-    epilog: "NAME is a folder's full name, or the name without its stamp: then the newest of that name.
+    epilog: "TYPE is full (default), schema (definitions, hypertables and policies) or data (rows, for a database that has them).
+NAME is a folder's full name, or the name without its stamp: then the newest of that name.
 A restore builds a new database beside the old one, compares every row, and swaps the names last.
 Exit codes: 0 done, 1 failed or damaged, 2 usage, 3 configuration or input, 4 cannot connect or locked.",
 };
@@ -86,8 +89,8 @@ Exit codes: 0 done, 1 failed or damaged, 2 usage, 3 configuration or input, 4 ca
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Command {
-    /// `backup [NAME] [full]`.
-    Backup { name: String },
+    /// `backup [NAME] [TYPE]`.
+    Backup { name: String, kind: Kind },
     /// `restore NAME`.
     Restore { name: String },
     /// `list`.
@@ -181,10 +184,10 @@ fn command(arguments: &Parsed) -> Result<Command> {
             .ok_or_else(|| usage(format!("{word} wants the name of a backup")).hint("list shows them"))
     };
     match word.as_str() {
-        "backup" => {
-            kind(words.get(2).map_or("full", String::as_str))?;
-            Ok(Command::Backup { name: words.get(1).map_or_else(|| "backup".to_owned(), String::clone) })
-        }
+        "backup" => Ok(Command::Backup {
+            name: words.get(1).map_or_else(|| "backup".to_owned(), String::clone),
+            kind: kind(words.get(2).map_or("full", String::as_str))?,
+        }),
         "restore" => most(2).and_then(|()| Ok(Command::Restore { name: name()? })),
         "verify" => most(2).and_then(|()| Ok(Command::Verify { name: name()? })),
         "rollback-point" => most(2).and_then(|()| Ok(Command::RollbackPoint { name: name()? })),
@@ -213,20 +216,19 @@ fn command(arguments: &Parsed) -> Result<Command> {
     }
 }
 
-/// The types of the old script; only the first is built.
-fn kind(kind: &str) -> Result<()> {
-    match kind {
-        "full" => Ok(()),
-        "schema" | "data" | "hypertables" => Err(Error::new(
-            Exit::Usage,
-            format!("backups of type {kind} are not built yet; nothing was touched"),
-        )
-        .hint("take a full backup: it holds schema, data and hypertables, and can be verified: backup NAME full")
-        .hint("for the definitions alone: pg_dump --schema-only (not a backup where there are hypertables)")),
-        "incremental" => Err(Error::new(Exit::Usage, "incremental backups are not built yet; nothing was touched")
-            .hint("take a full backup: backup NAME full")),
-        other => Err(usage(format!("unknown type {other:?}: it is full"))),
+/// The types of the old script.
+fn kind(word: &str) -> Result<Kind> {
+    if let Some(kind) = Kind::of(word) {
+        return Ok(kind);
     }
+    let types = Kind::ALL.map(Kind::word).join(", ");
+    Err(match word {
+        "hypertables" | "incremental" => {
+            Error::new(Exit::Usage, format!("backups of type {word} are not built yet; nothing was touched"))
+                .hint("take a full backup: it holds hypertables, and can be verified: backup NAME full")
+        }
+        other => usage(format!("unknown type {other:?}: it is one of {types}")),
+    })
 }
 
 /// A flag that the command does not know would be a wish that nobody hears.
@@ -281,10 +283,15 @@ mod tests {
 
     #[test]
     fn commands_as_the_old_script_took_them() {
-        assert_eq!(options("backup").unwrap().command, Command::Backup { name: "backup".into() });
+        assert_eq!(
+            options("backup").unwrap().command,
+            Command::Backup { name: "backup".into(), kind: Kind::Full }
+        );
         let backup = options("--no-compression backup pre_migration full").unwrap();
-        assert_eq!(backup.command, Command::Backup { name: "pre_migration".into() });
+        assert_eq!(backup.command, Command::Backup { name: "pre_migration".into(), kind: Kind::Full });
         assert!(!backup.compress);
+        let schema = Command::Backup { name: "x".into(), kind: Kind::Schema };
+        assert_eq!(options("backup x schema").unwrap().command, schema);
         assert_eq!(options("clean").unwrap().command, Command::Clean { days: 30 });
         assert_eq!(options("clean 7").unwrap().command, Command::Clean { days: 7 });
         assert_eq!(options("clean --retention-days=9").unwrap().command, Command::Clean { days: 9 });
@@ -298,7 +305,7 @@ mod tests {
             "restor x",
             "restore",
             "restore a b",
-            "backup x schema",
+            "backup x hypertables",
             "backup x incremental",
             "backup x y",
             "backup --deep",

@@ -2,10 +2,12 @@
 
 mod archive;
 mod args;
+mod aside;
 mod clean;
 mod dump;
 mod folder;
 mod list;
+mod remake;
 mod restore;
 mod rollback;
 mod rows;

@@ -14,6 +14,7 @@ use ms5_common::tool::Context;
 use serde_json::{Value, json};
 
 use crate::args::Options;
+use crate::folder::metadata::Kind;
 use crate::folder::{Entry, write_whole};
 use crate::restore::server::{Maintenance, Needs, create_options, lock_key};
 use crate::restore::swap::kept_prefix;
@@ -33,7 +34,7 @@ pub(crate) fn point(context: &Context, options: &Options, settings: &Settings, n
             .and_then(|mut server| server.check(needs))
             .map_err(|error| error.because("so there is no rollback point"))
     };
-    let entry = dump::run(context, options, settings, name, could_restore)?;
+    let entry = dump::run(context, options, settings, name, Kind::Full, could_restore)?;
     let folder = settings.backup_dir.join(rollback_points::FOLDER).join(&entry.name);
     let failed = |error: std::io::Error| {
         Error::new(Exit::Failed, format!("cannot write the rollback point {}", folder.display()))

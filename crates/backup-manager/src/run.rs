@@ -16,8 +16,8 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
     let options = Options::of(&context.arguments)?;
     let settings = context.begin(LOG)?;
     match &options.command {
-        Command::Backup { name } => {
-            dump::run(context, &options, &settings, name, |_| Ok(())).map(|_| Exit::Done)
+        Command::Backup { name, kind } => {
+            dump::run(context, &options, &settings, name, *kind, |_| Ok(())).map(|_| Exit::Done)
         }
         Command::Verify { name } => verify::run(context, &options, &settings, name),
         Command::List => list::run(context, &options, &settings),

@@ -6,7 +6,8 @@
 use ms5_common::sql::{escape_identifier, escape_literal};
 use serde_json::{Map, Value};
 
-use crate::folder::metadata::Table;
+use crate::dump::Scheduled;
+use crate::folder::metadata::{Kind, Table};
 
 /// What a session that writes or reads the text of values is set to: the same on both sides, whatever the database, the role
 /// or PGOPTIONS say.
@@ -37,16 +38,24 @@ pub(crate) fn rows_begin(table: &Table) -> String {
     format!("{PINNED}COPY {} FROM stdin;\n", table.target())
 }
 
-/// The head of the file: what it is, and what must hold before anything is done.
-pub(crate) fn begin(name: &str, file: &str, superuser: bool) -> String {
+/// What the file is, for who reads it, and psql's guards.
+fn head(kind: Kind, name: &str, file: &str, target: &str, database: &str) -> String {
     let show = if file.ends_with(".gz") { "gunzip -c" } else { "cat" };
-    let mut text = format!(
-        "-- Full backup {name} of MS5.0's backup-manager. By hand, into an EMPTY database (made with TEMPLATE template0):
---   {show} {file} | psql -X -v ON_ERROR_STOP=1 -d EMPTY_DATABASE
+    format!(
+        "-- Backup {name} ({}) of MS5.0's backup-manager. By hand, into {target}:
+--   {show} {file} | psql -X -v ON_ERROR_STOP=1 -d {database}
 -- A file that is cut off ends in an error: the \\if of this line has its \\endif at the end.
 \\set ON_ERROR_STOP on
 \\if true
-{PINNED}DO $ms5$
+",
+        kind.word()
+    )
+}
+
+/// The head of the file: what it is, and what must hold before anything is done.
+pub(crate) fn begin(kind: Kind, name: &str, file: &str, superuser: bool) -> String {
+    let mut text = format!(
+        "{}{PINNED}DO $ms5$
 BEGIN
     IF EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
                WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
@@ -56,7 +65,8 @@ BEGIN
         RAISE EXCEPTION 'this database is not empty: nothing was restored'
             USING HINT = 'Make one: CREATE DATABASE name TEMPLATE template0; or use backup-manager restore.';
     END IF;
-"
+",
+        head(kind, name, file, "an EMPTY database (made with TEMPLATE template0)", "EMPTY_DATABASE")
     );
     if superuser {
         text.push_str(
@@ -68,6 +78,17 @@ BEGIN
     }
     text.push_str("END\n$ms5$;\n\n");
     text
+}
+
+/// The head of a file that holds rows alone: all of it is one transaction.
+pub(crate) fn begin_rows(name: &str, file: &str) -> String {
+    let target = "a database that has the tables, all of them empty; all rows get there, or none";
+    format!("{}BEGIN;\n\n", head(Kind::Data, name, file, target, "DATABASE"))
+}
+
+/// The end of a file that holds rows alone.
+pub(crate) fn end_rows() -> String {
+    "COMMIT;\n\\echo 'Loaded to its end. Now: ANALYZE;'\n\\endif\n".to_owned()
 }
 
 /// What stands behind CREATE EXTENSION timescaledb: the version must be the backup's own.
@@ -118,10 +139,7 @@ pub(crate) fn check(tables: &[Table]) -> String {
     );
     let values: Vec<String> = tables
         .iter()
-        .map(|table| {
-            let relation = format!("ONLY {} {}", table.name, table.condition.as_deref().unwrap_or_default());
-            format!("        ({}, {})", escape_literal(relation.trim_end()).trim_start(), table.rows)
-        })
+        .map(|table| format!("        ({}, {})", escape_literal(&table.counted()).trim_start(), table.rows))
         .collect();
     format!(
         "{PINNED}DO {quote}
@@ -147,7 +165,7 @@ END
 }
 
 /// A dollar quote that stands in none of the texts.
-fn dollar<'a>(texts: impl Iterator<Item = &'a str> + Clone) -> String {
+pub(crate) fn dollar<'a>(texts: impl Iterator<Item = &'a str> + Clone) -> String {
     (0..)
         .map(|number| if number == 0 { "$ms5$".to_owned() } else { format!("$ms5_{number}$") })
         .find(|quote| !texts.clone().any(|text| text.contains(quote.as_str())))
@@ -164,11 +182,20 @@ pub(crate) fn finish(schema: &str, jobs_table: Option<&str>) -> String {
     text
 }
 
-/// The statement that lets jobs run again.
-pub(crate) fn start_jobs(schema: &str, jobs: &[i64]) -> String {
-    let numbers: Vec<String> = jobs.iter().map(ToString::to_string).collect();
+/// The statement that lets jobs run again. alter_job() forgets the time zone that is not given along; versions that know none
+/// have no job with one.
+pub(crate) fn start_jobs(schema: &str, jobs: &[Scheduled]) -> String {
+    let numbers: Vec<String> = jobs.iter().map(|job| job.id.to_string()).collect();
+    let zones: String = jobs
+        .iter()
+        .filter_map(|job| {
+            let zone = escape_literal(job.timezone.as_deref()?);
+            Some(format!(" WHEN {} THEN {}", job.id, zone.trim_start()))
+        })
+        .collect();
+    let zones = if zones.is_empty() { zones } else { format!(", timezone => CASE job{zones} END") };
     format!(
-        "SELECT {schema}.alter_job(job, scheduled => true) FROM unnest(ARRAY[{}]) AS job;",
+        "SELECT {schema}.alter_job(job, scheduled => true{zones}) FROM unnest(ARRAY[{}]) AS job;",
         numbers.join(", ")
     )
 }
@@ -229,11 +256,13 @@ fn execute(statement: &str) -> String {
 }
 
 fn block(lines: &[String]) -> String {
-    if lines.is_empty() {
-        return String::new();
-    }
-    let quote = dollar(lines.iter().map(String::as_str));
-    format!("DO {quote}\nBEGIN\n{}END\n{quote};\n\n", lines.concat())
+    if lines.is_empty() { String::new() } else { format!("{};\n\n", quoted_block(&lines.concat())) }
+}
+
+/// A block of PL/pgSQL, in quotes that none of its lines can end.
+pub(crate) fn quoted_block(lines: &str) -> String {
+    let quote = dollar(std::iter::once(lines));
+    format!("DO {quote}\nBEGIN\n{lines}END\n{quote}")
 }
 
 /// `timescaledb.max_open_chunks_per_insert`: its parts quoted.

@@ -1,17 +1,21 @@
 //! Rows: read by COPY over several sessions, cut at row ends into blocks, each of which becomes a member.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
+use ms5_common::progress::Line;
 
 use crate::archive::{Archive, BLOCK};
 use crate::folder::metadata::{Stage, Table};
 use crate::rows::RowSum;
 use crate::sessions::{Session, failed, stopped};
 use crate::sqltext::{ROWS_END, rows_begin};
+use crate::words::{bytes, count};
 
 /// Why a COPY ended early.
 enum Stop {
@@ -34,18 +38,36 @@ pub(crate) struct Progress {
     pub(crate) rows: AtomicU64,
 }
 
-/// Reads one table into the archive.
+/// Rows that one session reads: of a table, or of a part of it.
+pub(super) struct Read<'a> {
+    /// The table's number in `tables`.
+    pub(super) number: usize,
+    pub(super) table: &'a Table,
+    /// What COPY ... TO reads.
+    pub(super) source: String,
+    /// How many bytes it takes on the server.
+    pub(super) bytes: u64,
+}
+
+/// Tables as they are stored, each by itself; `first` is the number of the first.
+pub(super) fn whole(tables: &[(Table, u64)], first: usize) -> Vec<Read<'_>> {
+    let read = |(place, (table, bytes)): (usize, &'_ (Table, u64))| (first + place, table.source(), *bytes);
+    let all = tables.iter().enumerate().map(read).zip(tables);
+    all.map(|((number, source, bytes), (table, _))| Read { number, table, source, bytes }).collect()
+}
+
+/// Reads one into the archive.
 ///
 /// # Errors
 /// What the server or the disk says, or a signal's exit.
-pub(crate) fn table(
+pub(super) fn read(
     session: &mut Session,
-    table: &Table,
+    read: &Read<'_>,
     stage: Stage,
-    number: usize,
     archive: &Archive,
     progress: &Progress,
 ) -> Result<RowSum> {
+    let Read { number, table, source, .. } = read;
     let begin = rows_begin(table);
     let mut sum = RowSum::default();
     let mut block: Vec<u8> = Vec::with_capacity(BLOCK + (BLOCK >> 3));
@@ -61,14 +83,14 @@ pub(crate) fn table(
         progress.bytes.fetch_add(rows.len() as u64, Ordering::Relaxed);
         progress.rows.fetch_add(part.rows, Ordering::Relaxed);
         block.extend_from_slice(ROWS_END.as_bytes());
-        archive.append(stage, Some(number), part.rows, block).map_err(Stop::File)?;
+        archive.append(stage, Some(*number), part.rows, block).map_err(Stop::File)?;
         sum.join(part);
         block.truncate(begin.len());
         // A row of hundreds of megabytes needs its room once.
         block.shrink_to(BLOCK * 2);
         Ok(())
     };
-    let sql = format!("COPY {} TO STDOUT", table.source());
+    let sql = format!("COPY {source} TO STDOUT");
     let mut take = |data: &[u8]| {
         block.extend_from_slice(data);
         // Only whole rows come, so a block ends with one.
@@ -88,6 +110,14 @@ pub(crate) fn table(
     }
 }
 
+/// Adds a member that holds no rows.
+///
+/// # Errors
+/// What the disk says.
+pub(super) fn put(archive: &Archive, stage: Stage, sql: &str) -> Result<()> {
+    archive.append(stage, None, 0, sql.as_bytes()).map_err(|error| cannot_write(&error))
+}
+
 /// That the backup's file cannot be written.
 pub(crate) fn cannot_write(error: &io::Error) -> Error {
     let failure = Error::new(Exit::Failed, "cannot write the backup").because(error);
@@ -103,26 +133,24 @@ pub(crate) fn cannot_write(error: &io::Error) -> Error {
     }
 }
 
-/// Reads all tables over all sessions, each the next one that nobody has; what each holds, by its number.
+/// Reads all over all sessions, each the next one that nobody has; what was read, by the tables' numbers.
 ///
 /// # Errors
 /// The first failure; the others end early.
-pub(crate) fn all(
+pub(super) fn all(
     sessions: Vec<Session>,
-    tables: &[(Table, u64)],
-    first_number: usize,
+    reads: &[Read<'_>],
     archive: &Archive,
     progress: &Progress,
-) -> Result<Vec<RowSum>> {
+) -> Result<BTreeMap<usize, RowSum>> {
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
     let work = |mut session: Session| -> Result<Vec<(usize, RowSum)>> {
         let mut sums = Vec::new();
         while !stop.load(Ordering::Relaxed) {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            let Some((wanted, _)) = tables.get(number) else { break };
-            match table(&mut session, wanted, Stage::Table, first_number + number, archive, progress) {
-                Ok(sum) => sums.push((number, sum)),
+            let Some(wanted) = reads.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
+            match read(&mut session, wanted, Stage::Table, archive, progress) {
+                Ok(sum) => sums.push((wanted.number, sum)),
                 Err(error) => {
                     stop.store(true, Ordering::Relaxed);
                     return Err(error);
@@ -138,11 +166,33 @@ pub(crate) fn all(
             .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
             .collect()
     });
-    let mut sums = vec![RowSum::default(); tables.len()];
+    let mut sums: BTreeMap<usize, RowSum> = BTreeMap::new();
     for result in results {
         for (number, sum) in result? {
-            sums[number] = sum;
+            sums.entry(number).or_default().join(sum);
         }
     }
     Ok(sums)
+}
+
+/// A line on a terminal: how much is read, how fast, and how long it may still take.
+pub(super) fn show(progress: &Progress, reads: &[Read<'_>], done: &AtomicBool) {
+    let total: u64 = reads.iter().map(|read| read.bytes).sum();
+    let line = Line::new();
+    line.begin("rows");
+    let begun = Instant::now();
+    while !done.load(Ordering::Relaxed) {
+        thread::sleep(Duration::from_millis(200));
+        let read = progress.bytes.load(Ordering::Relaxed);
+        let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
+        let rate = read.saturating_mul(1000) / milliseconds;
+        let left = total.saturating_sub(read) / rate.max(1);
+        line.update(&format!(
+            "{} rows, {} of about {}, {}/s, about {left} s left",
+            count(progress.rows.load(Ordering::Relaxed)),
+            bytes(read),
+            bytes(total),
+            bytes(rate)
+        ));
+    }
 }

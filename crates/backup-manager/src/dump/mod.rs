@@ -1,19 +1,20 @@
 //! `backup`: the database as of one moment, in one file that plain psql restores and that proves itself.
 
 mod copy;
+mod data;
+mod definitions;
+mod full;
 mod plan;
 mod schema;
+mod sections;
 mod snapshot;
 
-pub(crate) use plan::{TABLE_COUNT, database, jobs};
-pub(crate) use schema::{Piece, creates_timescale, pieces};
+pub(crate) use plan::{Scheduled, TABLE_COUNT, database, jobs};
+pub(crate) use sections::{Piece, creates_timescale, pieces};
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
-use ms5_common::catalog::Inventory;
 use ms5_common::clock;
 use ms5_common::config::Settings;
 use ms5_common::db::clients::{self, ClientProgram};
@@ -22,7 +23,6 @@ use ms5_common::db::session::{self as common, Server, Tuning};
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 use ms5_common::machine;
-use ms5_common::progress::{self, Line};
 use ms5_common::success;
 use ms5_common::timescale;
 use ms5_common::tool::Context;
@@ -30,15 +30,14 @@ use serde_json::json;
 
 use crate::archive::{Archive, Written, free};
 use crate::args::{Options, TOOL, TOOL_VERSION};
-use crate::folder::metadata::{self, Metadata, More, Stage, Table};
+use crate::folder::metadata::{self, Kind, Metadata, More};
 use crate::folder::partial::{self, Partial};
 use crate::folder::{Entry, Folder, Hold, checksums, write_whole};
-use crate::restore::server::Needs;
-use crate::rows::RowSum;
-use crate::sessions::{self, Session, failed, stopped};
+use crate::restore::server::{Needs, Wanted};
+use crate::sessions::{self, Session, failed};
+use crate::verify;
 use crate::words::{bytes, count};
-use crate::{sqltext, verify};
-use copy::{Progress, cannot_write};
+use copy::cannot_write;
 use plan::Plan;
 use snapshot::Snapshot;
 
@@ -49,6 +48,7 @@ pub(crate) fn run(
     options: &Options,
     settings: &Settings,
     name: &str,
+    kind: Kind,
     accept: impl FnOnce(Needs<'_>) -> Result<()>,
 ) -> Result<Entry> {
     crate::folder::name::check(name)?;
@@ -80,13 +80,16 @@ pub(crate) fn run(
         .query_typed_one("SELECT pg_catalog.pg_database_size(pg_catalog.current_database())", &[])
         .map_err(|error| failed("ask for the database's size", &error))?
         .get(0);
-    enough_space(folder.path(), u64::try_from(database_bytes).unwrap_or_default(), options.compress)?;
+    if kind != Kind::Schema {
+        enough_space(folder.path(), u64::try_from(database_bytes).unwrap_or_default(), options.compress)?;
+    }
     drop(looker);
 
     let partial = Partial::create(&folder, name)?;
-    log::info!("Creating backup: {} (type full)", partial.name());
-    let job = Job { context, options, settings, server: &server, pg_dump: &pg_dump, partial: &partial };
-    let snapshot = snapshot::take(settings, options.jobs + 1, options.lock_timeout)?;
+    log::info!("Creating backup: {} (type {})", partial.name(), kind.word());
+    let job = Job { context, options, settings, kind, server: &server, pg_dump: &pg_dump, partial: &partial };
+    let readers = if kind == Kind::Schema { 0 } else { options.jobs };
+    let snapshot = snapshot::take(settings, readers + 1, options.lock_timeout)?;
     let locked = begun.elapsed();
     log::info!("All tables are locked for reading and the snapshot is taken ({} ms)", locked.as_millis());
     let metadata = job.dump(snapshot, accept, begun, locked.as_millis())?;
@@ -147,30 +150,27 @@ fn enough_space(path: &Path, database: u64, compress: bool) -> Result<()> {
     Ok(())
 }
 
-/// What one session does while the others read rows.
-struct Beside {
-    /// What TimescaleDB's own tables hold.
-    catalog: Vec<RowSum>,
-    /// How long the rows would have had to wait for what stands before them, in milliseconds.
-    took: u128,
-    inventory: Inventory,
-    /// pg_dump's section after the rows.
-    post: String,
-}
-
 /// What the parts of a backup share.
 struct Job<'a> {
     context: &'a Context,
     options: &'a Options,
     settings: &'a Settings,
+    kind: Kind,
     server: &'a Server,
     pg_dump: &'a ClientProgram,
     partial: &'a Partial,
 }
 
+/// The sessions that see the snapshot.
+struct Source {
+    /// For everything but rows of tables.
+    aside: Session,
+    readers: Vec<Session>,
+}
+
 impl Job<'_> {
     fn file(&self) -> &'static str {
-        if self.options.compress { "full_database.sql.gz" } else { "full_database.sql" }
+        self.kind.file(self.options.compress)
     }
 
     /// Writes the file, and what it says of itself.
@@ -186,130 +186,32 @@ impl Job<'_> {
         more.time(metadata::TIMINGS[0], locks);
         let mut sessions = sessions.into_iter();
         // It exported the snapshot, so it stays to the end.
-        let Some(mut aside) = sessions.next() else { return Err(never()) };
-        let plan = Plan::read(&mut aside.client).map_err(|error| failed("read the catalog", &error))?;
-        accept(Needs { superuser: plan.superuser, timescaledb: plan.extension.installed.as_deref() })?;
-        let since = Instant::now();
+        let Some(aside) = sessions.next() else { return Err(never()) };
+        let mut source = Source { aside, readers: sessions.collect() };
+        let plan =
+            Plan::read(&mut source.aside.client).map_err(|error| failed("read the catalog", &error))?;
+        accept(Needs {
+            superuser: plan.superuser,
+            timescaledb: Wanted::exactly(plan.extension.installed.as_deref()),
+        })?;
         let archive = Archive::create(
             &self.partial.path().join(self.file()),
             self.options.compress.then_some(self.options.level),
         )
         .map_err(|error| cannot_write(&error))?;
-        let put = |stage, sql: &str| {
-            archive.append(stage, None, 0, sql.as_bytes()).map_err(|error| cannot_write(&error))
-        };
-        put(Stage::Begin, &sqltext::begin(self.partial.name(), self.file(), plan.superuser))?;
-        let (beside, rows) = self.rows(sessions.collect(), &mut aside, &plan, &archive, &more.snapshot)?;
-        more.time(metadata::TIMINGS[1], beside.took);
-        more.time(metadata::TIMINGS[2], since.elapsed().as_millis());
-        let tables = plan.catalog.iter().chain(plan.tables.iter().map(|(table, _)| table));
-        more.tables = tables
-            .zip(beside.catalog.iter().chain(&rows))
-            .map(|(table, sum)| Table { rows: sum.rows, hash: sum.hash, ..table.clone() })
-            .collect();
-        more.inventory = beside.inventory;
-        put(Stage::Sequences, &sqltext::sequences(&plan.sequences))?;
-        if plan.large_objects > 0 {
-            self.large_objects(&archive, &more.snapshot)?;
+        match self.kind {
+            Kind::Full => self.full(source, &plan, &archive, &mut more)?,
+            Kind::Schema => self.schema(source, &plan, &archive, &mut more)?,
+            Kind::Data => self.data(source, &plan, &archive, &mut more)?,
         }
-        drop(aside);
-        let (post, refresh) = schema::after_rows(&beside.post)?;
-        put(Stage::PostData, &post)?;
-        put(Stage::Check, &sqltext::check(&more.tables))?;
-        let schema = plan.extension.schema.as_deref();
-        if let Some(schema) = schema.filter(|_| plan.superuser) {
-            put(Stage::Finish, &sqltext::finish(schema, plan.jobs_table.as_deref()))?;
-        }
-        put(Stage::Refresh, &refresh)?;
-        put(Stage::Settings, &sqltext::settings(&plan.database))?;
-        put(Stage::Last, &sqltext::last(&plan.database))?;
-        let start =
-            schema.filter(|_| !plan.jobs.is_empty()).map(|schema| sqltext::start_jobs(schema, &plan.jobs));
-        put(Stage::End, &sqltext::end(start.as_deref()))?;
         more.time(metadata::TIMINGS[3], begun.elapsed().as_millis());
         let written = archive.finish().map_err(|error| cannot_write(&error))?;
         self.describe(plan, more, written)
     }
 
-    fn definitions(&self, plan: &Plan, snapshot: &str) -> Result<String> {
-        let text =
-            schema::section(self.pg_dump, self.settings, &self.context.variables, snapshot, "pre-data")?;
-        let extension = plan.extension.installed.as_deref().zip(plan.extension.schema.as_deref());
-        let extension = extension.map(|(version, schema)| schema::Extension {
-            version,
-            schema,
-            superuser: plan.superuser,
-        });
-        schema::before_rows(&text, extension.as_ref())
-    }
-
-    /// Rows over all sessions, what each table holds; beside them what stands before and behind them in the file.
-    fn rows(
-        &self,
-        sessions: Vec<Session>,
-        aside: &mut Session,
-        plan: &Plan,
-        archive: &Archive,
-        snapshot: &str,
-    ) -> Result<(Beside, Vec<RowSum>)> {
-        let progress = Progress::default();
-        let done = AtomicBool::new(false);
-        let total: u64 = plan.tables.iter().map(|(_, bytes)| bytes).sum();
-        thread::scope(|scope| {
-            let beside = scope.spawn(|| self.beside(aside, plan, archive, snapshot));
-            if progress::shown() {
-                scope.spawn(|| show(&progress, total, &done));
-            }
-            let rows = copy::all(sessions, &plan.tables, plan.catalog.len(), archive, &progress);
-            done.store(true, Ordering::Relaxed);
-            let beside = beside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            // Without what stands before them the rows have failed too, and do not know why.
-            Ok((beside?, rows?))
-        })
-    }
-
-    /// What stands before the rows, then what is written behind them.
-    fn beside(&self, aside: &mut Session, plan: &Plan, archive: &Archive, snapshot: &str) -> Result<Beside> {
-        let since = Instant::now();
-        let gate = archive.rows_gate();
-        archive
-            .append(Stage::PreData, None, 0, self.definitions(plan, snapshot)?.as_bytes())
-            .map_err(|error| cannot_write(&error))?;
-        let mut catalog = Vec::with_capacity(plan.catalog.len());
-        for (number, table) in plan.catalog.iter().enumerate() {
-            catalog.push(copy::table(aside, table, Stage::Catalog, number, archive, &Progress::default())?);
-        }
-        gate.open();
-        let took = since.elapsed().as_millis();
-        let inventory = Inventory::of(&mut aside.client)
-            .map_err(|error| failed("take the inventory of the database", &error))?;
-        let post =
-            schema::section(self.pg_dump, self.settings, &self.context.variables, snapshot, "post-data")?;
-        Ok(Beside { catalog, took, inventory, post })
-    }
-
-    /// Large objects as pg_dump writes them, without anything else.
-    fn large_objects(&self, archive: &Archive, snapshot: &str) -> Result<()> {
-        let section = "data (large objects)";
-        let arguments = ["--section=data", "--exclude-table-data=*.*", "--large-objects"];
-        // What it says to stderr must not wait for a reader, and goes with this folder.
-        let words = self.partial.path().join(".pg_dump");
-        let told = || std::fs::read_to_string(&words).unwrap_or_default();
-        let failed = |error: std::io::Error| {
-            schema::cannot(self.pg_dump, section)
-                .because_all(told().lines().map(str::to_owned).collect::<Vec<_>>())
-                .because(error)
-        };
-        let reader = schema::call(self.pg_dump, self.settings, &self.context.variables, snapshot, &arguments)
-            .stderr_path(&words)
-            .reader()
-            .map_err(failed)?;
-        let written = archive
-            .append_stream(Stage::LargeObjects, |out| schema::large_objects(reader, out))
-            .map_err(failed);
-        stopped()?;
-        written?;
-        std::fs::remove_file(&words).map_err(|error| cannot_write(&error))
+    /// One of pg_dump's sections.
+    fn section(&self, snapshot: &str, section: &str, arguments: &[&str]) -> Result<String> {
+        sections::text(self.pg_dump, self.settings, &self.context.variables, snapshot, section, arguments)
     }
 
     /// Writes metadata.json and checksums.sha256.
@@ -320,17 +222,13 @@ impl Job<'_> {
         more.timescaledb = plan.extension.installed.clone();
         more.pg_dump = self.pg_dump.version.clone();
         more.system_identifier = identity.system_identifier.clone();
-        more.superuser = plan.superuser;
-        more.extension_schema = plan.extension.schema.clone();
         more.sizes = vec![written.bytes];
-        more.jobs = plan.jobs;
-        more.large_objects = plan.large_objects;
         more.database = plan.database;
         more.members = written.members;
         let connection = &self.settings.connection;
         let metadata = Metadata {
             name: self.partial.name().to_owned(),
-            kind: "full".to_owned(),
+            kind: self.kind.word().to_owned(),
             environment: self.settings.environment.defaults().name.to_owned(),
             database: [
                 connection.host.clone(),
@@ -363,27 +261,6 @@ impl Job<'_> {
     }
 }
 
-/// A line on a terminal: how much is read, how fast, and how long it may still take.
-fn show(progress: &Progress, total: u64, done: &AtomicBool) {
-    let line = Line::new();
-    line.begin("rows");
-    let begun = Instant::now();
-    while !done.load(Ordering::Relaxed) {
-        thread::sleep(Duration::from_millis(200));
-        let read = progress.bytes.load(Ordering::Relaxed);
-        let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
-        let rate = read.saturating_mul(1000) / milliseconds;
-        let left = total.saturating_sub(read) / rate.max(1);
-        line.update(&format!(
-            "{} rows, {} of about {}, {}/s, about {left} s left",
-            count(progress.rows.load(Ordering::Relaxed)),
-            bytes(read),
-            bytes(total),
-            bytes(rate)
-        ));
-    }
-}
-
 fn report(context: &Context, entry: &Entry, metadata: &Metadata, took: Duration) {
     let Some(more) = &metadata.more else { return };
     let milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
@@ -410,7 +287,9 @@ fn report(context: &Context, entry: &Entry, metadata: &Metadata, took: Duration)
             "It holds hypertables: a restore needs a superuser (DB_USER, or --restore-user=ROLE with MS5_RESTORE_PASSWORD)"
         );
     }
-    log::info!("Prove it by restoring it: backup-manager verify {} --deep", metadata.name);
+    if Kind::of(&metadata.kind) != Some(Kind::Data) {
+        log::info!("Prove it by restoring it: backup-manager verify {} --deep", metadata.name);
+    }
     success!("✅ Backup completed: {}", metadata.name);
     log::debug!("at {}, {} processors", clock::record_time(), machine::processors());
 }

@@ -23,12 +23,19 @@ pub(crate) struct Plan {
     pub(crate) superuser: bool,
     /// The table of the background jobs, and those that run by schedule.
     pub(crate) jobs_table: Option<String>,
-    pub(crate) jobs: Vec<i64>,
+    pub(crate) jobs: Vec<Scheduled>,
     pub(crate) large_objects: u64,
     pub(crate) table_count: u64,
     pub(crate) hypertable_count: u64,
     pub(crate) database: Map<String, Value>,
     pub(crate) database_bytes: u64,
+}
+
+/// A job that runs by schedule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Scheduled {
+    pub(crate) id: i64,
+    pub(crate) timezone: Option<String>,
 }
 
 /// The rows of an extension's table that `pg_dump` would take too.
@@ -151,19 +158,20 @@ fn configs(client: &mut Client) -> SqlResult<Vec<Config>> {
 }
 
 /// The table of TimescaleDB's background jobs, whose schema moved between versions, and those of users that run by schedule.
-pub(crate) fn jobs(client: &mut Client) -> SqlResult<(Option<String>, Vec<i64>)> {
+pub(crate) fn jobs(client: &mut Client) -> SqlResult<(Option<String>, Vec<Scheduled>)> {
     let configs = configs(client)?;
     jobs_in(client, &configs)
 }
 
-fn jobs_in(client: &mut Client, configs: &[Config]) -> SqlResult<(Option<String>, Vec<i64>)> {
+fn jobs_in(client: &mut Client, configs: &[Config]) -> SqlResult<(Option<String>, Vec<Scheduled>)> {
     let Some(config) = configs.iter().find(|config| config.table.name.ends_with(".bgw_job")) else {
         return Ok((None, Vec::new()));
     };
     let table = config.table.name.clone();
-    let rows = client
-        .query_typed(&format!("SELECT id FROM {table} WHERE id >= 1000 AND scheduled ORDER BY id"), &[])?;
-    Ok((Some(table), rows.iter().map(|row| i64::from(row.get::<_, i32>(0))).collect()))
+    let sql = format!("SELECT id, timezone::text FROM {table} WHERE id >= 1000 AND scheduled ORDER BY id");
+    let rows = client.query_typed(&sql, &[])?;
+    let job = |row: &postgres::Row| Scheduled { id: i64::from(row.get::<_, i32>(0)), timezone: row.get(1) };
+    Ok((Some(table), rows.iter().map(job).collect()))
 }
 
 /// Whether TimescaleDB's tables hold anything but what a new extension has: hypertables, jobs of users.

@@ -9,12 +9,54 @@ pub(crate) const FILE: &str = "metadata.json";
 /// The version of the layout that this tool writes.
 const FORMAT: u64 = 1;
 
+/// What a backup holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The whole database.
+    Full,
+    /// Its definitions.
+    Schema,
+    /// Its rows, for a database that has the definitions.
+    Data,
+}
+
+impl Kind {
+    /// All of them, as they stand in --help.
+    pub(crate) const ALL: [Self; 3] = [Self::Full, Self::Schema, Self::Data];
+
+    /// As on the command line and in metadata.json.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Schema => "schema",
+            Self::Data => "data",
+        }
+    }
+
+    /// What a word means.
+    pub(crate) fn of(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.word() == word)
+    }
+
+    /// The name of its file.
+    pub(crate) const fn file(self, compressed: bool) -> &'static str {
+        match (self, compressed) {
+            (Self::Full, true) => "full_database.sql.gz",
+            (Self::Full, false) => "full_database.sql",
+            (Self::Schema, true) => "schema.sql.gz",
+            (Self::Schema, false) => "schema.sql",
+            (Self::Data, true) => "data.sql.gz",
+            (Self::Data, false) => "data.sql",
+        }
+    }
+}
+
 /// What a backup says of itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Metadata {
     /// The folder's name.
     pub(crate) name: String,
-    /// `full`.
+    /// A [`Kind`] as its word; the old script may have written others.
     pub(crate) kind: String,
     pub(crate) environment: String,
     /// host, port, name, user.
@@ -50,8 +92,10 @@ pub(crate) struct More {
     pub(crate) extension_schema: Option<String>,
     /// Bytes of each file.
     pub(crate) sizes: Vec<u64>,
-    /// Jobs that ran by schedule.
+    /// Jobs that ran by schedule, where a restore gives them their numbers again.
     pub(crate) jobs: Vec<i64>,
+    /// The statement that lets jobs run that did; None where none did.
+    pub(crate) start_jobs: Option<String>,
     pub(crate) large_objects: u64,
     /// Owner, encoding, locale and settings of the database, as the catalog has them.
     pub(crate) database: Map<String, Value>,
@@ -71,6 +115,8 @@ pub(crate) struct Table {
     pub(crate) columns: String,
     /// For a table that belongs to an extension: the rows that are the user's, as a WHERE clause, or nothing for all.
     pub(crate) condition: Option<String>,
+    /// Whether its rows are those of its chunks too, read by SELECT: they can be loaded into any table.
+    pub(crate) hypertable: bool,
     pub(crate) rows: u64,
     /// The sum of the rows' hashes.
     pub(crate) hash: u128,
@@ -81,11 +127,28 @@ impl Table {
     pub(crate) fn source(&self) -> String {
         match self.condition.as_deref() {
             Some(condition) if !condition.trim().is_empty() => {
-                let columns = self.columns.trim_start_matches('(').trim_end_matches(')');
-                format!("(SELECT {columns} FROM {} {condition})", self.name)
+                format!("(SELECT {} FROM {} {condition})", self.list(), self.name)
             }
+            _ if self.hypertable => self.source_of(&self.name),
             _ => self.target(),
         }
+    }
+
+    /// What COPY ... TO reads of a part of it, such as a chunk.
+    pub(crate) fn source_of(&self, part: &str) -> String {
+        format!("(SELECT {} FROM {part})", self.list())
+    }
+
+    /// The rows that are counted, as they stand behind FROM.
+    pub(crate) fn counted(&self) -> String {
+        let only = if self.hypertable { "" } else { "ONLY " };
+        let condition = self.condition.as_deref().unwrap_or_default();
+        format!("{only}{} {condition}", self.name).trim_end().to_owned()
+    }
+
+    /// The columns without their parentheses.
+    fn list(&self) -> &str {
+        self.columns.strip_prefix('(').and_then(|list| list.strip_suffix(')')).unwrap_or_default()
     }
 
     /// What COPY ... FROM writes.
@@ -116,6 +179,8 @@ pub(crate) enum Stage {
     Begin,
     /// Everything that must be there before rows.
     PreData,
+    /// Keys and triggers set aside, where rows are loaded into tables that are there.
+    Aside,
     /// Rows of extensions' own tables: one after the other.
     Catalog,
     /// Rows of tables: in any order, side by side.
@@ -126,6 +191,8 @@ pub(crate) enum Stage {
     LargeObjects,
     /// Indexes, constraints, triggers.
     PostData,
+    /// Compression, continuous aggregates' indexes and policies, where they are made anew.
+    Hypertables,
     /// The self-check.
     Check,
     /// Jobs off, and TimescaleDB back to work.
@@ -141,14 +208,16 @@ pub(crate) enum Stage {
 }
 
 impl Stage {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 15] = [
         Self::Begin,
         Self::PreData,
+        Self::Aside,
         Self::Catalog,
         Self::Table,
         Self::Sequences,
         Self::LargeObjects,
         Self::PostData,
+        Self::Hypertables,
         Self::Check,
         Self::Finish,
         Self::Refresh,
@@ -162,11 +231,13 @@ impl Stage {
         match self {
             Self::Begin => "begin",
             Self::PreData => "pre-data",
+            Self::Aside => "aside",
             Self::Catalog => "catalog",
             Self::Table => "table",
             Self::Sequences => "sequences",
             Self::LargeObjects => "large-objects",
             Self::PostData => "post-data",
+            Self::Hypertables => "hypertables",
             Self::Check => "check",
             Self::Finish => "finish",
             Self::Refresh => "refresh",
@@ -242,15 +313,14 @@ impl Metadata {
                     ("system_identifier", &more.system_identifier),
                 ]),
             ));
-            keys.push((
-                "restore",
-                object(vec![
-                    ("superuser".to_owned(), json!(more.superuser).to_string()),
-                    ("extension_schema".to_owned(), json!(more.extension_schema).to_string()),
-                    ("jobs".to_owned(), json!(more.jobs).to_string()),
-                    ("large_objects".to_owned(), more.large_objects.to_string()),
-                ]),
-            ));
+            let mut restore = vec![
+                ("superuser".to_owned(), json!(more.superuser).to_string()),
+                ("extension_schema".to_owned(), json!(more.extension_schema).to_string()),
+                ("jobs".to_owned(), json!(more.jobs).to_string()),
+                ("large_objects".to_owned(), more.large_objects.to_string()),
+            ];
+            restore.extend(more.start_jobs.as_deref().map(|start| ("start_jobs".to_owned(), text(start))));
+            keys.push(("restore", object(restore)));
             let sizes = self.files.iter().zip(&more.sizes);
             keys.push((
                 "sizes",
@@ -331,14 +401,17 @@ impl Metadata {
 }
 
 fn table_text(table: &Table) -> String {
-    json!({
+    let mut value = json!({
         "name": table.name,
         "columns": table.columns,
         "condition": table.condition,
         "rows": table.rows,
         "hash": table.hash.to_string(),
-    })
-    .to_string()
+    });
+    if table.hypertable {
+        value["hypertable"] = Value::Bool(true);
+    }
+    value.to_string()
 }
 
 fn member_text(member: &Member) -> String {
@@ -383,6 +456,7 @@ impl More {
                 .ok_or_else(|| missing("/restore/superuser"))?,
             extension_schema: maybe("/restore/extension_schema"),
             jobs: array("/restore/jobs")?.iter().filter_map(Value::as_i64).collect(),
+            start_jobs: maybe("/restore/start_jobs"),
             large_objects: number("/restore/large_objects")?,
             sizes: files.iter().map(size).collect::<Option<_>>().ok_or_else(|| missing("/sizes"))?,
             database: object("/database_settings")?.clone(),
@@ -415,6 +489,7 @@ fn table(value: &Value) -> Option<Table> {
         name: value.get("name")?.as_str()?.to_owned(),
         columns: value.get("columns")?.as_str()?.to_owned(),
         condition: value.get("condition")?.as_str().map(str::to_owned),
+        hypertable: value.get("hypertable").is_some_and(|is| *is == Value::Bool(true)),
         rows: value.get("rows")?.as_u64()?,
         hash: value.get("hash")?.as_str()?.parse().ok()?,
     })
@@ -455,11 +530,13 @@ mod tests {
             files: vec![("full_database.sql.gz".into(), "abc123".into())],
             more: Some(More {
                 sizes: vec![7],
+                start_jobs: Some("SELECT 1;".into()),
                 timings: vec![("locks".into(), 3), ("all".into(), 9)],
                 tables: vec![Table {
                     name: "f.m".into(),
                     columns: "(a, \"b\"\"\")".into(),
                     condition: None,
+                    hypertable: true,
                     rows: 3,
                     hash: u128::MAX,
                 }],

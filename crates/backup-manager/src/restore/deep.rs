@@ -12,11 +12,12 @@ use ms5_common::exit::Exit;
 use ms5_common::success;
 use ms5_common::tool::Context;
 
-use super::compare;
 use super::load::Load;
 use super::server::{Maintenance, Needs};
+use super::{Source, compare};
 use crate::archive::Reader;
 use crate::args::Options;
+use crate::folder::metadata::Kind;
 use crate::folder::proof::{self, Proof};
 use crate::folder::{Entry, Folder};
 use crate::sessions::{self, restorer};
@@ -31,16 +32,33 @@ pub(crate) fn run(
     entry: Entry,
 ) -> Result<Exit> {
     context.recorder.start(None, None);
-    let more = entry.metadata.as_ref().ok().and_then(|metadata| metadata.more.as_ref()).ok_or_else(|| {
-        Error::new(Exit::Config, format!("{} was made by the old script, which counted no rows", entry.name))
-            .because("there is nothing to compare a restored database with; its checksums are right")
-            .hint("take a backup of your own: backup-manager backup NAME full")
-    })?;
+    let cannot = |why: &str, so: &str| {
+        Error::new(Exit::Config, format!("{} cannot be proven by restoring it alone", entry.name))
+            .because(why.to_owned())
+            .because(so.to_owned())
+    };
+    let (kind, more) = match Source::of(&entry)? {
+        Source::Ours(Kind::Data, _) => {
+            return Err(cannot(
+                "it is of type data: there are no tables in it to load its rows into",
+                "its checksums are right, and every row is as it was read",
+            )
+            .hint("restore it into a database that has the tables: what is loaded is compared before it is committed"));
+        }
+        Source::Ours(kind, more) => (kind, more),
+        Source::Old(_) => {
+            return Err(cannot(
+                "it was made by the old script, which counted no rows",
+                "there is nothing to compare a restored database with; its checksums are right",
+            )
+            .hint("take a backup of your own: backup-manager backup NAME full"));
+        }
+    };
     let begun = Instant::now();
     let _work = sessions::work()?;
     let settings = restorer(settings, &context.variables, options.restore_user.as_deref());
     let mut maintenance = Maintenance::open(&settings, &options.maintenance)?;
-    maintenance.check(Needs::of(more))?;
+    maintenance.check(Needs::of(kind, more))?;
     maintenance.sweep()?;
     let scratch = maintenance.create(&more.database)?;
     log::info!("Restoring it into the scratch database {scratch}");

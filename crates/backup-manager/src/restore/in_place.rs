@@ -6,21 +6,17 @@ use std::time::Instant;
 use ms5_common::config::Settings;
 use ms5_common::db::client::Client;
 use ms5_common::db::ledger;
-use ms5_common::db::lock::guard;
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 use ms5_common::success;
 use ms5_common::tool::Context;
 
 use super::load::{Load, run_all};
-use super::{Source, compare};
+use super::{LOCK_TIMEOUT, Source, commit, compare};
 use crate::args::Options;
 use crate::folder::Entry;
 use crate::folder::metadata::More;
-use crate::sessions::{self, Session, failed, stopped};
-
-/// How long a table that others use is waited for.
-const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '10s'";
+use crate::sessions::{self, Session, failed};
 
 /// Schemas and relations first, of whatever kind: CASCADE takes along what hangs on them, so that what comes later may be gone.
 const DROPS: &str = "
@@ -82,16 +78,8 @@ pub(super) fn run(
     replace(&mut session, entry, more, settings).map_err(|error| {
         error.because(format!("{} is as it was: all was rolled back", settings.database()))
     })?;
-    stopped()?;
-    // Not asked of the lock's own session: where TimescaleDB goes, that one would wait for this transaction.
-    session.client.batch_execute(&guard(held.token())).map_err(|error| {
-        failed("see that the database's lock is still held", &error).because("all was rolled back")
-    })?;
-    session.client.batch_execute("COMMIT").map_err(|error| {
-        failed("commit the restore", &error)
-            .with_exit(Exit::Partial)
-            .hint("look whether it has: SELECT backup_name, restored_at FROM migration_restores")
-    })?;
+    let look = "look whether it has: SELECT backup_name, restored_at FROM migration_restores";
+    commit(&mut session, &held, look)?;
     context.recorder.emit("backup", crate::list::record(entry, "restored"));
     success!(
         "✅ Restore completed: {} is {} again ({} ms)",
@@ -112,11 +100,11 @@ fn fit<'a>(entry: &Entry, source: &Source<'a>) -> Result<&'a More> {
     };
     let beside = "restore it without --in-place, as a superuser: --restore-user=ROLE";
     match source {
-        Source::Ours(more) if more.superuser => refused(
+        Source::Ours(_, more) if more.superuser => refused(
             "it holds hypertables, which only a superuser can load, and who is one can make a database",
             beside,
         ),
-        Source::Ours(more) => Ok(more),
+        Source::Ours(_, more) => Ok(more),
         Source::Old(_) => refused(
             "it was made by the old script, and what it holds cannot be proven before it is committed",
             beside,

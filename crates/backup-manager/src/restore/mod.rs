@@ -5,6 +5,7 @@ pub(crate) mod deep;
 mod in_place;
 mod load;
 pub(crate) mod old;
+mod rows;
 pub(crate) mod server;
 pub(crate) mod swap;
 
@@ -12,7 +13,7 @@ use std::time::Instant;
 
 use ms5_common::config::Settings;
 use ms5_common::db::ledger::{self, RESTORES};
-use ms5_common::db::lock::{Mode, RunLock};
+use ms5_common::db::lock::{Mode, RunLock, guard};
 use ms5_common::db::session::{self as common, Tuning};
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
@@ -24,13 +25,17 @@ use serde_json::{Map, Value};
 
 use crate::archive::Reader;
 use crate::args::{Options, TOOL};
-use crate::folder::metadata::{Metadata, More, Stage};
+use crate::dump::Scheduled;
+use crate::folder::metadata::{Kind, Metadata, More, Stage};
 use crate::folder::{Entry, Folder, Hold};
 use crate::sessions::{self, failed, restorer};
 use crate::words::count;
 use crate::{dump, sqltext, verify};
 use load::Load;
 use server::{Maintenance, Needs};
+
+/// How long a table that others use is waited for, where tables are changed in place.
+const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '10s'";
 
 /// The whole command.
 pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, name: &str) -> Result<Exit> {
@@ -48,6 +53,9 @@ pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, nam
     let source = Source::of(&entry)?;
     let owner = settings.connection.user.clone();
     let settings = restorer(settings, &context.variables, options.restore_user.as_deref());
+    if let Source::Ours(Kind::Data, more) = source {
+        return rows::run(context, options, &settings, &entry, more);
+    }
     if options.in_place {
         return in_place::run(context, options, &settings, &entry, &source);
     }
@@ -70,14 +78,14 @@ pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, nam
         }
     };
     let database = match &source {
-        Source::Ours(more) => more.database.clone(),
+        Source::Ours(_, more) => more.database.clone(),
         Source::Old(_) => database_of(there.is_some(), &maintenance.settings(&target), owner)?,
     };
     let new = maintenance.create(&database)?;
     log::info!("Building it as {new}; {target} stays in service until it is whole");
     let inside = maintenance.settings(&new);
     let built = match &source {
-        Source::Ours(more) => build(&entry, more, &inside, options),
+        Source::Ours(_, more) => build(&entry, more, &inside, options),
         Source::Old(dump) => dump.build(&inside, &context.variables, &database, &maintenance.version),
     };
     let swapped = built.and_then(|jobs| {
@@ -113,22 +121,27 @@ pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, nam
 /// What is restored from.
 enum Source<'a> {
     /// A backup of ours.
-    Ours(&'a More),
+    Ours(Kind, &'a More),
     /// A dump of the old script.
     Old(old::Dump),
 }
 
 impl<'a> Source<'a> {
     fn of(entry: &'a Entry) -> Result<Self> {
-        match entry.metadata.as_ref().ok().and_then(|metadata| metadata.more.as_ref()) {
-            Some(more) => Ok(Self::Ours(more)),
+        let ours = entry
+            .metadata
+            .as_ref()
+            .ok()
+            .and_then(|metadata| Some((Kind::of(&metadata.kind)?, metadata.more.as_ref()?)));
+        match ours {
+            Some((kind, more)) => Ok(Self::Ours(kind, more)),
             None => old::Dump::look(entry).map(Self::Old),
         }
     }
 
     fn needs(&self) -> Needs<'_> {
         match self {
-            Self::Ours(more) => Needs::of(more),
+            Self::Ours(kind, more) => Needs::of(*kind, more),
             Self::Old(dump) => dump.needs(),
         }
     }
@@ -136,10 +149,15 @@ impl<'a> Source<'a> {
 
 /// TimescaleDB's background jobs, which a restore leaves unscheduled.
 struct Jobs {
-    /// The extension's schema, as SQL.
-    schema: String,
-    /// Those that were scheduled.
-    ids: Vec<i64>,
+    /// The statement that lets those run again that did; None where none did.
+    start: Option<String>,
+}
+
+impl Jobs {
+    /// Those that have the numbers they had; `schema` is the extension's, as SQL.
+    fn numbered(schema: &str, jobs: &[Scheduled]) -> Self {
+        Self { start: (!jobs.is_empty()).then(|| sqltext::start_jobs(schema, jobs)) }
+    }
 }
 
 /// What a new database is to be like where the backup does not say: the one that it replaces.
@@ -204,8 +222,13 @@ fn build(entry: &Entry, more: &More, settings: &Settings, options: &Options) -> 
     load.run(&mut session, Stage::Finish)?;
     load.run(&mut session, Stage::Settings)?;
     load.run(&mut session, Stage::Last)?;
-    let schema = more.extension_schema.clone().filter(|_| more.superuser);
-    Ok(schema.map(|schema| Jobs { schema, ids: more.jobs.clone() }))
+    if more.start_jobs.is_some() {
+        return Ok(Some(Jobs { start: more.start_jobs.clone() }));
+    }
+    // Older backups name the jobs alone.
+    let jobs: Vec<Scheduled> = more.jobs.iter().map(|id| Scheduled { id: *id, timezone: None }).collect();
+    let schema = more.extension_schema.as_deref().filter(|_| more.superuser);
+    Ok(schema.map(|schema| Jobs::numbered(schema, &jobs)))
 }
 
 /// Writes down in the database where it is from.
@@ -226,6 +249,19 @@ fn mark(settings: &Settings, entry: &Entry, database: &Map<String, Value>) -> Re
     load::run_all(&mut session.client, &statements)
 }
 
+/// Commits what was done in place, as long as the database's lock is held.
+fn commit(session: &mut sessions::Session, held: &RunLock, look: &str) -> Result<()> {
+    sessions::stopped()?;
+    // Not asked of the lock's own session: where TimescaleDB goes, that one would wait for this transaction.
+    session.client.batch_execute(&guard(held.token())).map_err(|error| {
+        failed("see that the database's lock is still held", &error).because("all was rolled back")
+    })?;
+    session
+        .client
+        .batch_execute("COMMIT")
+        .map_err(|error| failed("commit the restore", &error).with_exit(Exit::Partial).hint(look))
+}
+
 /// What is left once the new database is in service. A failure here changes nothing of that.
 fn after(
     options: &Options,
@@ -234,18 +270,15 @@ fn after(
     target: &str,
     kept: Option<&str>,
 ) -> Result<()> {
-    if let Some(Jobs { schema, ids }) = jobs {
+    if let Some(Jobs { start }) = jobs {
         let started = sessions::open(&maintenance.settings(target), "restore").and_then(|mut session| {
             start_workers(&mut session)?;
-            if ids.is_empty() {
-                return Ok(());
-            }
-            let start = sqltext::start_jobs(schema, ids);
+            let Some(start) = start else { return Ok(()) };
             if options.start_jobs {
-                load::run_all(&mut session.client, &[&start])?;
-                log::info!("{} background jobs run again", ids.len());
+                load::run_all(&mut session.client, &[start])?;
+                log::info!("The background jobs run again");
             } else {
-                log::warn!("{} background jobs are unscheduled, so that no policy deletes rows. To let them run again:", ids.len());
+                log::warn!("The background jobs are unscheduled, so that no policy deletes rows. To let them run again:");
                 log::warn!("  {start}");
             }
             Ok(())

@@ -25,7 +25,7 @@ use serde_json::{Map, Value};
 
 use super::Jobs;
 use super::load::run_all;
-use super::server::Needs;
+use super::server::{Needs, Wanted};
 use crate::dump;
 use crate::folder::Entry;
 use crate::sessions::{self, Session, failed, stopped};
@@ -87,7 +87,7 @@ impl Dump {
     /// What it asks of the server and the role.
     pub(super) fn needs(&self) -> Needs<'static> {
         // It does not say its version.
-        Needs { superuser: self.timescaledb, timescaledb: None }
+        Needs { superuser: self.timescaledb, timescaledb: Wanted::Nothing }
     }
 
     /// Replays it into an empty database, with the settings and rights in `database`.
@@ -379,7 +379,7 @@ fn finish(session: &mut Session) -> Result<Option<Jobs>> {
     let (table, ids) =
         dump::jobs(&mut session.client).map_err(|error| failed("look for TimescaleDB's jobs", &error))?;
     run_all(&mut session.client, &[&sqltext::finish(&schema, table.as_deref())])?;
-    Ok(Some(Jobs { schema, ids }))
+    Ok(Some(Jobs::numbered(&schema, &ids)))
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
-use crate::folder::metadata::More;
+use crate::folder::metadata::{Kind, More};
 use crate::folder::name::stamp;
 use crate::sessions::{self, Session, elsewhere, failed, stopped};
 
@@ -40,14 +40,34 @@ pub(crate) struct Maintenance {
 pub(crate) struct Needs<'a> {
     /// TimescaleDB has rows of its own in it.
     pub(crate) superuser: bool,
-    /// The version of TimescaleDB, where it has it.
-    pub(crate) timescaledb: Option<&'a str>,
+    pub(crate) timescaledb: Wanted<'a>,
+}
+
+/// What version of TimescaleDB a backup asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted<'a> {
+    Nothing,
+    /// What it makes goes through functions that every version has.
+    Any,
+    /// Its catalog is in it.
+    Exactly(&'a str),
+}
+
+impl<'a> Wanted<'a> {
+    /// The version that was installed, where it was.
+    pub(crate) fn exactly(version: Option<&'a str>) -> Self {
+        version.map_or(Self::Nothing, Self::Exactly)
+    }
 }
 
 impl<'a> Needs<'a> {
     /// What a backup that is there asks for.
-    pub(crate) fn of(more: &'a More) -> Self {
-        Self { superuser: more.superuser, timescaledb: more.timescaledb.as_deref() }
+    pub(crate) fn of(kind: Kind, more: &'a More) -> Self {
+        let timescaledb = match (kind, more.timescaledb.as_deref()) {
+            (Kind::Schema, Some(_)) => Wanted::Any,
+            (_, version) => Wanted::exactly(version),
+        };
+        Self { superuser: more.superuser, timescaledb }
     }
 }
 
@@ -120,29 +140,30 @@ impl Maintenance {
             ))
             .hint("restore as a superuser: --restore-user=ROLE, its password in MS5_RESTORE_PASSWORD"));
         }
-        if let Some(version) = needs.timescaledb {
-            let row = self
-                .client()
-                .query(
-                    "SELECT EXISTS (SELECT FROM pg_catalog.pg_available_extension_versions
-                                    WHERE name = 'timescaledb' AND version = $1),
-                            coalesce((SELECT string_agg(version, ', ' ORDER BY version DESC)
-                                      FROM pg_catalog.pg_available_extension_versions WHERE name = 'timescaledb'), 'none')",
-                    &[&version],
-                )
-                .map_err(|error| failed("ask for the versions of TimescaleDB", &error))?;
-            let row = row.first().ok_or_else(|| Error::new(Exit::Bug, "no answer"))?;
-            if !row.get::<_, bool>(0) {
-                return Err(refused(format!(
-                    "it was made with TimescaleDB {version}, and this server has: {}",
-                    row.get::<_, String>(1)
+        let (Wanted::Any | Wanted::Exactly(_)) = needs.timescaledb else { return Ok(()) };
+        let versions: Vec<String> = self
+            .client()
+            .query(
+                "SELECT version FROM pg_catalog.pg_available_extension_versions WHERE name = 'timescaledb' ORDER BY 1 DESC",
+                &[],
+            )
+            .map_err(|error| failed("ask for the versions of TimescaleDB", &error))?
+            .iter()
+            .map(|row| row.get(0))
+            .collect();
+        match needs.timescaledb {
+            Wanted::Exactly(version) if !versions.iter().any(|there| there == version) => {
+                let there = if versions.is_empty() { "none".to_owned() } else { versions.join(", ") };
+                Err(refused(format!("it was made with TimescaleDB {version}, and this server has: {there}")).hint(
+                    format!("install TimescaleDB {version} on the server; afterwards ALTER EXTENSION timescaledb UPDATE"),
                 ))
-                .hint(format!(
-                    "install TimescaleDB {version} on the server; afterwards ALTER EXTENSION timescaledb UPDATE"
-                )));
             }
+            Wanted::Any if versions.is_empty() => {
+                Err(refused("it makes hypertables, and this server has no TimescaleDB".to_owned())
+                    .hint("install TimescaleDB on the server"))
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Looks for a database.

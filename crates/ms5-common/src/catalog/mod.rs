@@ -9,9 +9,11 @@ mod queries;
 use std::collections::BTreeMap;
 use std::fmt;
 
+use postgres::types::{ToSql, Type};
 use serde_json::{Value, json};
 
 use crate::db::client::Client;
+use crate::timescale::hypertables;
 
 /// Every object of a database with its definition, in the order of the names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -79,8 +81,11 @@ impl Inventory {
             .query_opt("SELECT FROM pg_catalog.pg_extension WHERE extname = 'timescaledb'", &[])?
             .is_some();
         let of_timescale = if timescale { queries::TIMESCALE } else { &[] };
+        let chunks = if timescale { hypertables::chunk_oids(transaction)? } else { Vec::new() };
         for query in queries::POSTGRES.iter().chain(of_timescale) {
-            for row in transaction.query(query, &[])? {
+            let parameters: &[(&(dyn ToSql + Sync), Type)] =
+                if query.contains("$1") { &[(&chunks, Type::OID_ARRAY)] } else { &[] };
+            for row in transaction.query_typed(query, parameters)? {
                 objects.insert(row.get::<_, String>(0), row.get::<_, Option<String>>(1).unwrap_or_default());
             }
         }
@@ -119,6 +124,20 @@ impl Inventory {
             (object.clone(), definition)
         };
         Self(self.0.iter().map(cut).collect())
+    }
+
+    /// The same as if no job ran by schedule.
+    #[must_use]
+    pub fn without_schedules(&self) -> Self {
+        let still = |(object, definition): (&String, &String)| {
+            let is = if object.starts_with("policy ") {
+                definition.replacen(", scheduled t, ", ", scheduled f, ", 1)
+            } else {
+                definition.clone()
+            };
+            (object.clone(), is)
+        };
+        Self(self.0.iter().map(still).collect())
     }
 
     /// Every object with its definition.
@@ -182,6 +201,15 @@ mod tests {
         let all = inventory(&[("table a", "x"), ("view \"b\"", "")]);
         assert_eq!(Inventory::from_json(&all.to_json()), Some(all));
         assert_eq!(Inventory::from_json(&json!({"objects": {"a": 1}})), None);
+    }
+
+    #[test]
+    fn schedules_can_be_left_out() {
+        let one =
+            inventory(&[("policy p on t", "every 1 day, scheduled t, {}"), ("view v", ", scheduled t, ")]);
+        let other =
+            inventory(&[("policy p on t", "every 1 day, scheduled f, {}"), ("view v", ", scheduled t, ")]);
+        assert_eq!(one.without_schedules(), other);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The queries of the inventory. Each gives rows of (kind and name, definition).
+//! The queries of the inventory. Each gives rows of (kind and name, definition); `$1` are oids that are left out: chunks that
+//! stand in schemas of users.
 
 /// Schemas and relations that are the server's, an extension's, TimescaleDB's chunks, or the ledger.
 macro_rules! ours {
@@ -6,7 +7,8 @@ macro_rules! ours {
         concat!(
             "(", $namespace, ".nspname !~ '^(pg_|_timescaledb_|timescaledb_)' AND ", $namespace,
             ".nspname <> 'information_schema' AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend e WHERE e.classid = '",
-            $catalog, "'::pg_catalog.regclass AND e.objid = ", $oid, " AND e.deptype = 'e'))"
+            $catalog, "'::pg_catalog.regclass AND e.objid = ", $oid, " AND e.deptype = 'e') AND ", $oid,
+            " <> ALL ($1))"
         )
     };
 }
@@ -171,7 +173,7 @@ pub(super) const POSTGRES: &[&str] = &[
             d.description
      FROM pg_catalog.pg_description d
      CROSS JOIN LATERAL pg_identify_object(d.classoid, d.objoid, d.objsubid) i
-     WHERE d.objoid >= 16384 AND i.type <> 'extension'
+     WHERE d.objoid >= 16384 AND i.type <> 'extension' AND d.objoid <> ALL ($1)
        AND coalesce(i.schema, i.identity) !~ '^(pg_|_timescaledb_|timescaledb_)'
        AND i.identity !~ '^public.migration_(log|attempts|steps|texts|paused_jobs|restores)(_|[.]|$)'
        AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend e

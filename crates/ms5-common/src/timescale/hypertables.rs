@@ -86,19 +86,24 @@ pub struct Compression {
     pub orderby: Vec<String>,
 }
 
-/// The compression settings of every hypertable that has them. From 2.18 on the view for it is another one.
+/// The compression settings of every hypertable of users that has them.
 ///
 /// # Errors
 /// The client's.
 pub fn compression(client: &mut Client, version: Version) -> SqlResult<Vec<Compression>> {
+    let all = all_compression(client, version)?;
+    Ok(all.into_iter().filter(|settings| !settings.table.starts_with("_timescaledb_")).collect())
+}
+
+/// The same with those of materializations. From 2.18 on the view for it is another one.
+pub(super) fn all_compression(client: &mut Client, version: Version) -> SqlResult<Vec<Compression>> {
     if version >= Version::COLUMNSTORE {
         let rows = client.query_typed(
             "SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname), coalesce(s.segmentby, ''),
                     coalesce(s.orderby, '')
              FROM timescaledb_information.hypertable_columnstore_settings s
              JOIN pg_catalog.pg_class c ON c.oid = s.hypertable
-             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-             WHERE n.nspname !~ '^_timescaledb_'",
+             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace",
             &[],
         )?;
         return Ok(rows
@@ -119,7 +124,7 @@ pub fn compression(client: &mut Client, version: Version) -> SqlResult<Vec<Compr
                                            THEN CASE WHEN orderby_asc THEN ' NULLS FIRST' ELSE ' NULLS LAST' END
                                            ELSE '' END ORDER BY orderby_column_index)
                          FILTER (WHERE orderby_column_index IS NOT NULL), '{}')::text[]
-         FROM timescaledb_information.compression_settings WHERE hypertable_schema !~ '^_timescaledb_' GROUP BY 1",
+         FROM timescaledb_information.compression_settings GROUP BY 1",
         &[],
     )?;
     Ok(rows
@@ -181,18 +186,55 @@ pub fn boundaries(client: &mut Client, tables: &[String]) -> SqlResult<Vec<Bound
         .collect())
 }
 
-/// The chunks of every hypertable: `schema.chunk` and the hypertable's `schema.name`.
+/// A chunk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chunk {
+    /// `schema.name`, quoted where SQL wants that.
+    pub table: String,
+    /// Its hypertable's.
+    pub hypertable: String,
+    /// What it takes on disk, with its compressed rows and without indexes.
+    pub bytes: u64,
+}
+
+/// The chunks of every hypertable that is not TimescaleDB's own.
 ///
 /// # Errors
 /// The client's.
-pub fn chunks(client: &mut Client) -> SqlResult<Vec<(String, String)>> {
+pub fn chunks(client: &mut Client) -> SqlResult<Vec<Chunk>> {
     let rows = client.query_typed(
-        "SELECT quote_ident(chunk_schema) || '.' || quote_ident(chunk_name),
-                quote_ident(hypertable_schema) || '.' || quote_ident(hypertable_name)
-         FROM timescaledb_information.chunks WHERE hypertable_schema !~ '^_timescaledb_'",
+        "SELECT format('%I.%I', c.schema_name, c.table_name), format('%I.%I', h.schema_name, h.table_name),
+                coalesce(pg_table_size(to_regclass(format('%I.%I', c.schema_name, c.table_name))), 0)
+                + coalesce(pg_table_size(to_regclass(quote_ident(z.schema_name) || '.' || quote_ident(z.table_name))), 0)
+         FROM _timescaledb_catalog.chunk c JOIN _timescaledb_catalog.hypertable h ON h.id = c.hypertable_id
+         LEFT JOIN _timescaledb_catalog.chunk z ON z.id = c.compressed_chunk_id
+         WHERE h.schema_name !~ '^_timescaledb_'
+           AND to_regclass(format('%I.%I', c.schema_name, c.table_name)) IS NOT NULL",
         &[],
     )?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    Ok(rows
+        .iter()
+        .map(|row| Chunk {
+            table: row.get(0),
+            hypertable: row.get(1),
+            bytes: u64::try_from(row.get::<_, i64>(2)).unwrap_or_default(),
+        })
+        .collect())
+}
+
+/// The numbers of chunks, and of their indexes, that stand in schemas of users.
+///
+/// # Errors
+/// The client's.
+pub fn chunk_oids(client: &mut Client) -> SqlResult<Vec<u32>> {
+    let rows = client.query_typed(
+        "WITH c AS (SELECT to_regclass(format('%I.%I', schema_name, table_name))::oid AS oid
+                    FROM _timescaledb_catalog.chunk WHERE schema_name !~ '^_timescaledb_')
+         SELECT oid FROM c WHERE oid IS NOT NULL
+         UNION ALL SELECT i.indexrelid FROM pg_catalog.pg_index i JOIN c ON c.oid = i.indrelid",
+        &[],
+    )?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 /// What compression saves on a hypertable.

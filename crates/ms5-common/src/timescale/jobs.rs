@@ -3,8 +3,10 @@
 //! The intent is committed together with the change, in public.migration_paused_jobs; whoever holds the run's lock next
 //! finds it there and gives the jobs back.
 
-use crate::db::client::Client;
 use postgres::error::SqlState;
+
+use super::Version;
+use crate::db::client::Client;
 
 use crate::db::server_error::reasons;
 
@@ -45,7 +47,7 @@ pub fn pause(client: &mut Client, tables: Option<&[String]>, run_id: &str) -> Sq
                  ON CONFLICT (job_id) DO NOTHING",
                 &[&id, &job, &run_id],
             )?;
-            transaction.execute(&format!("SELECT {schema}.alter_job($1, scheduled => false)"), &[&id])?;
+            schedule(&mut transaction, &schema, id, false)?;
             transaction.commit()
         });
         match result {
@@ -56,6 +58,24 @@ pub fn pause(client: &mut Client, tables: Option<&[String]>, run_id: &str) -> Sq
         }
     }
     Ok(paused)
+}
+
+/// Lets a job run by schedule or not; `schema` is that of TimescaleDB's functions. alter_job() forgets the time zone that is not
+/// given along; before 2.12 it takes none, and forgets none.
+fn schedule(client: &mut Client, schema: &str, id: i32, run: bool) -> SqlResult<()> {
+    let row = client.query_typed_one(
+        "SELECT coalesce(to_regclass('_timescaledb_catalog.bgw_job'), to_regclass('_timescaledb_config.bgw_job'))::text,
+                (SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'timescaledb')",
+        &[],
+    )?;
+    let (table, version): (String, String) = (row.get(0), row.get(1));
+    let zone = if Version::parse(&version).is_some_and(|version| version >= Version::JOB_TIMEZONE) {
+        format!(", timezone => (SELECT timezone FROM {table} WHERE id = $1)")
+    } else {
+        String::new()
+    };
+    client.execute(&format!("SELECT {schema}.alter_job($1, scheduled => {run}{zone})"), &[&id])?;
+    Ok(())
 }
 
 /// Schedules again what [`pause`] of this or of an earlier run has unscheduled; a job that is gone by now is forgotten.
@@ -88,7 +108,7 @@ pub fn give_back(client: &mut Client) -> SqlResult<Vec<String>> {
         };
         if let Some(schema) = schema {
             let schema: String = schema.get(0);
-            transaction.execute(&format!("SELECT {schema}.alter_job($1, scheduled => true)"), &[&id])?;
+            schedule(&mut transaction, &schema, id, true)?;
             given.push(job);
         }
         transaction.commit()?;

@@ -1,5 +1,6 @@
 //! TimescaleDB's catalog: every query on it, typed, with the version gates. Nowhere else.
 
+pub mod definition;
 pub mod hypertables;
 pub mod jobs;
 pub mod policies;
@@ -38,6 +39,10 @@ pub struct Version {
 impl Version {
     /// The oldest that the tools support.
     pub const OLDEST: Self = Self { major: 2, minor: 11 };
+    /// alter_job() takes a time zone.
+    pub const JOB_TIMEZONE: Self = Self { major: 2, minor: 12 };
+    /// Chunks know the least and the greatest value of columns.
+    pub const CHUNK_SKIPPING: Self = Self { major: 2, minor: 16 };
     /// Compression is called columnstore, with views and functions of that name.
     pub const COLUMNSTORE: Self = Self { major: 2, minor: 18 };
 

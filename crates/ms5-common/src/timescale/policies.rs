@@ -11,6 +11,8 @@ pub enum Kind {
     Compression,
     /// Refreshes a continuous aggregate.
     Refresh,
+    /// Drops old chunks.
+    Retention,
     /// Anything else, a function of the operator's included.
     Other,
 }
@@ -79,6 +81,7 @@ pub fn jobs(client: &mut Client) -> SqlResult<Vec<Job>> {
             kind: match row.get(2) {
                 "policy_compression" | "policy_columnstore" => Kind::Compression,
                 "policy_refresh_continuous_aggregate" => Kind::Refresh,
+                "policy_retention" => Kind::Retention,
                 _ => Kind::Other,
             },
             on: row.get(3),

@@ -74,7 +74,7 @@ pub(super) fn results(bench: &mut Bench<'_>) -> SqlResult {
             } else {
                 finding.remedy(format!("when the cause is mended: CALL run_job({});", job.id))
             }
-        } else if !job.scheduled && !own && job.kind == Kind::Other {
+        } else if !job.scheduled && !own && matches!(job.kind, Kind::Other | Kind::Retention) {
             not_scheduled(job)
         } else {
             continue;

@@ -73,6 +73,7 @@ impl Load<'_> {
         self.run_streams(&mut session, Stage::LargeObjects, Around::Theirs)?;
         let since = Instant::now();
         self.post_data(&mut session, plan, late)?;
+        self.run(&mut session, Stage::Hypertables)?;
         log::info!("Indexes and constraints made ({} ms)", since.elapsed().as_millis());
         // Views read what is there: with restoring on, compressed rows would be hidden from them.
         if self.members(Stage::Refresh).next().is_some() {
@@ -89,6 +90,7 @@ impl Load<'_> {
     /// What the server says, or that a member is not what it should be.
     pub(crate) fn in_one(&self, session: &mut Session) -> Result<()> {
         self.run(session, Stage::PreData)?;
+        self.run(session, Stage::Aside)?;
         for member in self.members(Stage::Catalog).chain(self.members(Stage::Table)) {
             stopped()?;
             self.rows(session, member, false)?;
@@ -96,6 +98,7 @@ impl Load<'_> {
         self.run(session, Stage::Sequences)?;
         self.run_streams(session, Stage::LargeObjects, Around::Ours)?;
         self.run(session, Stage::PostData)?;
+        self.run(session, Stage::Hypertables)?;
         self.run(session, Stage::Refresh)
     }
 
@@ -109,7 +112,7 @@ impl Load<'_> {
         sessions::open_with(self.settings, "restore", demands)
     }
 
-    fn members(&self, stage: Stage) -> impl Iterator<Item = &Member> {
+    pub(super) fn members(&self, stage: Stage) -> impl Iterator<Item = &Member> {
         self.more.members.iter().filter(move |member| member.stage == stage)
     }
 

@@ -1,0 +1,122 @@
+//! SQL that loads rows into tables that are there: foreign keys and triggers are set aside and put back, all of it in one
+//! transaction. No I/O.
+//!
+//! Rows come in any order, so foreign keys would refuse them; a trigger would do a second time what it did when the rows were
+//! new. Only a superuser may switch off the triggers of keys, but who owns a table may drop what is on it and make it again.
+//! The keys are checked when they are made again.
+
+use ms5_common::sql::escape_literal;
+
+use crate::folder::metadata::Table;
+use crate::sqltext::{PINNED, dollar};
+
+/// Refuses tables that are missing or hold rows, then sets keys and triggers aside.
+///
+/// They are noted as the statements that make them again, in a temporary table that ends with the transaction. A key or a
+/// trigger of a partitioned table belongs to the table that has partitions.
+pub(crate) fn aside(tables: &[Table]) -> String {
+    let literal = |text: &str| escape_literal(text).trim_start().to_owned();
+    let quote = dollar(
+        tables.iter().flat_map(|table| [table.name.as_str(), table.condition.as_deref().unwrap_or("")]),
+    );
+    let values: Vec<String> = tables
+        .iter()
+        .map(|table| {
+            // Rows that an extension brings are there before.
+            let counted =
+                if table.condition.is_some() { "NULL".to_owned() } else { literal(&table.counted()) };
+            format!("        ({}, {counted})", literal(&table.name))
+        })
+        .collect();
+    let values = if values.is_empty() { "        (NULL, NULL)".to_owned() } else { values.join(",\n") };
+    format!(
+        "{PINNED}DO {quote}
+DECLARE
+    wanted record;
+    found boolean;
+    tables oid[];
+BEGIN
+    FOR wanted IN SELECT w.name::text, w.relation::text FROM (VALUES
+{values}
+    ) AS w (name, relation) WHERE w.name IS NOT NULL LOOP
+        IF pg_catalog.to_regclass(wanted.name) IS NULL THEN
+            RAISE EXCEPTION 'the table % is missing: nothing was loaded', wanted.name
+                USING HINT = 'Rows are loaded into tables that are there: restore the schema first.';
+        END IF;
+        tables := tables || pg_catalog.to_regclass(wanted.name)::oid;
+        EXECUTE 'SELECT EXISTS (SELECT FROM ' || wanted.relation || ')' INTO found;
+        IF found THEN
+            RAISE EXCEPTION 'the table % holds rows: nothing was loaded', wanted.name
+                USING HINT = 'Empty the tables first (TRUNCATE), or use backup-manager restore NAME --force.';
+        END IF;
+    END LOOP;
+    tables := tables || ARRAY(SELECT a.relid::oid FROM unnest(tables) t, pg_catalog.pg_partition_ancestors(t) a);
+    CREATE TEMPORARY TABLE ms5_aside (turn serial, away text, back text) ON COMMIT DROP;
+    INSERT INTO pg_temp.ms5_aside (away, back)
+    SELECT pg_catalog.format('ALTER TABLE %s DROP CONSTRAINT %I', c.conrelid::pg_catalog.regclass, c.conname),
+           pg_catalog.format('ALTER TABLE %s ADD CONSTRAINT %I %s', c.conrelid::pg_catalog.regclass, c.conname,
+                             pg_catalog.pg_get_constraintdef(c.oid))
+               || coalesce(pg_catalog.format('; COMMENT ON CONSTRAINT %I ON %s IS %L', c.conname,
+                                             c.conrelid::pg_catalog.regclass,
+                                             pg_catalog.obj_description(c.oid, 'pg_constraint')), '')
+    FROM pg_catalog.pg_constraint c
+    WHERE c.contype = 'f' AND c.conparentid = 0 AND c.conrelid = ANY (tables)
+    ORDER BY c.oid;
+    INSERT INTO pg_temp.ms5_aside (away, back)
+    SELECT pg_catalog.format('DROP TRIGGER %I ON %s', t.tgname, t.tgrelid::pg_catalog.regclass),
+           pg_catalog.pg_get_triggerdef(t.oid)
+               || CASE t.tgenabled WHEN 'O' THEN ''
+                  ELSE pg_catalog.format('; ALTER TABLE %s %s TRIGGER %I', t.tgrelid::pg_catalog.regclass,
+                                         CASE t.tgenabled WHEN 'D' THEN 'DISABLE' WHEN 'R' THEN 'ENABLE REPLICA'
+                                                          ELSE 'ENABLE ALWAYS' END, t.tgname) END
+               || coalesce(pg_catalog.format('; COMMENT ON TRIGGER %I ON %s IS %L', t.tgname,
+                                             t.tgrelid::pg_catalog.regclass,
+                                             pg_catalog.obj_description(t.oid, 'pg_trigger')), '')
+    FROM pg_catalog.pg_trigger t
+    JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+    WHERE NOT t.tgisinternal AND t.tgparentid = 0 AND n.nspname !~ '^_timescaledb_' AND t.tgrelid = ANY (tables)
+    ORDER BY t.oid;
+    FOR wanted IN SELECT away FROM pg_temp.ms5_aside ORDER BY turn LOOP
+        EXECUTE wanted.away;
+    END LOOP;
+END
+{quote};
+
+"
+    )
+}
+
+/// Puts back what was set aside: keys are checked over all rows.
+pub(crate) fn back() -> String {
+    format!(
+        "{PINNED}DO $ms5$
+DECLARE
+    wanted record;
+BEGIN
+    FOR wanted IN SELECT back FROM pg_temp.ms5_aside ORDER BY turn LOOP
+        EXECUTE wanted.back;
+    END LOOP;
+END
+$ms5$;
+
+"
+    )
+}
+
+/// Empties the tables, where what they hold is to be replaced.
+pub(crate) fn empty(tables: &[Table]) -> Vec<String> {
+    let (own, of_extensions): (Vec<&Table>, Vec<&Table>) =
+        tables.iter().partition(|table| table.condition.is_none());
+    let names: Vec<String> = own
+        .iter()
+        .map(|table| if table.hypertable { table.name.clone() } else { format!("ONLY {}", table.name) })
+        .collect();
+    let mut statements = Vec::new();
+    if !names.is_empty() {
+        statements.push(format!("TRUNCATE {}", names.join(", ")));
+    }
+    statements.extend(of_extensions.iter().map(|table| {
+        format!("DELETE FROM {} {}", table.name, table.condition.as_deref().unwrap_or_default())
+    }));
+    statements
+}

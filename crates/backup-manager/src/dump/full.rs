@@ -1,0 +1,152 @@
+//! Type `full`: definitions, TimescaleDB's catalog, rows as they are stored, keys and indexes.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use ms5_common::catalog::Inventory;
+use ms5_common::error::Result;
+use ms5_common::progress;
+
+use super::copy::{self, Progress, Read, cannot_write, put};
+use super::plan::Plan;
+use super::{Job, Source, sections};
+use crate::archive::Archive;
+use crate::folder::metadata::{self, More, Stage, Table};
+use crate::rows::RowSum;
+use crate::sessions::{Session, failed, stopped};
+use crate::sqltext;
+
+/// What one session does while the others read rows.
+struct Beside {
+    /// What TimescaleDB's own tables hold.
+    catalog: Vec<RowSum>,
+    /// How long the rows would have had to wait for what stands before them, in milliseconds.
+    took: u128,
+    inventory: Inventory,
+    /// pg_dump's section after the rows.
+    post: String,
+}
+
+impl Job<'_> {
+    /// Writes the members of a full backup.
+    pub(super) fn full(&self, source: Source, plan: &Plan, archive: &Archive, more: &mut More) -> Result<()> {
+        more.superuser = plan.superuser;
+        more.extension_schema = plan.extension.schema.clone();
+        more.jobs = plan.jobs.iter().map(|job| job.id).collect();
+        more.large_objects = plan.large_objects;
+        let since = Instant::now();
+        let put = |stage, sql: &str| put(archive, stage, sql);
+        put(Stage::Begin, &sqltext::begin(self.kind, self.partial.name(), self.file(), plan.superuser))?;
+        let Source { mut aside, readers } = source;
+        let (beside, rows) = self.rows(readers, &mut aside, plan, archive, &more.snapshot)?;
+        more.time(metadata::TIMINGS[1], beside.took);
+        more.time(metadata::TIMINGS[2], since.elapsed().as_millis());
+        let catalog = plan.catalog.iter().zip(beside.catalog.iter().copied());
+        more.tables = catalog
+            .chain(plan.tables.iter().map(|(table, _)| table).zip(rows))
+            .map(|(table, sum)| Table { rows: sum.rows, hash: sum.hash, ..table.clone() })
+            .collect();
+        more.inventory = beside.inventory;
+        put(Stage::Sequences, &sqltext::sequences(&plan.sequences))?;
+        if plan.large_objects > 0 {
+            self.large_objects(archive, &more.snapshot)?;
+        }
+        drop(aside);
+        let (post, refresh) = sections::after_rows(&beside.post)?;
+        put(Stage::PostData, &post)?;
+        put(Stage::Check, &sqltext::check(&more.tables))?;
+        let schema = plan.extension.schema.as_deref();
+        if let Some(schema) = schema.filter(|_| plan.superuser) {
+            put(Stage::Finish, &sqltext::finish(schema, plan.jobs_table.as_deref()))?;
+        }
+        put(Stage::Refresh, &refresh)?;
+        put(Stage::Settings, &sqltext::settings(&plan.database))?;
+        put(Stage::Last, &sqltext::last(&plan.database))?;
+        let start = schema.filter(|_| !plan.jobs.is_empty());
+        more.start_jobs = start.map(|schema| sqltext::start_jobs(schema, &plan.jobs));
+        put(Stage::End, &sqltext::end(more.start_jobs.as_deref()))
+    }
+
+    fn definitions(&self, plan: &Plan, snapshot: &str) -> Result<String> {
+        let text = self.section(snapshot, "pre-data", &[])?;
+        let extension = plan.extension.installed.as_deref().zip(plan.extension.schema.as_deref());
+        let extension = extension.map(|(version, schema)| sections::Extension {
+            version,
+            schema,
+            superuser: plan.superuser,
+        });
+        sections::before_rows(&text, extension.as_ref())
+    }
+
+    /// Rows over all sessions, what each table holds; beside them what stands before and behind them in the file.
+    fn rows(
+        &self,
+        sessions: Vec<Session>,
+        aside: &mut Session,
+        plan: &Plan,
+        archive: &Archive,
+        snapshot: &str,
+    ) -> Result<(Beside, Vec<RowSum>)> {
+        let first = plan.catalog.len();
+        let progress = Progress::default();
+        let done = AtomicBool::new(false);
+        let reads = copy::whole(&plan.tables, first);
+        thread::scope(|scope| {
+            let beside = scope.spawn(|| self.beside(aside, plan, archive, snapshot));
+            if progress::shown() {
+                scope.spawn(|| copy::show(&progress, &reads, &done));
+            }
+            let rows = copy::all(sessions, &reads, archive, &progress);
+            done.store(true, Ordering::Relaxed);
+            let beside = beside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            // Without what stands before them the rows have failed too, and do not know why.
+            let (beside, rows) = (beside?, rows?);
+            let each = first..first + plan.tables.len();
+            Ok((beside, each.map(|number| rows.get(&number).copied().unwrap_or_default()).collect()))
+        })
+    }
+
+    /// What stands before the rows, then what is written behind them.
+    fn beside(&self, aside: &mut Session, plan: &Plan, archive: &Archive, snapshot: &str) -> Result<Beside> {
+        let since = Instant::now();
+        let gate = archive.rows_gate();
+        put(archive, Stage::PreData, &self.definitions(plan, snapshot)?)?;
+        let mut catalog = Vec::with_capacity(plan.catalog.len());
+        for (number, table) in plan.catalog.iter().enumerate() {
+            let read = Read { number, table, source: table.source(), bytes: 0 };
+            catalog.push(copy::read(aside, &read, Stage::Catalog, archive, &Progress::default())?);
+        }
+        gate.open();
+        let took = since.elapsed().as_millis();
+        let inventory = Inventory::of(&mut aside.client)
+            .map_err(|error| failed("take the inventory of the database", &error))?;
+        let post = self.section(snapshot, "post-data", &[])?;
+        Ok(Beside { catalog, took, inventory, post })
+    }
+
+    /// Large objects as pg_dump writes them, without anything else.
+    fn large_objects(&self, archive: &Archive, snapshot: &str) -> Result<()> {
+        let section = "data (large objects)";
+        let arguments = ["--section=data", "--exclude-table-data=*.*", "--large-objects"];
+        // What it says to stderr must not wait for a reader, and goes with this folder.
+        let words = self.partial.path().join(".pg_dump");
+        let told = || std::fs::read_to_string(&words).unwrap_or_default();
+        let failed = |error: std::io::Error| {
+            sections::cannot(self.pg_dump, section)
+                .because_all(told().lines().map(str::to_owned).collect::<Vec<_>>())
+                .because(error)
+        };
+        let reader =
+            sections::call(self.pg_dump, self.settings, &self.context.variables, snapshot, &arguments)
+                .stderr_path(&words)
+                .reader()
+                .map_err(failed)?;
+        let written = archive
+            .append_stream(Stage::LargeObjects, |out| sections::large_objects(reader, out))
+            .map_err(failed);
+        stopped()?;
+        written?;
+        std::fs::remove_file(&words).map_err(|error| cannot_write(&error))
+    }
+}
