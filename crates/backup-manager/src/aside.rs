@@ -10,45 +10,30 @@ use ms5_common::sql::escape_literal;
 use crate::folder::metadata::Table;
 use crate::sqltext::{PINNED, dollar};
 
-/// Refuses tables that are missing or hold rows, then sets keys and triggers aside.
+/// Sets keys and triggers aside, then refuses tables that hold rows.
+pub(crate) fn aside(tables: &[Table]) -> String {
+    format!("{PINNED}{};\n\n{};\n\n", set_aside(tables), are_empty(tables))
+}
+
+/// Sets keys and triggers aside; a table that is missing is refused.
 ///
 /// They are noted as the statements that make them again, in a temporary table that ends with the transaction. A key or a
 /// trigger of a partitioned table belongs to the table that has partitions.
-pub(crate) fn aside(tables: &[Table]) -> String {
-    let literal = |text: &str| escape_literal(text).trim_start().to_owned();
-    let quote = dollar(
-        tables.iter().flat_map(|table| [table.name.as_str(), table.condition.as_deref().unwrap_or("")]),
-    );
-    let values: Vec<String> = tables
-        .iter()
-        .map(|table| {
-            // Rows that an extension brings are there before.
-            let counted =
-                if table.condition.is_some() { "NULL".to_owned() } else { literal(&table.counted()) };
-            format!("        ({}, {counted})", literal(&table.name))
-        })
-        .collect();
-    let values = if values.is_empty() { "        (NULL, NULL)".to_owned() } else { values.join(",\n") };
+pub(crate) fn set_aside(tables: &[Table]) -> String {
+    let names: Vec<String> = tables.iter().map(|table| literal(&table.name)).collect();
+    let quote = dollar(tables.iter().map(|table| table.name.as_str()));
     format!(
-        "{PINNED}DO {quote}
+        "DO {quote}
 DECLARE
-    wanted record;
-    found boolean;
+    wanted text;
     tables oid[];
 BEGIN
-    FOR wanted IN SELECT w.name::text, w.relation::text FROM (VALUES
-{values}
-    ) AS w (name, relation) WHERE w.name IS NOT NULL LOOP
-        IF pg_catalog.to_regclass(wanted.name) IS NULL THEN
-            RAISE EXCEPTION 'the table % is missing: nothing was loaded', wanted.name
+    FOREACH wanted IN ARRAY ARRAY[{}]::text[] LOOP
+        IF pg_catalog.to_regclass(wanted) IS NULL THEN
+            RAISE EXCEPTION 'the table % is missing: nothing was loaded', wanted
                 USING HINT = 'Rows are loaded into tables that are there: restore the schema first.';
         END IF;
-        tables := tables || pg_catalog.to_regclass(wanted.name)::oid;
-        EXECUTE 'SELECT EXISTS (SELECT FROM ' || wanted.relation || ')' INTO found;
-        IF found THEN
-            RAISE EXCEPTION 'the table % holds rows: nothing was loaded', wanted.name
-                USING HINT = 'Empty the tables first (TRUNCATE), or use backup-manager restore NAME --force.';
-        END IF;
+        tables := tables || pg_catalog.to_regclass(wanted)::oid;
     END LOOP;
     tables := tables || ARRAY(SELECT a.relid::oid FROM unnest(tables) t, pg_catalog.pg_partition_ancestors(t) a);
     CREATE TEMPORARY TABLE ms5_aside (turn serial, away text, back text) ON COMMIT DROP;
@@ -77,13 +62,41 @@ BEGIN
     WHERE NOT t.tgisinternal AND t.tgparentid = 0 AND n.nspname !~ '^_timescaledb_' AND t.tgrelid = ANY (tables)
     ORDER BY t.oid;
     FOR wanted IN SELECT away FROM pg_temp.ms5_aside ORDER BY turn LOOP
-        EXECUTE wanted.away;
+        EXECUTE wanted;
     END LOOP;
 END
-{quote};
-
-"
+{quote}",
+        names.join(", ")
     )
+}
+
+/// Refuses tables that hold rows: they would be there twice.
+pub(crate) fn are_empty(tables: &[Table]) -> String {
+    // Rows that an extension brings are there before.
+    let own = tables.iter().filter(|table| table.condition.is_none());
+    let counted: Vec<String> = own.map(|table| literal(&table.counted())).collect();
+    let quote = dollar(tables.iter().map(|table| table.name.as_str()));
+    format!(
+        "DO {quote}
+DECLARE
+    wanted text;
+    found boolean;
+BEGIN
+    FOREACH wanted IN ARRAY ARRAY[{}]::text[] LOOP
+        EXECUTE 'SELECT EXISTS (SELECT FROM ' || wanted || ')' INTO found;
+        IF found THEN
+            RAISE EXCEPTION 'the table % holds rows: nothing was loaded', wanted
+                USING HINT = 'Empty the tables first (TRUNCATE), or use backup-manager restore NAME --force.';
+        END IF;
+    END LOOP;
+END
+{quote}",
+        counted.join(", ")
+    )
+}
+
+fn literal(text: &str) -> String {
+    escape_literal(text).trim_start().to_owned()
 }
 
 /// Puts back what was set aside: keys are checked over all rows.

@@ -65,6 +65,60 @@ COMMENT ON TABLE parts IS '$ms5$; it''s 100%';
 GRANT SELECT ON parent TO PUBLIC;
 "#;
 
+/// One column of every built-in type that can be stored, with the values at its edges; several columns for what users make of
+/// them. Without rows of the server's own kinds (`pg_node_tree` and the like take no input).
+pub const EVERY_TYPE: &str = r#"
+CREATE TYPE day_state AS ENUM ('', 'NULL', 'a,"b"', '{x}');
+CREATE TYPE pair AS (a int, b text);
+CREATE DOMAIN short_text AS varchar(5) CHECK (VALUE <> 'never');
+CREATE TYPE float_range AS RANGE (subtype = float8);
+CREATE TABLE every_type (
+    id int PRIMARY KEY, at timestamptz NOT NULL DEFAULT '2025-01-01Z',
+    boolean_ bool, smallint_ int2, integer_ int4, bigint_ int8, real_ float4, double_ float8, numeric_ numeric, money_ money,
+    char_ "char", bpchar_ char(3), varchar_ varchar(4), text_ text, name_ name, bytea_ bytea, bit_ bit(3), varbit_ varbit,
+    date_ date, time_ time, timetz_ timetz, timestamp_ timestamp, timestamptz_ timestamptz, interval_ interval,
+    uuid_ uuid, json_ json, jsonb_ jsonb, jsonpath_ jsonpath, xml_ xml, tsvector_ tsvector, tsquery_ tsquery,
+    inet_ inet, cidr_ cidr, macaddr_ macaddr, macaddr8_ macaddr8,
+    point_ point, line_ line, lseg_ lseg, box_ box, path_ path, polygon_ polygon, circle_ circle,
+    int4range_ int4range, int8range_ int8range, numrange_ numrange, tsrange_ tsrange, tstzrange_ tstzrange, daterange_ daterange,
+    int4multirange_ int4multirange, tstzmultirange_ tstzmultirange, float_range_ float_range,
+    oid_ oid, regclass_ regclass, regtype_ regtype, tid_ tid, xid_ xid, pg_lsn_ pg_lsn, pg_snapshot_ pg_snapshot,
+    xid8_ xid8, refcursor_ refcursor, regconfig_ regconfig, int2vector_ int2vector,
+    ints int[], texts text[], matrix float8[][], dates timestamptz[], states day_state[],
+    state day_state, pair_ pair, pairs pair[], short_ short_text,
+    doubled int GENERATED ALWAYS AS (integer_ * 2) STORED);
+INSERT INTO every_type (id) VALUES (1);
+INSERT INTO every_type VALUES (2, '0001-01-01 00:00:00+00 BC',
+    true, -32768, -1073741824, -9223372036854775808, 'NaN', 'NaN', 'NaN', '-92233720368547758.08',
+    '\001', 'ä', 'ab  ', '', '', '', B'000', B'',
+    '4713-01-01 BC', '00:00:00', '00:00:00+15:59', '4713-01-01 00:00:00 BC', '-infinity', '-178000000 years',
+    '00000000-0000-0000-0000-000000000000', 'null', 'null', '$', '', '', '',
+    '0.0.0.0/0', '::/0', '00:00:00:00:00:00', '00:00:00:00:00:00:00:00',
+    '(NaN,-Infinity)', '{1,0,0}', '[(0,0),(0,0)]', '(0,0),(0,0)', '[(0,0)]', '((0,0))', '<(0,0),0>',
+    'empty', '(,)', '[NaN,NaN]', '[-infinity,infinity]', '(,infinity)', '[4713-01-01 BC,)',
+    '{}', '{}', '[NaN,NaN]',
+    0, '-', '-', '(0,0)', '0', '0/0', '1:1:', '0', '', '-', '',
+    '{}', '{}', '{}', '{}', '{}', '', ROW(NULL, ''), '{}', '');
+INSERT INTO every_type VALUES (3, '290000-12-31 23:59:59.999999+00',
+    false, 32767, 1073741823, 9223372036854775807, 'Infinity', 'Infinity', 'Infinity', '92233720368547758.07',
+    'x', '   ', '\N', E'\\N', 'name', '\x00ff5c2e0a2c22', B'111', B'10110',
+    'infinity', '24:00:00', '24:00:00-15:59', 'infinity', 'infinity', '178000000 years 11 mons 2147483647 days -00:00:00.000001',
+    'ffffffff-ffff-ffff-ffff-ffffffffffff', '{"a": 1, "a": 2, "": [null, 1e400]}', '{"": [null, "\\u00e4\"", 1e400]}',
+    'strict $."a,b"[*] ? (@ > 1)', '<a b="c&quot;">,&amp;</a>', '''a'':1A,2B ''b c'':3', '!''a b'' & (c | d:*A) <2> e',
+    'ffff::1.2.3.4/128', '10.0.0.0/8', 'ff:ff:ff:ff:ff:ff', 'ff:ff:ff:ff:ff:ff:ff:ff',
+    '(1e-300,0.1)', '{0,-1,0.30000000000000004}', '[(1,2),(3,4)]', '(1e300,1),(0,0)', '((0,0),(1,1))', '((0,0),(1,1),(1,0))', '<(0.1,0.2),1e300>',
+    '[-2147483648,2147483647)', '[1,1]', '(-Infinity,Infinity)', '[0044-03-15 BC,)', '[2025-01-01Z,2025-01-02Z)', '(,infinity)',
+    '{[1,2),[5,)}', '{(,2025-01-01Z),[2026-01-01Z,)}', '(-Infinity,0.30000000000000004]',
+    4294967295, 'pg_class', 'timestamptz', '(4294967294,65534)', '4294967295', 'FFFFFFFF/FFFFFFFF', '10:20:10,14,15', '18446744073709551615', 'a "c"', 'simple', '1 -2',
+    '[-1:1]={1,NULL,3}', '{NULL,"NULL","",",","\"","{}"," a "}', '{{NaN,Infinity},{-0,0.1}}', '{infinity,NULL,"0044-03-15 BC"}', '{"",NULL,"NULL"}',
+    'a,"b"', ROW(NULL, 'a,"(b)\'), ARRAY[ROW(1, NULL)::pair, NULL], ' "', DEFAULT);
+INSERT INTO every_type (id, text_, json_, texts, double_, real_, numeric_) VALUES
+    (4, E'\r\n\t\b\f\v\x7f', '"\n"', ARRAY[E'a\nb', E'\\.', '\'], -0.0, 1e-45, 1e-1000),
+    (5, E'line\n\\.\nline', '[]', '{"\\"}', 1.7976931348623157e308, 3.4028235e38, -0.000),
+    (6, '""', '{}', '{"\"\""}', 5e-324, -0.0, 1e1000), (7, '\.', '0', NULL, 0.1, 0.1, 1.10), (8, ' ', '-0', '{" "}', 1, 1, 1),
+    (9, '#', '1.0', '{#}', 2.5, 2.5, 0.00), (10, ',', '1e5', '{","}', NULL, NULL, NULL);
+"#;
+
 /// A hypertable of two dimensions and one with rows in many chunks.
 pub const HYPERTABLES: &str = r#"
 CREATE EXTENSION IF NOT EXISTS timescaledb;

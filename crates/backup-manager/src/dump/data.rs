@@ -91,7 +91,7 @@ impl Theirs {
         }
         Ok(Self {
             hypertables: hypertables::read(client)?.into_iter().map(|hypertable| hypertable.table).collect(),
-            chunks: hypertables::chunks(client)?,
+            chunks: hypertables::chunks_with_sizes(client)?,
             aggregates: policies::continuous_aggregates(client)?,
         })
     }

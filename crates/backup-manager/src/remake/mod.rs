@@ -124,11 +124,13 @@ pub(crate) fn aggregate_settings(schema: &str, aggregate: &Aggregate) -> Vec<Str
 }
 
 fn options(compression: &Compression, time: Option<&Dimension>) -> String {
-    let mut options = vec![
-        "timescaledb.compress = true".to_owned(),
-        format!("timescaledb.compress_segmentby = {}", literal(&compression.segmentby)),
-        format!("timescaledb.compress_orderby = {}", literal(&compression.orderby)),
-    ];
+    let mut options = vec!["timescaledb.compress = true".to_owned()];
+    if let Some(columns) = &compression.segmentby {
+        options.push(format!("timescaledb.compress_segmentby = {}", literal(columns)));
+    }
+    if !compression.orderby.is_empty() {
+        options.push(format!("timescaledb.compress_orderby = {}", literal(&compression.orderby)));
+    }
     // It takes an interval, and a column of numbers has none.
     let numbers = ["smallint", "integer", "bigint"];
     if let Some(length) = compression.merge_up_to.filter(|length| *length > 0)
@@ -168,7 +170,7 @@ mod tests {
             chunk_prefix: Some("_zz".into()),
             tablespaces: vec!["fast".into()],
             compression: Some(Compression {
-                segmentby: "dev".into(),
+                segmentby: Some("dev".into()),
                 merge_up_to: Some(1000),
                 ..Compression::default()
             }),
@@ -185,8 +187,7 @@ mod tests {
         assert_eq!(
             settings("public", &table),
             [
-                "ALTER TABLE \"f\".\"N 2\" SET (timescaledb.compress = true, timescaledb.compress_segmentby = 'dev', \
-              timescaledb.compress_orderby = '')"
+                "ALTER TABLE \"f\".\"N 2\" SET (timescaledb.compress = true, timescaledb.compress_segmentby = 'dev')"
             ]
         );
     }

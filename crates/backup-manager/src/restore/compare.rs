@@ -97,9 +97,9 @@ fn table(session: &mut Session, table: &Table) -> Result<Option<String>> {
 
 fn objects(load: &Load<'_>, now: std::result::Result<Inventory, postgres::Error>) -> Result<Vec<String>> {
     let now = now.map_err(|error| failed("take the inventory of what was restored", &error))?;
-    // Jobs that were made anew do not run yet.
+    // What was made anew has numbers of its own, and its jobs do not run yet.
     let differences = if load.members(Stage::Hypertables).next().is_some() {
-        load.more.inventory.without_schedules().compare(&now.without_schedules())
+        load.more.inventory.as_restored().compare(&now.as_restored())
     } else {
         load.more.inventory.compare(&now)
     };

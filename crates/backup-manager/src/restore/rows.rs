@@ -86,11 +86,13 @@ fn look(client: &mut Client) -> Result<()> {
 
 /// Loads and compares, in a transaction that stays open.
 fn fill(session: &mut Session, entry: &Entry, more: &More, settings: &Settings, force: bool) -> Result<()> {
-    run_all(&mut session.client, &["BEGIN", LOCK_TIMEOUT])?;
+    // What stands in the file for psql, with the tables emptied between: their keys would forbid it.
+    let mut statements = vec!["BEGIN".to_owned(), LOCK_TIMEOUT.to_owned(), aside::set_aside(&more.tables)];
     if force {
-        let statements = aside::empty(&more.tables);
-        run_all(&mut session.client, &statements.iter().map(String::as_str).collect::<Vec<_>>())?;
+        statements.extend(aside::empty(&more.tables));
     }
+    statements.push(aside::are_empty(&more.tables));
+    run_all(&mut session.client, &statements.iter().map(String::as_str).collect::<Vec<_>>())?;
     let reader = super::reader(entry)?;
     let load = Load { settings, more, reader: &reader, jobs: 1 };
     load.in_one(session)?;

@@ -60,9 +60,9 @@ pub struct Dimension {
 /// How chunks are compressed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Compression {
-    /// Columns as SQL, separated by commas.
-    pub segmentby: String,
-    /// The same with ` DESC` and the place of NULLs.
+    /// Columns as SQL, separated by commas; None where nobody chose, which newer versions keep apart from none.
+    pub segmentby: Option<String>,
+    /// The same with ` DESC` and the place of NULLs; empty where nobody chose.
     pub orderby: String,
     /// Up to which length chunks are merged when they are compressed, in microseconds or the column's unit.
     pub merge_up_to: Option<i64>,
@@ -222,9 +222,12 @@ fn skipping(client: &mut Client) -> SqlResult<Vec<(i32, String)>> {
 
 /// By the relation as SQL, those of materializations among them.
 fn compression(client: &mut Client, version: Version) -> SqlResult<Vec<(String, Compression)>> {
-    // The column is newer than the table.
-    let sparse = if version >= Version::COLUMNSTORE {
-        "(SELECT string_agg(format('%s(%s)', i ->> 'type',
+    // The column `index` is newer than the table.
+    let (chosen, sparse) = if version >= Version::COLUMNSTORE {
+        (
+            "(SELECT s.segmentby IS NOT NULL FROM _timescaledb_catalog.compression_settings s
+              WHERE s.relid = format('%I.%I', h.schema_name, h.table_name)::pg_catalog.regclass)",
+            "(SELECT string_agg(format('%s(%s)', i ->> 'type',
                                    CASE jsonb_typeof(i -> 'column')
                                        WHEN 'array' THEN (SELECT string_agg(quote_ident(c), ',')
                                                           FROM jsonb_array_elements_text(i -> 'column') c)
@@ -232,9 +235,10 @@ fn compression(client: &mut Client, version: Version) -> SqlResult<Vec<(String, 
           FROM _timescaledb_catalog.compression_settings s
           CROSS JOIN LATERAL jsonb_array_elements(NULLIF(to_jsonb(s) -> 'index', 'null')) i
           WHERE s.relid = format('%I.%I', h.schema_name, h.table_name)::pg_catalog.regclass
-            AND i ->> 'source' = 'config')"
+            AND i ->> 'source' = 'config')",
+        )
     } else {
-        "NULL::text"
+        ("true", "NULL::text")
     };
     let settings = super::hypertables::all_compression(client, version)?;
     let rows = client.query_typed(
@@ -242,7 +246,7 @@ fn compression(client: &mut Client, version: Version) -> SqlResult<Vec<(String, 
             "SELECT format('%I.%I', h.schema_name, h.table_name),
                     (SELECT d.compress_interval_length FROM _timescaledb_catalog.dimension d
                      WHERE d.hypertable_id = h.id ORDER BY d.id LIMIT 1),
-                    {sparse}
+                    {sparse}, {chosen}
              FROM _timescaledb_catalog.hypertable h WHERE h.compression_state = 1"
         ),
         &[],
@@ -256,7 +260,8 @@ fn compression(client: &mut Client, version: Version) -> SqlResult<Vec<(String, 
                 found.map(|setting| list(setting).join(",")).unwrap_or_default()
             };
             let compression = Compression {
-                segmentby: joined(|setting| &setting.segmentby),
+                segmentby: (row.get::<_, Option<bool>>(3) == Some(true))
+                    .then(|| joined(|setting| &setting.segmentby)),
                 orderby: joined(|setting| &setting.orderby),
                 merge_up_to: row.get(1),
                 sparse_index: row.get::<_, Option<String>>(2).unwrap_or_default(),

@@ -90,7 +90,6 @@ impl Load<'_> {
     /// What the server says, or that a member is not what it should be.
     pub(crate) fn in_one(&self, session: &mut Session) -> Result<()> {
         self.run(session, Stage::PreData)?;
-        self.run(session, Stage::Aside)?;
         for member in self.members(Stage::Catalog).chain(self.members(Stage::Table)) {
             stopped()?;
             self.rows(session, member, false)?;
