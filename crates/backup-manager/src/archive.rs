@@ -112,6 +112,21 @@ impl Archive {
     /// # Errors
     /// The system's, a full disk among them; that the gate was given up.
     pub(crate) fn append(&self, stage: Stage, table: Option<usize>, rows: u64, sql: &[u8]) -> io::Result<()> {
+        self.append_part(stage, table, rows, None, sql)
+    }
+
+    /// The same for rows of a stretch of time.
+    ///
+    /// # Errors
+    /// As above.
+    pub(crate) fn append_part(
+        &self,
+        stage: Stage,
+        table: Option<usize>,
+        rows: u64,
+        range: Option<(i64, i64)>,
+        sql: &[u8],
+    ) -> io::Result<()> {
         if sql.is_empty() {
             return Ok(());
         }
@@ -139,7 +154,8 @@ impl Archive {
         state.put(&self.path, bytes)?;
         let length = state.offset - offset;
         let raw = sql.len() as u64;
-        state.members.push(Member { stage, table, offset, length, raw, rows, hash: xxh3_64(sql) });
+        let member = Member { file: 0, stage, table, range, offset, length, raw, rows, hash: xxh3_64(sql) };
+        state.members.push(member);
         Ok(())
     }
 
@@ -165,7 +181,8 @@ impl Archive {
             }
         };
         let length = state.offset - offset;
-        state.members.push(Member { stage, table: None, offset, length, raw, rows: 0, hash });
+        let member = Member { file: 0, stage, table: None, range: None, offset, length, raw, rows: 0, hash };
+        state.members.push(member);
         Ok(())
     }
 
@@ -257,21 +274,34 @@ impl<W: Write> Write for Tally<W> {
     }
 }
 
-/// A file that is read, member by member, by any number of threads.
-pub(crate) struct Reader {
+/// The files of a backup, read member by member, by any number of threads.
+pub(crate) struct Reader(Vec<Part>);
+
+/// One of the files.
+struct Part {
     path: PathBuf,
     file: File,
     packed: bool,
 }
 
 impl Reader {
-    /// Opens it.
+    /// Opens them; members name them by their places.
     ///
     /// # Errors
-    /// The system's.
-    pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        let packed = path.extension().is_some_and(|end| end == "gz");
-        Ok(Self { path: path.to_owned(), file: File::open(path)?, packed })
+    /// The system's, with the path.
+    pub(crate) fn open(paths: &[PathBuf]) -> io::Result<Self> {
+        let part = |path: &PathBuf| {
+            let file = File::open(path)
+                .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
+            let packed = path.extension().is_some_and(|end| end == "gz");
+            Ok(Part { path: path.clone(), file, packed })
+        };
+        paths.iter().map(part).collect::<io::Result<_>>().map(Self)
+    }
+
+    fn part(&self, member: &Member) -> io::Result<&Part> {
+        let none = || io::Error::new(io::ErrorKind::InvalidData, format!("there is no file {}", member.file));
+        self.0.get(member.file).ok_or_else(none)
     }
 
     /// The SQL of a member.
@@ -280,14 +310,15 @@ impl Reader {
     /// The system's, or that it is not what its index says.
     pub(crate) fn member(&self, member: &Member) -> io::Result<Vec<u8>> {
         let wrong = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
-        let size = self.file.metadata()?.len();
+        let Part { file, packed, .. } = self.part(member)?;
+        let size = file.metadata()?.len();
         if member.offset.checked_add(member.length).is_none_or(|end| end > size) {
             return Err(wrong(format!("it ends behind the file's end at {size}")));
         }
         let length = usize::try_from(member.length).map_err(|_| wrong("it is too long".to_owned()))?;
         let mut bytes = vec![0; length];
-        self.file.read_exact_at(&mut bytes, member.offset)?;
-        let sql = if self.packed {
+        file.read_exact_at(&mut bytes, member.offset)?;
+        let sql = if *packed {
             let mut sql = Vec::with_capacity(usize::try_from(member.raw).unwrap_or(0).min(BLOCK * 2));
             let mut decoder = GzDecoder::new(bytes.as_slice());
             (&mut decoder).take(member.raw.saturating_add(1)).read_to_end(&mut sql)?;
@@ -313,10 +344,11 @@ impl Reader {
     /// # Errors
     /// The system's.
     pub(crate) fn stream(&self, member: &Member) -> io::Result<Box<dyn Read + Send>> {
-        let mut file = File::open(&self.path)?;
+        let Part { path, packed, .. } = self.part(member)?;
+        let mut file = File::open(path)?;
         file.seek(SeekFrom::Start(member.offset))?;
         let bytes = BufReader::with_capacity(1 << 16, file.take(member.length));
-        Ok(if self.packed { Box::new(GzDecoder::new(bytes)) } else { Box::new(bytes) })
+        Ok(if *packed { Box::new(GzDecoder::new(bytes)) } else { Box::new(bytes) })
     }
 }
 
@@ -373,7 +405,7 @@ mod tests {
     fn members_are_read_back_and_the_whole_is_one_text() {
         for level in [Some(1), Some(6), None] {
             let (path, members) = file(level);
-            let reader = Reader::open(&path).unwrap();
+            let reader = Reader::open(std::slice::from_ref(&path)).unwrap();
             let texts: Vec<Vec<u8>> = members.iter().map(|member| reader.member(member).unwrap()).collect();
             assert_eq!(texts.concat(), b"begin\n1\n2\nlarge");
             let mut text = String::new();

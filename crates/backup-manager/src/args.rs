@@ -29,6 +29,9 @@ const START_JOBS: &str = "--start-jobs";
 const KEEP_LAST: &str = "--keep-last";
 const MAX_TOTAL: &str = "--max-total";
 const DRY_RUN: &str = "--dry-run";
+const TABLES: &str = "--tables";
+const SINCE: &str = "--since";
+const UNTIL: &str = "--until";
 const LOCK_WAIT: &str = "--lock-wait";
 const LOCK_TIMEOUT: &str = "--lock-timeout";
 
@@ -60,6 +63,9 @@ pub(crate) const SPEC: Spec = Spec {
             IN_PLACE,
             "restore, rollback: in one transaction inside the database itself, for a role without CREATEDB",
         ),
+        Flag::value(TABLES, "LIST", "restore of hypertables: only these, as schema.table,schema.table"),
+        Flag::value(SINCE, "TIME", "restore of hypertables: only rows from this time on, in UTC"),
+        Flag::value(UNTIL, "TIME", "restore of hypertables: only rows before this time"),
         RESTORE_USER,
         Flag::value(MAINTENANCE, "NAME", "The database from which others are made, renamed and dropped")
             .default("postgres"),
@@ -80,7 +86,8 @@ pub(crate) const SPEC: Spec = Spec {
         VERSION,
     ],
     positionals: &["COMMAND", "NAME", "TYPE"],
-    epilog: "TYPE is full (default), schema (definitions, hypertables and policies) or data (rows, for a database that has them).
+    epilog: "TYPE is full (default), schema (definitions, hypertables and policies), data (rows, for a database that
+has them) or hypertables (a CSV file for each).
 NAME is a folder's full name, or the name without its stamp: then the newest of that name.
 A restore builds a new database beside the old one, compares every row, and swaps the names last.
 Exit codes: 0 done, 1 failed or damaged, 2 usage, 3 configuration or input, 4 cannot connect or locked.",
@@ -119,6 +126,10 @@ pub(crate) struct Options {
     pub(crate) drop_old: bool,
     pub(crate) start_jobs: bool,
     pub(crate) in_place: bool,
+    /// Of a backup of hypertables; all where it is empty.
+    pub(crate) tables: Vec<String>,
+    pub(crate) since: Option<String>,
+    pub(crate) until: Option<String>,
     pub(crate) restore_user: Option<String>,
     pub(crate) maintenance: String,
     pub(crate) keep_last: usize,
@@ -155,6 +166,9 @@ impl Options {
             drop_old: arguments.has(DROP_OLD),
             start_jobs: arguments.has(START_JOBS),
             in_place: arguments.has(IN_PLACE),
+            tables: list(arguments.value(TABLES).unwrap_or_default()),
+            since: arguments.value(SINCE).map(str::to_owned),
+            until: arguments.value(UNTIL).map(str::to_owned),
             restore_user: arguments.value(RESTORE_USER.name).map(str::to_owned),
             maintenance: arguments.value(MAINTENANCE).unwrap_or("postgres").to_owned(),
             keep_last: usize::try_from(arguments.number(KEEP_LAST)?.unwrap_or(1)).unwrap_or(usize::MAX),
@@ -223,9 +237,9 @@ fn kind(word: &str) -> Result<Kind> {
     }
     let types = Kind::ALL.map(Kind::word).join(", ");
     Err(match word {
-        "hypertables" | "incremental" => {
-            Error::new(Exit::Usage, format!("backups of type {word} are not built yet; nothing was touched"))
-                .hint("take a full backup: it holds hypertables, and can be verified: backup NAME full")
+        "incremental" => {
+            Error::new(Exit::Usage, "incremental backups are not built yet; nothing was touched")
+                .hint("take a full backup: backup NAME full")
         }
         other => usage(format!("unknown type {other:?}: it is one of {types}")),
     })
@@ -236,22 +250,52 @@ fn refuse_foreign(arguments: &Parsed, command: &Command) -> Result<()> {
     use Command as C;
     let given = |flag: &&str| arguments.has(flag) || arguments.value(flag).is_some();
     let (word, foreign): (&str, &[&str]) = match command {
-        C::Backup { .. } | C::RollbackPoint { .. } => {
-            ("backup", &[DEEP, DROP_OLD, START_JOBS, IN_PLACE, KEEP_LAST, MAX_TOTAL, DRY_RUN])
-        }
+        C::Backup { .. } | C::RollbackPoint { .. } => (
+            "backup",
+            &[DEEP, DROP_OLD, START_JOBS, IN_PLACE, KEEP_LAST, MAX_TOTAL, DRY_RUN, TABLES, SINCE, UNTIL],
+        ),
         C::Restore { .. } | C::Rollback { .. } => {
             ("restore", &[DEEP, KEEP_LAST, MAX_TOTAL, DRY_RUN, LEVEL, LOCK_TIMEOUT])
         }
-        C::Verify { .. } => {
-            ("verify", &[DROP_OLD, START_JOBS, IN_PLACE, KEEP_LAST, MAX_TOTAL, DRY_RUN, LEVEL, LOCK_TIMEOUT])
-        }
-        C::List => ("list", &[DEEP, DROP_OLD, START_JOBS, IN_PLACE, KEEP_LAST, MAX_TOTAL, DRY_RUN, LEVEL]),
-        C::Clean { .. } => ("clean", &[DEEP, DROP_OLD, START_JOBS, IN_PLACE, LEVEL]),
+        C::Verify { .. } => (
+            "verify",
+            &[
+                DROP_OLD,
+                START_JOBS,
+                IN_PLACE,
+                KEEP_LAST,
+                MAX_TOTAL,
+                DRY_RUN,
+                LEVEL,
+                LOCK_TIMEOUT,
+                TABLES,
+                SINCE,
+                UNTIL,
+            ],
+        ),
+        C::List => (
+            "list",
+            &[
+                DEEP, DROP_OLD, START_JOBS, IN_PLACE, KEEP_LAST, MAX_TOTAL, DRY_RUN, LEVEL, TABLES, SINCE,
+                UNTIL,
+            ],
+        ),
+        C::Clean { .. } => ("clean", &[DEEP, DROP_OLD, START_JOBS, IN_PLACE, LEVEL, TABLES, SINCE, UNTIL]),
     };
     match foreign.iter().find(|flag| given(flag)) {
         Some(flag) => Err(usage(format!("{flag} is nothing that {word} knows"))),
         None => Ok(()),
     }
+}
+
+/// Names separated by commas; a comma inside quotes is a name's.
+fn list(text: &str) -> Vec<String> {
+    let mut quoted = false;
+    let parts = text.split(|letter| {
+        quoted ^= letter == '"';
+        letter == ',' && !quoted
+    });
+    parts.map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()).collect()
 }
 
 /// `50GB`, `500MB`, `1000`: bytes, by 1024.
@@ -299,13 +343,18 @@ mod tests {
     }
 
     #[test]
+    fn lists_of_tables() {
+        assert_eq!(list(r#"a.b, f."x,y" ,"#), ["a.b", r#"f."x,y""#]);
+        assert!(list("").is_empty());
+    }
+
+    #[test]
     fn wrong_usage_is_refused() {
         for line in [
             "",
             "restor x",
             "restore",
             "restore a b",
-            "backup x hypertables",
             "backup x incremental",
             "backup x y",
             "backup --deep",

@@ -101,20 +101,19 @@ fn literal(text: &str) -> String {
 
 /// Puts back what was set aside: keys are checked over all rows.
 pub(crate) fn back() -> String {
-    format!(
-        "{PINNED}DO $ms5$
+    format!("{PINNED}{PUT_BACK};\n\n")
+}
+
+/// The same as one statement.
+pub(crate) const PUT_BACK: &str = "DO $ms5$
 DECLARE
-    wanted record;
+    wanted text;
 BEGIN
     FOR wanted IN SELECT back FROM pg_temp.ms5_aside ORDER BY turn LOOP
-        EXECUTE wanted.back;
+        EXECUTE wanted;
     END LOOP;
 END
-$ms5$;
-
-"
-    )
-}
+$ms5$";
 
 /// Empties the tables, where what they hold is to be replaced.
 pub(crate) fn empty(tables: &[Table]) -> Vec<String> {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
-use ms5_common::progress::Line;
+use ms5_common::progress::{self, Line};
 
 use crate::archive::{Archive, BLOCK};
 use crate::folder::metadata::{Stage, Table};
@@ -47,13 +47,24 @@ pub(super) struct Read<'a> {
     pub(super) source: String,
     /// How many bytes it takes on the server.
     pub(super) bytes: u64,
+    pub(super) form: Form,
+}
+
+/// How rows stand in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Behind a COPY, in the text that it has by itself.
+    Sql,
+    /// By themselves, in the archive of that number, of that stretch of time where it is known.
+    Csv(usize, Option<(i64, i64)>),
 }
 
 /// Tables as they are stored, each by itself; `first` is the number of the first.
 pub(super) fn whole(tables: &[(Table, u64)], first: usize) -> Vec<Read<'_>> {
     let read = |(place, (table, bytes)): (usize, &'_ (Table, u64))| (first + place, table.source(), *bytes);
     let all = tables.iter().enumerate().map(read).zip(tables);
-    all.map(|((number, source, bytes), (table, _))| Read { number, table, source, bytes }).collect()
+    all.map(|((number, source, bytes), (table, _))| Read { number, table, source, bytes, form: Form::Sql })
+        .collect()
 }
 
 /// Reads one into the archive.
@@ -67,8 +78,11 @@ pub(super) fn read(
     archive: &Archive,
     progress: &Progress,
 ) -> Result<RowSum> {
-    let Read { number, table, source, .. } = read;
-    let begin = rows_begin(table);
+    let Read { number, table, source, form, .. } = read;
+    let (begin, end, range) = match form {
+        Form::Sql => (rows_begin(table), ROWS_END, None),
+        Form::Csv(_, range) => (String::new(), "", *range),
+    };
     let mut sum = RowSum::default();
     let mut block: Vec<u8> = Vec::with_capacity(BLOCK + (BLOCK >> 3));
     block.extend_from_slice(begin.as_bytes());
@@ -79,18 +93,22 @@ pub(super) fn read(
         stopped().map_err(Stop::Signal)?;
         let mut part = RowSum::default();
         let rows = block.get(begin.len()..).unwrap_or_default();
-        part.add(rows);
+        match form {
+            Form::Sql => part.add(rows),
+            Form::Csv(..) => part.add_csv(rows),
+        }
         progress.bytes.fetch_add(rows.len() as u64, Ordering::Relaxed);
         progress.rows.fetch_add(part.rows, Ordering::Relaxed);
-        block.extend_from_slice(ROWS_END.as_bytes());
-        archive.append(stage, Some(*number), part.rows, block).map_err(Stop::File)?;
+        block.extend_from_slice(end.as_bytes());
+        archive.append_part(stage, Some(*number), part.rows, range, block).map_err(Stop::File)?;
         sum.join(part);
         block.truncate(begin.len());
         // A row of hundreds of megabytes needs its room once.
         block.shrink_to(BLOCK * 2);
         Ok(())
     };
-    let sql = format!("COPY {source} TO STDOUT");
+    let options = if *form == Form::Sql { "" } else { " WITH (FORMAT csv)" };
+    let sql = format!("COPY {source} TO STDOUT{options}");
     let mut take = |data: &[u8]| {
         block.extend_from_slice(data);
         // Only whole rows come, so a block ends with one.
@@ -133,14 +151,35 @@ pub(crate) fn cannot_write(error: &io::Error) -> Error {
     }
 }
 
-/// Reads all over all sessions, each the next one that nobody has; what was read, by the tables' numbers.
+/// The same with a line that shows how far it is.
+///
+/// # Errors
+/// Those of [`all`].
+pub(super) fn all_shown(
+    sessions: Vec<Session>,
+    reads: &[Read<'_>],
+    archives: &[Archive],
+) -> Result<BTreeMap<usize, RowSum>> {
+    let progress = Progress::default();
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        if progress::shown() {
+            scope.spawn(|| show(&progress, reads, &done));
+        }
+        let rows = all(sessions, reads, archives, &progress);
+        done.store(true, Ordering::Relaxed);
+        rows
+    })
+}
+
+/// Reads all over all sessions into the archives, each session the next one that nobody has; what was read, by the tables' numbers.
 ///
 /// # Errors
 /// The first failure; the others end early.
-pub(super) fn all(
+fn all(
     sessions: Vec<Session>,
     reads: &[Read<'_>],
-    archive: &Archive,
+    archives: &[Archive],
     progress: &Progress,
 ) -> Result<BTreeMap<usize, RowSum>> {
     let next = AtomicUsize::new(0);
@@ -149,7 +188,11 @@ pub(super) fn all(
         let mut sums = Vec::new();
         while !stop.load(Ordering::Relaxed) {
             let Some(wanted) = reads.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
-            match read(&mut session, wanted, Stage::Table, archive, progress) {
+            let (place, stage) = match wanted.form {
+                Form::Sql => (0, Stage::Table),
+                Form::Csv(place, _) => (place, Stage::Csv),
+            };
+            match read(&mut session, wanted, stage, &archives[place], progress) {
                 Ok(sum) => sums.push((wanted.number, sum)),
                 Err(error) => {
                     stop.store(true, Ordering::Relaxed);
@@ -176,7 +219,7 @@ pub(super) fn all(
 }
 
 /// A line on a terminal: how much is read, how fast, and how long it may still take.
-pub(super) fn show(progress: &Progress, reads: &[Read<'_>], done: &AtomicBool) {
+fn show(progress: &Progress, reads: &[Read<'_>], done: &AtomicBool) {
     let total: u64 = reads.iter().map(|read| read.bytes).sum();
     let line = Line::new();
     line.begin("rows");

@@ -1,33 +1,29 @@
 //! Type `data`: rows of tables, those of a hypertable as SELECT gives them, for a database that has the definitions.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::Instant;
 
 use ms5_common::db::client::Client;
 use ms5_common::error::Result;
-use ms5_common::progress;
 use ms5_common::timescale::hypertables::{self, Chunk};
 use ms5_common::timescale::policies;
 
-use super::copy::{self, Progress, Read, put};
+use super::copy::{self, Form, Read, put};
 use super::definitions::LEFT_OUT;
 use super::plan::Plan;
-use super::{Job, Source, sections};
-use crate::archive::Archive;
+use super::{Files, Job, Source, finish, sections};
 use crate::folder::metadata::{self, More, Stage, Table};
 use crate::sessions::failed;
 use crate::{aside, sqltext};
 
 /// Whether a table or a sequence, as SQL, is TimescaleDB's own.
-fn is_internal(name: &str) -> bool {
+pub(super) fn is_internal(name: &str) -> bool {
     name.starts_with("_timescaledb_")
 }
 
 impl Job<'_> {
     /// Writes the members of a data backup.
-    pub(super) fn data(&self, source: Source, plan: &Plan, archive: &Archive, more: &mut More) -> Result<()> {
+    pub(super) fn data(&self, source: Source, plan: &Plan, more: &mut More) -> Result<Files> {
         let since = Instant::now();
         let Source { mut aside, readers } = source;
         let client = &mut aside.client;
@@ -44,21 +40,14 @@ impl Job<'_> {
         }
         let tables = tables(plan, &theirs);
         let listed: Vec<Table> = tables.iter().map(|(table, _)| table.clone()).collect();
-        let put = |stage, sql: &str| put(archive, stage, sql);
-        put(Stage::Begin, &sqltext::begin_rows(self.partial.name(), self.file()))?;
+        let file = self.kind.file(self.options.compress);
+        let archive = self.archive(&file)?;
+        let put = |stage, sql: &str| put(&archive, stage, sql);
+        put(Stage::Begin, &sqltext::begin_rows(self.partial.name(), &file))?;
         put(Stage::Aside, &aside::aside(&listed))?;
         archive.rows_gate().open();
         let reads = reads(&tables, &theirs.chunks);
-        let progress = Progress::default();
-        let done = AtomicBool::new(false);
-        let rows = thread::scope(|scope| {
-            if progress::shown() {
-                scope.spawn(|| copy::show(&progress, &reads, &done));
-            }
-            let rows = copy::all(readers, &reads, archive, &progress);
-            done.store(true, Ordering::Relaxed);
-            rows
-        })?;
+        let rows = copy::all_shown(readers, &reads, std::slice::from_ref(&archive))?;
         more.time(metadata::TIMINGS[2], since.elapsed().as_millis());
         let sum = |number| rows.get(&number).copied().unwrap_or_default();
         more.tables = (listed.iter().enumerate())
@@ -71,7 +60,8 @@ impl Job<'_> {
         put(Stage::Sequences, &sqltext::sequences(&sequences))?;
         let text = self.section(&more.snapshot, "post-data", &LEFT_OUT)?;
         put(Stage::Refresh, &sections::after_rows(&text)?.1)?;
-        put(Stage::End, &sqltext::end_rows())
+        put(Stage::End, &sqltext::end_rows())?;
+        finish(vec![(file, archive)])
     }
 }
 
@@ -116,13 +106,13 @@ fn reads<'a>(tables: &'a [(Table, u64)], chunks: &[Chunk]) -> Vec<Read<'a>> {
     let mut reads = Vec::new();
     for (number, (table, bytes)) in tables.iter().enumerate() {
         if !table.hypertable {
-            reads.push(Read { number, table, source: table.source(), bytes: *bytes });
+            reads.push(Read { number, table, source: table.source(), bytes: *bytes, form: Form::Sql });
             continue;
         }
         let parts = chunks.iter().filter(|chunk| chunk.hypertable == table.name);
         let root = (format!("ONLY {}", table.name), 0);
         for (part, bytes) in parts.map(|chunk| (chunk.table.clone(), chunk.bytes)).chain([root]) {
-            reads.push(Read { number, table, source: table.source_of(&part), bytes });
+            reads.push(Read { number, table, source: table.source_of(&part), bytes, form: Form::Sql });
         }
     }
     reads.sort_by_key(|read| std::cmp::Reverse(read.bytes));

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
-use ms5_common::sql::{Facts, Token};
+use ms5_common::sql::{Facts, Token, escape_identifier};
 use ms5_common::timescale::definition::Definition;
 
 use super::sections::{Piece, creates_timescale, is_ours, pieces};
@@ -30,7 +30,7 @@ const INTERNAL: [&str; 6] = [
 ];
 
 /// schema and name, as the catalog has them.
-type Name = (String, String);
+pub(super) type Name = (String, String);
 
 /// The section before the rows.
 ///
@@ -137,6 +137,57 @@ pub(super) fn hypertables(definition: &Definition, schema: &str) -> String {
     format!("{PINNED}{};\n\n", statements.join(";\n\n"))
 }
 
+/// What makes each hypertable anew, from pg_dump's sections of these tables: schema, table and its sequences, hypertable, keys
+/// and indexes, settings.
+///
+/// # Errors
+/// Those of [`pieces`].
+pub(super) fn of_tables(
+    pre: &str,
+    post: &str,
+    definition: &Definition,
+    sequences: &[(Name, Name)],
+    schema: &str,
+) -> Result<BTreeMap<Name, Vec<String>>> {
+    let hypertables: BTreeSet<Name> =
+        definition.hypertables.iter().map(|table| (table.schema.clone(), table.name.clone())).collect();
+    // The table that a statement is about is the first that it names; its sequences are made before they are its.
+    let whose = |text: &str| {
+        names_in_order(text).into_iter().find_map(|name| {
+            match sequences.iter().find(|(own, _)| *own == name) {
+                Some((_, table)) => Some(table.clone()),
+                None => hypertables.contains(&name).then_some(name),
+            }
+        })
+    };
+    let sorted = |text: &str| -> Result<BTreeMap<Name, Vec<String>>> {
+        let mut sorted: BTreeMap<Name, Vec<String>> = BTreeMap::new();
+        for piece in pieces(text)? {
+            let statement = piece.statement.text.as_str();
+            let facts = Facts::of(statement, true);
+            let theirs = facts.begins_with(&["create", "trigger"]) && runs_timescale(&facts);
+            let Some(name) = whose(statement).filter(|_| !is_ours(&facts) && !theirs) else { continue };
+            let statement = without_only(&facts, statement, &hypertables);
+            sorted.entry(name).or_default().push(statement.unwrap_or(piece.statement.text));
+        }
+        Ok(sorted)
+    };
+    let (mut pre, mut post) = (sorted(pre)?, sorted(post)?);
+    let mut all = BTreeMap::new();
+    for table in &definition.hypertables {
+        let name = (table.schema.clone(), table.name.clone());
+        let mut statements =
+            vec![format!("CREATE SCHEMA IF NOT EXISTS {}", escape_identifier(&table.schema))];
+        statements.extend(pre.remove(&name).unwrap_or_default());
+        statements.push(remake::hypertable(schema, table));
+        statements.extend(remake::now(schema, table));
+        statements.extend(post.remove(&name).unwrap_or_default());
+        statements.extend(remake::settings(schema, table));
+        all.insert(name, statements);
+    }
+    Ok(all)
+}
+
 fn whole(before: &str, statement: &str) -> String {
     format!("{before}{statement};")
 }
@@ -163,6 +214,10 @@ fn in_order(mut left: Vec<Maker>) -> String {
 
 /// Every `schema.name` in a statement.
 fn names(text: &str) -> BTreeSet<Name> {
+    names_in_order(text).into_iter().collect()
+}
+
+fn names_in_order(text: &str) -> Vec<Name> {
     let tokens: Vec<Token<'_>> = Facts::of(text, true).tokens().collect();
     tokens
         .windows(3)
@@ -294,6 +349,27 @@ mod tests {
             order.iter().map(|words| out.find(words).unwrap_or_else(|| panic!("{words}\n{out}"))).collect();
         assert!(places.is_sorted(), "{places:?}\n{out}");
         assert!(!out.contains("_zz_1_chunk") && !out.contains("_materialized") && !out.contains("EXTENSION"));
+    }
+
+    #[test]
+    fn each_table_has_its_statements() {
+        let name = |name: &str| ("f".to_owned(), name.to_owned());
+        let pre = "CREATE TABLE f.m (ts int); CREATE SEQUENCE f.m_id_seq; ALTER SEQUENCE f.m_id_seq OWNED BY f.m.id;
+            ALTER TABLE ONLY f.m ALTER COLUMN id SET DEFAULT nextval('f.m_id_seq'::regclass);\n";
+        let post = "ALTER TABLE ONLY f.m ADD CONSTRAINT k FOREIGN KEY (a) REFERENCES f.line(id);
+            CREATE INDEX i ON f.m USING btree (ts);
+            CREATE TRIGGER b BEFORE INSERT ON f.m FOR EACH ROW EXECUTE FUNCTION _timescaledb_functions.insert_blocker();\n";
+        let all = of_tables(pre, post, &definition(), &[(name("m_id_seq"), name("m"))], "public").unwrap();
+        let made = &all[&name("m")];
+        let begins = |number: usize, words: &str| assert!(made[number].starts_with(words), "{made:#?}");
+        begins(0, "CREATE SCHEMA IF NOT EXISTS \"f\"");
+        begins(1, "CREATE TABLE f.m");
+        begins(2, "CREATE SEQUENCE");
+        begins(4, "ALTER TABLE f.m ALTER");
+        begins(5, "DO $ms5$");
+        begins(6, "ALTER TABLE f.m ADD CONSTRAINT k");
+        begins(7, "CREATE INDEX");
+        assert_eq!(made.len(), 8);
     }
 
     #[test]

@@ -1,16 +1,14 @@
 //! Type `full`: definitions, TimescaleDB's catalog, rows as they are stored, keys and indexes.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Instant;
 
 use ms5_common::catalog::Inventory;
 use ms5_common::error::Result;
-use ms5_common::progress;
 
-use super::copy::{self, Progress, Read, cannot_write, put};
+use super::copy::{self, Form, Progress, Read, cannot_write, put};
 use super::plan::Plan;
-use super::{Job, Source, sections};
+use super::{Files, Job, Source, finish, sections};
 use crate::archive::Archive;
 use crate::folder::metadata::{self, More, Stage, Table};
 use crate::rows::RowSum;
@@ -30,16 +28,18 @@ struct Beside {
 
 impl Job<'_> {
     /// Writes the members of a full backup.
-    pub(super) fn full(&self, source: Source, plan: &Plan, archive: &Archive, more: &mut More) -> Result<()> {
+    pub(super) fn full(&self, source: Source, plan: &Plan, more: &mut More) -> Result<Files> {
+        let file = self.kind.file(self.options.compress);
+        let archive = self.archive(&file)?;
         more.superuser = plan.superuser;
         more.extension_schema = plan.extension.schema.clone();
         more.jobs = plan.jobs.iter().map(|job| job.id).collect();
         more.large_objects = plan.large_objects;
         let since = Instant::now();
-        let put = |stage, sql: &str| put(archive, stage, sql);
-        put(Stage::Begin, &sqltext::begin(self.kind, self.partial.name(), self.file(), plan.superuser))?;
+        let put = |stage, sql: &str| put(&archive, stage, sql);
+        put(Stage::Begin, &sqltext::begin(self.kind, self.partial.name(), &file, plan.superuser))?;
         let Source { mut aside, readers } = source;
-        let (beside, rows) = self.rows(readers, &mut aside, plan, archive, &more.snapshot)?;
+        let (beside, rows) = self.rows(readers, &mut aside, plan, &archive, &more.snapshot)?;
         more.time(metadata::TIMINGS[1], beside.took);
         more.time(metadata::TIMINGS[2], since.elapsed().as_millis());
         let catalog = plan.catalog.iter().zip(beside.catalog.iter().copied());
@@ -50,7 +50,7 @@ impl Job<'_> {
         more.inventory = beside.inventory;
         put(Stage::Sequences, &sqltext::sequences(&plan.sequences))?;
         if plan.large_objects > 0 {
-            self.large_objects(archive, &more.snapshot)?;
+            self.large_objects(&archive, &more.snapshot)?;
         }
         drop(aside);
         let (post, refresh) = sections::after_rows(&beside.post)?;
@@ -65,7 +65,8 @@ impl Job<'_> {
         put(Stage::Last, &sqltext::last(&plan.database))?;
         let start = schema.filter(|_| !plan.jobs.is_empty());
         more.start_jobs = start.map(|schema| sqltext::start_jobs(schema, &plan.jobs));
-        put(Stage::End, &sqltext::end(more.start_jobs.as_deref()))
+        put(Stage::End, &sqltext::end(more.start_jobs.as_deref()))?;
+        finish(vec![(file, archive)])
     }
 
     fn definitions(&self, plan: &Plan, snapshot: &str) -> Result<String> {
@@ -89,16 +90,10 @@ impl Job<'_> {
         snapshot: &str,
     ) -> Result<(Beside, Vec<RowSum>)> {
         let first = plan.catalog.len();
-        let progress = Progress::default();
-        let done = AtomicBool::new(false);
         let reads = copy::whole(&plan.tables, first);
         thread::scope(|scope| {
             let beside = scope.spawn(|| self.beside(aside, plan, archive, snapshot));
-            if progress::shown() {
-                scope.spawn(|| copy::show(&progress, &reads, &done));
-            }
-            let rows = copy::all(sessions, &reads, archive, &progress);
-            done.store(true, Ordering::Relaxed);
+            let rows = copy::all_shown(sessions, &reads, std::slice::from_ref(archive));
             let beside = beside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             // Without what stands before them the rows have failed too, and do not know why.
             let (beside, rows) = (beside?, rows?);
@@ -114,7 +109,7 @@ impl Job<'_> {
         put(archive, Stage::PreData, &self.definitions(plan, snapshot)?)?;
         let mut catalog = Vec::with_capacity(plan.catalog.len());
         for (number, table) in plan.catalog.iter().enumerate() {
-            let read = Read { number, table, source: table.source(), bytes: 0 };
+            let read = Read { number, table, source: table.source(), bytes: 0, form: Form::Sql };
             catalog.push(copy::read(aside, &read, Stage::Catalog, archive, &Progress::default())?);
         }
         gate.open();

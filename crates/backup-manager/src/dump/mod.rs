@@ -1,6 +1,7 @@
 //! `backup`: the database as of one moment, in one file that plain psql restores and that proves itself.
 
 mod copy;
+mod csv;
 mod data;
 mod definitions;
 mod full;
@@ -30,7 +31,7 @@ use serde_json::json;
 
 use crate::archive::{Archive, Written, free};
 use crate::args::{Options, TOOL, TOOL_VERSION};
-use crate::folder::metadata::{self, Kind, Metadata, More};
+use crate::folder::metadata::{self, Kind, Member, Metadata, More};
 use crate::folder::partial::{self, Partial};
 use crate::folder::{Entry, Folder, Hold, checksums, write_whole};
 use crate::restore::server::{Needs, Wanted};
@@ -161,6 +162,15 @@ struct Job<'a> {
     partial: &'a Partial,
 }
 
+/// Files of a backup that were written, by their names.
+type Files = Vec<(String, Written)>;
+
+/// Makes files durable.
+fn finish(archives: Vec<(String, Archive)>) -> Result<Files> {
+    let finished = archives.into_iter().map(|(name, archive)| Ok((name, archive.finish()?)));
+    finished.collect::<std::io::Result<_>>().map_err(|error| cannot_write(&error))
+}
+
 /// The sessions that see the snapshot.
 struct Source {
     /// For everything but rows of tables.
@@ -169,8 +179,10 @@ struct Source {
 }
 
 impl Job<'_> {
-    fn file(&self) -> &'static str {
-        self.kind.file(self.options.compress)
+    /// A new file of the backup.
+    fn archive(&self, file: &str) -> Result<Archive> {
+        let level = self.options.compress.then_some(self.options.level);
+        Archive::create(&self.partial.path().join(file), level).map_err(|error| cannot_write(&error))
     }
 
     /// Writes the file, and what it says of itself.
@@ -194,19 +206,14 @@ impl Job<'_> {
             superuser: plan.superuser,
             timescaledb: Wanted::exactly(plan.extension.installed.as_deref()),
         })?;
-        let archive = Archive::create(
-            &self.partial.path().join(self.file()),
-            self.options.compress.then_some(self.options.level),
-        )
-        .map_err(|error| cannot_write(&error))?;
-        match self.kind {
-            Kind::Full => self.full(source, &plan, &archive, &mut more)?,
-            Kind::Schema => self.schema(source, &plan, &archive, &mut more)?,
-            Kind::Data => self.data(source, &plan, &archive, &mut more)?,
-        }
+        let files = match self.kind {
+            Kind::Full => self.full(source, &plan, &mut more)?,
+            Kind::Schema => self.schema(source, &plan, &mut more)?,
+            Kind::Data => self.data(source, &plan, &mut more)?,
+            Kind::Hypertables => self.hypertables(source, &plan, &mut more)?,
+        };
         more.time(metadata::TIMINGS[3], begun.elapsed().as_millis());
-        let written = archive.finish().map_err(|error| cannot_write(&error))?;
-        self.describe(plan, more, written)
+        self.describe(plan, more, files)
     }
 
     /// One of pg_dump's sections.
@@ -215,16 +222,20 @@ impl Job<'_> {
     }
 
     /// Writes metadata.json and checksums.sha256.
-    fn describe(&self, plan: Plan, mut more: More, written: Written) -> Result<Metadata> {
+    fn describe(&self, plan: Plan, mut more: More, written: Files) -> Result<Metadata> {
         let identity = &self.server.identity;
         more.tool_version = TOOL_VERSION.to_owned();
         more.server = self.server.version.clone();
         more.timescaledb = plan.extension.installed.clone();
         more.pg_dump = self.pg_dump.version.clone();
         more.system_identifier = identity.system_identifier.clone();
-        more.sizes = vec![written.bytes];
+        more.sizes = written.iter().map(|(_, file)| file.bytes).collect();
         more.database = plan.database;
-        more.members = written.members;
+        let mut files = Vec::with_capacity(written.len());
+        for (place, (name, file)) in written.into_iter().enumerate() {
+            files.push((name, file.sha256));
+            more.members.extend(file.members.into_iter().map(|member| Member { file: place, ..member }));
+        }
         let connection = &self.settings.connection;
         let metadata = Metadata {
             name: self.partial.name().to_owned(),
@@ -247,7 +258,7 @@ impl Job<'_> {
             database_size: bytes(plan.database_bytes),
             table_count: plan.table_count.to_string(),
             hypertable_count: plan.hypertable_count.to_string(),
-            files: vec![(self.file().to_owned(), written.sha256)],
+            files,
             more: Some(more),
         };
         let text = metadata.render();
@@ -287,7 +298,7 @@ fn report(context: &Context, entry: &Entry, metadata: &Metadata, took: Duration)
             "It holds hypertables: a restore needs a superuser (DB_USER, or --restore-user=ROLE with MS5_RESTORE_PASSWORD)"
         );
     }
-    if Kind::of(&metadata.kind) != Some(Kind::Data) {
+    if metadata.can_be_proven() {
         log::info!("Prove it by restoring it: backup-manager verify {} --deep", metadata.name);
     }
     success!("✅ Backup completed: {}", metadata.name);

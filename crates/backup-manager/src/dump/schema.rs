@@ -10,30 +10,31 @@ use ms5_common::timescale::definition::{self, Definition};
 use super::copy::put;
 use super::definitions::{self, LEFT_OUT};
 use super::plan::Plan;
-use super::{Job, Source};
-use crate::archive::Archive;
+use super::{Files, Job, Source, finish};
 use crate::folder::metadata::{self, More, Stage};
 use crate::sessions::failed;
 use crate::{remake, sqltext};
 
 impl Job<'_> {
     /// Writes the members of a schema backup.
-    pub(super) fn schema(
-        &self,
-        source: Source,
-        plan: &Plan,
-        archive: &Archive,
-        more: &mut More,
-    ) -> Result<()> {
+    pub(super) fn schema(&self, source: Source, plan: &Plan, more: &mut More) -> Result<Files> {
         let since = Instant::now();
         let Source { mut aside, .. } = source;
         let client = &mut aside.client;
         let made = definition::read(client, &plan.extension)
             .map_err(|error| failed("read what TimescaleDB knows of hypertables", &error))?;
         can_be_made(&made)?;
+        if plan.large_objects > 0 {
+            log::warn!(
+                "{} large objects are not in a schema backup; a full one has them",
+                plan.large_objects
+            );
+        }
         let functions = plan.extension.schema.as_deref().unwrap_or_default();
-        let put = |stage, sql: &str| put(archive, stage, sql);
-        put(Stage::Begin, &sqltext::begin(self.kind, self.partial.name(), self.file(), false))?;
+        let file = self.kind.file(self.options.compress);
+        let archive = self.archive(&file)?;
+        let put = |stage, sql: &str| put(&archive, stage, sql);
+        put(Stage::Begin, &sqltext::begin(self.kind, self.partial.name(), &file, false))?;
         let text = self.section(&more.snapshot, "pre-data", &LEFT_OUT)?;
         put(Stage::PreData, &definitions::before_rows(&text, &made, functions)?)?;
         let text = self.section(&more.snapshot, "post-data", &LEFT_OUT)?;
@@ -41,12 +42,12 @@ impl Job<'_> {
         put(Stage::Hypertables, &definitions::hypertables(&made, functions))?;
         put(Stage::Settings, &sqltext::settings(&plan.database))?;
         put(Stage::Last, &sqltext::last(&plan.database))?;
-        more.start_jobs = remake::start(functions, &made.jobs);
+        more.start_jobs = remake::start(functions, &made.jobs, None);
         put(Stage::End, &sqltext::end(more.start_jobs.as_deref()))?;
         more.inventory =
             Inventory::of(client).map_err(|error| failed("take the inventory of the database", &error))?;
         more.time(metadata::TIMINGS[1], since.elapsed().as_millis());
-        Ok(())
+        finish(vec![(file, archive)])
     }
 }
 

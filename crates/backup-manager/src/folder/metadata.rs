@@ -18,11 +18,13 @@ pub(crate) enum Kind {
     Schema,
     /// Its rows, for a database that has the definitions.
     Data,
+    /// The rows of its hypertables, as CSV.
+    Hypertables,
 }
 
 impl Kind {
     /// All of them, as they stand in --help.
-    pub(crate) const ALL: [Self; 3] = [Self::Full, Self::Schema, Self::Data];
+    pub(crate) const ALL: [Self; 4] = [Self::Full, Self::Schema, Self::Data, Self::Hypertables];
 
     /// As on the command line and in metadata.json.
     pub(crate) const fn word(self) -> &'static str {
@@ -30,6 +32,7 @@ impl Kind {
             Self::Full => "full",
             Self::Schema => "schema",
             Self::Data => "data",
+            Self::Hypertables => "hypertables",
         }
     }
 
@@ -38,16 +41,10 @@ impl Kind {
         Self::ALL.into_iter().find(|kind| kind.word() == word)
     }
 
-    /// The name of its file.
-    pub(crate) const fn file(self, compressed: bool) -> &'static str {
-        match (self, compressed) {
-            (Self::Full, true) => "full_database.sql.gz",
-            (Self::Full, false) => "full_database.sql",
-            (Self::Schema, true) => "schema.sql.gz",
-            (Self::Schema, false) => "schema.sql",
-            (Self::Data, true) => "data.sql.gz",
-            (Self::Data, false) => "data.sql",
-        }
+    /// The name of its file of SQL.
+    pub(crate) fn file(self, compressed: bool) -> String {
+        let stem = if self == Self::Full { "full_database" } else { self.word() };
+        format!("{stem}.sql{}", if compressed { ".gz" } else { "" })
     }
 }
 
@@ -160,9 +157,14 @@ impl Table {
 /// A part of the file: a gzip member, or a stretch of a plain file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Member {
+    /// The place of its file in `files`.
+    pub(crate) file: usize,
     pub(crate) stage: Stage,
     /// The number of its table in `tables`.
     pub(crate) table: Option<usize>,
+    /// Which stretch of time its rows are of, where that is known: from and until, in microseconds since 1970 (UTC), or in the
+    /// column's own unit where it is a number.
+    pub(crate) range: Option<(i64, i64)>,
     pub(crate) offset: u64,
     pub(crate) length: u64,
     /// Bytes of SQL.
@@ -185,6 +187,10 @@ pub(crate) enum Stage {
     Catalog,
     /// Rows of tables: in any order, side by side.
     Table,
+    /// The names of the columns, as CSV.
+    Header,
+    /// Rows as CSV.
+    Csv,
     /// Where sequences stand.
     Sequences,
     /// Large objects.
@@ -208,12 +214,14 @@ pub(crate) enum Stage {
 }
 
 impl Stage {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 17] = [
         Self::Begin,
         Self::PreData,
         Self::Aside,
         Self::Catalog,
         Self::Table,
+        Self::Header,
+        Self::Csv,
         Self::Sequences,
         Self::LargeObjects,
         Self::PostData,
@@ -234,6 +242,8 @@ impl Stage {
             Self::Aside => "aside",
             Self::Catalog => "catalog",
             Self::Table => "table",
+            Self::Header => "header",
+            Self::Csv => "csv",
             Self::Sequences => "sequences",
             Self::LargeObjects => "large-objects",
             Self::PostData => "post-data",
@@ -393,6 +403,11 @@ impl Metadata {
         })
     }
 
+    /// Whether a restore of it alone is a database that can be compared.
+    pub(crate) fn can_be_proven(&self) -> bool {
+        matches!(Kind::of(&self.kind), Some(Kind::Full | Kind::Schema))
+    }
+
     /// Rows of all tables; None where the backup does not say.
     pub(crate) fn rows(&self) -> Option<u64> {
         let tables = &self.more.as_ref()?.tables;
@@ -415,7 +430,7 @@ fn table_text(table: &Table) -> String {
 }
 
 fn member_text(member: &Member) -> String {
-    json!({
+    let mut value = json!({
         "stage": member.stage.word(),
         "table": member.table,
         "offset": member.offset,
@@ -423,8 +438,14 @@ fn member_text(member: &Member) -> String {
         "raw": member.raw,
         "rows": member.rows,
         "xxh3": format!("{:016x}", member.hash),
-    })
-    .to_string()
+    });
+    if member.file > 0 {
+        value["file"] = json!(member.file);
+    }
+    if let Some((from, until)) = member.range {
+        value["range"] = json!([from, until]);
+    }
+    value.to_string()
 }
 
 impl More {
@@ -497,7 +518,16 @@ fn table(value: &Value) -> Option<Table> {
 
 fn member(value: &Value) -> Option<Member> {
     let number = |key: &str| value.get(key)?.as_u64();
+    let range = match value.get("range") {
+        Some(range) => Some((range.get(0)?.as_i64()?, range.get(1)?.as_i64()?)),
+        None => None,
+    };
     Some(Member {
+        file: match value.get("file") {
+            Some(file) => usize::try_from(file.as_u64()?).ok()?,
+            None => 0,
+        },
+        range,
         stage: Stage::of(value.get("stage")?.as_str()?)?,
         table: match value.get("table")? {
             Value::Null => None,
@@ -541,8 +571,10 @@ mod tests {
                     hash: u128::MAX,
                 }],
                 members: vec![Member {
+                    file: 1,
                     stage: Stage::Table,
                     table: Some(0),
+                    range: Some((i64::MIN, 7)),
                     offset: 1,
                     length: 2,
                     raw: 3,

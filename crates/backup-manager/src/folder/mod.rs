@@ -1,6 +1,7 @@
 //! The folder of the backups and what lies in it: names, locks, half-made backups, and what a backup says of itself.
 
 pub(crate) mod checksums;
+pub(crate) mod hypertables;
 pub(crate) mod metadata;
 pub(crate) mod name;
 pub(crate) mod partial;

@@ -148,20 +148,19 @@ fn quoted_block_with(variable: &str, lines: &str, owner: &str) -> String {
     block.replacen("\nBEGIN\n", &format!("\nDECLARE\n    {variable}\nBEGIN\n"), 1)
 }
 
-/// The statement that lets those jobs run that did; None where none did.
-pub(crate) fn start(schema: &str, jobs: &[Job]) -> Option<String> {
+/// The statement that lets those jobs run that did, of all that there are by then or of those on one relation; None where none
+/// did.
+pub(crate) fn start(schema: &str, jobs: &[Job], on: Option<&str>) -> Option<String> {
     let (run, rest): (Vec<&Job>, Vec<&Job>) = jobs.iter().partition(|job| job.scheduled);
     if run.is_empty() {
         return None;
     }
+    let is_on = |relation: &str| {
+        let relation = literal(relation);
+        format!("format('%I.%I', hypertable_schema, hypertable_name)::regclass = {relation}::regclass")
+    };
     let is = |job: &Job| {
-        let on = job.on.as_deref().map_or_else(
-            || "hypertable_name IS NULL".to_owned(),
-            |on| {
-                let on = literal(on);
-                format!("format('%I.%I', hypertable_schema, hypertable_name)::regclass = {on}::regclass")
-            },
-        );
+        let on = job.on.as_deref().map_or_else(|| "hypertable_name IS NULL".to_owned(), is_on);
         format!("proc_name = {} AND {on}", literal(&job.procedure))
     };
     let but: String = rest.iter().map(|job| format!(" AND NOT ({})", is(job))).collect();
@@ -171,8 +170,9 @@ pub(crate) fn start(schema: &str, jobs: &[Job]) -> Option<String> {
         .filter_map(|job| Some(format!(" WHEN {} THEN {}", is(job), literal(job.timezone.as_deref()?))))
         .collect();
     let zones = if zones.is_empty() { zones } else { format!(", timezone => CASE{zones} END") };
+    let only = on.map(|relation| format!(" AND {}", is_on(relation))).unwrap_or_default();
     Some(format!(
-        "SELECT {schema}.alter_job(job_id, scheduled => true{zones}) FROM timescaledb_information.jobs WHERE job_id >= 1000{but};"
+        "SELECT {schema}.alter_job(job_id, scheduled => true{zones}) FROM timescaledb_information.jobs WHERE job_id >= 1000{only}{but};"
     ))
 }
 
@@ -248,8 +248,14 @@ mod tests {
             assert!(text.contains(piece), "{text}");
         }
         let quiet = Job { scheduled: false, ..mine.clone() };
-        assert_eq!(start("public", std::slice::from_ref(&quiet)), None);
-        let text = start("public", &[mine, quiet]).unwrap();
+        assert_eq!(start("public", std::slice::from_ref(&quiet), None), None);
+        let text = start("public", &[mine, quiet], Some("f.m")).unwrap();
+        assert!(
+            text.contains(
+                "1000 AND format('%I.%I', hypertable_schema, hypertable_name)::regclass = 'f.m'::regclass"
+            ),
+            "{text}"
+        );
         assert!(text.contains("NOT (proc_name = 'it''s' AND hypertable_name IS NULL)"), "{text}");
         assert!(
             text.contains(

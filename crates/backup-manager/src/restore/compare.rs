@@ -76,13 +76,31 @@ fn rows(load: &Load<'_>) -> Result<Vec<String>> {
     Ok(differences.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
+/// The rows of one table as CSV.
+///
+/// # Errors
+/// The server's.
+pub(crate) fn rows_of(session: &mut Session, wanted: &Table) -> Result<Option<String>> {
+    read(session, wanted, " WITH (FORMAT csv)", RowSum::add_csv)
+}
+
+/// The rows of one table.
+fn table(session: &mut Session, wanted: &Table) -> Result<Option<String>> {
+    read(session, wanted, "", RowSum::add)
+}
+
 /// Reads one table back; what differs, in words.
-fn table(session: &mut Session, table: &Table) -> Result<Option<String>> {
+fn read(
+    session: &mut Session,
+    table: &Table,
+    options: &str,
+    add: impl Fn(&mut RowSum, &[u8]),
+) -> Result<Option<String>> {
     let mut sum = RowSum::default();
     session
         .client
-        .copy_out(&format!("COPY {} TO STDOUT", table.source()), |rows| {
-            sum.add(rows);
+        .copy_out(&format!("COPY {} TO STDOUT{options}", table.source()), |rows| {
+            add(&mut sum, rows);
             Ok::<(), postgres::Error>(())
         })
         .map_err(|error| failed(&format!("read {} back", table.name), &error))?;

@@ -38,9 +38,9 @@ pub(crate) fn run(
             .because(so.to_owned())
     };
     let (kind, more) = match Source::of(&entry)? {
-        Source::Ours(Kind::Data, _) => {
+        Source::Ours(Kind::Data | Kind::Hypertables, _) => {
             return Err(cannot(
-                "it is of type data: there are no tables in it to load its rows into",
+                "it holds rows alone: there are no tables in it to load them into",
                 "its checksums are right, and every row is as it was read",
             )
             .hint("restore it into a database that has the tables: what is loaded is compared before it is committed"));

@@ -1,6 +1,7 @@
 //! `restore`: a new database beside the old one, compared row by row, and the names swapped last.
 
 mod compare;
+mod csv;
 pub(crate) mod deep;
 mod in_place;
 mod load;
@@ -53,8 +54,12 @@ pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, nam
     let source = Source::of(&entry)?;
     let owner = settings.connection.user.clone();
     let settings = restorer(settings, &context.variables, options.restore_user.as_deref());
-    if let Source::Ours(Kind::Data, more) = source {
-        return rows::run(context, options, &settings, &entry, more);
+    match source {
+        Source::Ours(Kind::Data, more) => return rows::run(context, options, &settings, &entry, more),
+        Source::Ours(Kind::Hypertables, more) => {
+            return csv::run(context, options, &settings, &entry, more);
+        }
+        _ => refuse_parts(options)?,
     }
     if options.in_place {
         return in_place::run(context, options, &settings, &entry, &source);
@@ -118,6 +123,16 @@ pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, nam
     Ok(Exit::Done)
 }
 
+/// A part of the tables or of their rows can be had of CSV alone.
+fn refuse_parts(options: &Options) -> Result<()> {
+    if options.tables.is_empty() && options.since.is_none() && options.until.is_none() {
+        return Ok(());
+    }
+    Err(Error::new(Exit::Usage, "--tables, --since and --until are for backups of type hypertables")
+        .because("nothing was touched")
+        .hint("take one of those: backup-manager backup NAME hypertables"))
+}
+
 /// What is restored from.
 enum Source<'a> {
     /// A backup of ours.
@@ -173,17 +188,13 @@ fn database_of(there: bool, target: &Settings, owner: String) -> Result<Map<Stri
     database.map_err(|error| failed("look at the database that is replaced", &error))
 }
 
-/// Opens the file of a backup.
+/// Opens the files of a backup.
 fn reader(entry: &Entry) -> Result<Reader> {
-    let file = entry
-        .metadata
-        .as_ref()
-        .ok()
-        .and_then(|metadata| metadata.files.first())
-        .map(|(file, _)| file.clone());
-    let path = entry.path.join(file.unwrap_or_default());
-    Reader::open(&path)
-        .map_err(|error| Error::new(Exit::Config, format!("cannot open {}", path.display())).because(error))
+    let files = entry.metadata.as_ref().map(|metadata| metadata.files.as_slice()).unwrap_or_default();
+    let paths: Vec<_> = files.iter().map(|(file, _)| entry.path.join(file)).collect();
+    Reader::open(&paths).map_err(|error| {
+        Error::new(Exit::Config, format!("cannot open the backup {}", entry.name)).because(error)
+    })
 }
 
 /// Takes the exclusive lock of a database that is to be replaced, and refuses one that holds data.

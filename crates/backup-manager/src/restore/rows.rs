@@ -35,19 +35,10 @@ pub(super) fn run(
             .because("--drop-old and --start-jobs are nothing that its restore knows")
             .because("nothing was touched"));
     }
-    let connect = |purpose| common::open(settings, TOOL, purpose, &Tuning::default());
-    let lock = connect("lock")?;
-    let (held, mut looker) =
-        RunLock::acquire(settings, lock, connect("")?, Mode::Exclusive, options.lock_wait)?;
-    let identity = common::identify(&mut looker, settings)?.identity;
-    context.recorder.start(Some(&identity), None);
-    look(&mut looker)?;
-    drop(looker);
-    log::info!("It is one transaction: whatever ends it early leaves the database as it is");
+    super::refuse_parts(options)?;
+    let held = open(context, options, settings)?;
     let mut session = sessions::open(settings, "restore")?;
-    fill(&mut session, entry, more, settings, options.force).map_err(|error| {
-        error.because(format!("{} is as it was: all was rolled back", settings.database()))
-    })?;
+    filled_in_one(settings, || fill(&mut session, entry, more, settings, options.force))?;
     commit(&mut session, &held, "look whether the tables hold the rows")?;
     context.recorder.emit("backup", crate::list::record(entry, "restored"));
     let rows = more.tables.iter().map(|table| table.rows).sum();
@@ -60,6 +51,31 @@ pub(super) fn run(
         begun.elapsed().as_millis()
     );
     Ok(Exit::Done)
+}
+
+/// Takes the lock of a database that rows are loaded into.
+///
+/// # Errors
+/// That it is held by another run, or that rows would be lost in it.
+pub(super) fn open(context: &Context, options: &Options, settings: &Settings) -> Result<RunLock> {
+    let connect = |purpose| common::open(settings, TOOL, purpose, &Tuning::default());
+    let lock = connect("lock")?;
+    let (held, mut looker) =
+        RunLock::acquire(settings, lock, connect("")?, Mode::Exclusive, options.lock_wait)?;
+    let identity = common::identify(&mut looker, settings)?.identity;
+    context.recorder.start(Some(&identity), None);
+    look(&mut looker)?;
+    log::info!("It is one transaction: whatever ends it early leaves the database as it is");
+    Ok(held)
+}
+
+/// Says of what fails that nothing has changed.
+///
+/// # Errors
+/// Those of `fill`.
+pub(super) fn filled_in_one<T>(settings: &Settings, fill: impl FnOnce() -> Result<T>) -> Result<T> {
+    fill()
+        .map_err(|error| error.because(format!("{} is as it was: all was rolled back", settings.database())))
 }
 
 /// What would swallow rows, or delete them as soon as they are there.

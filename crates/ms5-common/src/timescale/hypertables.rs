@@ -1,5 +1,7 @@
 //! Hypertables as they are: time column, chunk interval, chunks, compression. From 2.11 to the newest.
 
+use std::collections::BTreeMap;
+
 use postgres::types::{ToSql, Type};
 
 use super::Version;
@@ -234,6 +236,33 @@ pub fn chunks_with_sizes(client: &mut Client) -> SqlResult<Vec<Chunk>> {
             bytes: u64::try_from(row.get::<_, i64>(2)).unwrap_or_default(),
         })
         .collect())
+}
+
+/// Which stretch of time each chunk holds: from and until, in microseconds since 1970 (UTC), or in the column's own unit where it
+/// is a number. Without those that have no end, or whose time goes through a function first.
+///
+/// # Errors
+/// The client's.
+pub fn chunk_ranges(client: &mut Client) -> SqlResult<BTreeMap<String, (i64, i64)>> {
+    let rows = client.query_typed(
+        "SELECT format('%I.%I', c.chunk_schema, c.chunk_name),
+                coalesce(c.range_start_integer::bigint,
+                         CASE WHEN isfinite(c.range_start) THEN (extract(epoch FROM c.range_start) * 1000000)::bigint END),
+                coalesce(c.range_end_integer::bigint,
+                         CASE WHEN isfinite(c.range_end) THEN (extract(epoch FROM c.range_end) * 1000000)::bigint END)
+         FROM timescaledb_information.chunks c
+         WHERE c.hypertable_schema !~ '^_timescaledb_'
+           AND NOT EXISTS (SELECT FROM _timescaledb_catalog.dimension d JOIN _timescaledb_catalog.hypertable h
+                             ON h.id = d.hypertable_id
+                           WHERE h.schema_name = c.hypertable_schema AND h.table_name = c.hypertable_name
+                             AND d.interval_length IS NOT NULL AND d.partitioning_func IS NOT NULL)",
+        &[],
+    )?;
+    let range = |row: &postgres::Row| {
+        let ends: (Option<i64>, Option<i64>) = (row.get(1), row.get(2));
+        Some((row.get(0), (ends.0?, ends.1?)))
+    };
+    Ok(rows.iter().filter_map(range).collect())
 }
 
 /// The numbers of chunks, and of their indexes, that stand in schemas of users.

@@ -59,8 +59,10 @@ mod tests {
     #[test]
     fn tables_go_whole_unless_they_are_more_than_a_share() {
         let member = |table, raw| Member {
+            file: 0,
             stage: Stage::Table,
             table: Some(table),
+            range: None,
             offset: 0,
             length: 0,
             raw,
