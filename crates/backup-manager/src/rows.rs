@@ -54,15 +54,15 @@ mod tests {
 
     #[test]
     fn a_row_of_csv_may_have_lines() {
-        let of = |rows: &[u8]| {
+        let csv = |rows: &[u8]| {
             let mut sum = RowSum::default();
             sum.add_csv(rows);
             sum
         };
-        assert_eq!(of(b"1,\"a\nb\"\n2,\"\"\"\n\"\n\n").rows, 3);
-        assert_eq!(of(b"1,\"a\nb\"\n2,c\n"), of(b"2,c\n1,\"a\nb\"\n"));
-        assert_ne!(of(b"1,\"a\nb\"\n2,\"c\nd\"\n"), of(b"1,\"a\nd\"\n2,\"c\nb\"\n"));
-        assert_eq!(of(b"1,a\n"), super::tests::of(b"1,a\n"), "without quotes it is a line");
+        assert_eq!(csv(b"1,\"a\nb\"\n2,\"\"\"\n\"\n\n").rows, 3);
+        assert_eq!(csv(b"1,\"a\nb\"\n2,c\n"), csv(b"2,c\n1,\"a\nb\"\n"));
+        assert_ne!(csv(b"1,\"a\nb\"\n2,\"c\nd\"\n"), csv(b"1,\"a\nd\"\n2,\"c\nb\"\n"));
+        assert_eq!(csv(b"1,a\n"), of(b"1,a\n"), "without quotes it is a line");
     }
 
     #[test]
