@@ -82,11 +82,11 @@ fn schema_and_data_together_are_the_database() {
             assert_eq!(content(&mut backups.superuser(&to)), before);
         }
         let _ = backups.run("list").expect(0).shows(&[" schema ", " data "]);
-        // By us: definitions beside the old database, rows into what is there, by the owner.
-        let _ = backups.restorer("verify s --deep").run().expect(0).shows(&["verified by restoring it"]);
-        let _ = backups.restorer("verify d --deep").run().expect(3).shows(&["no tables in it", "compared"]);
-        let _ = backups.restorer("restore s").run().expect(1).shows(&["holds data", "--force"]);
-        let _ = backups.restorer("restore s --force --drop-old").run().expect(0);
+        // By us, as the owner and no superuser: definitions beside the old database, rows into what is there.
+        let _ = backups.run("verify s --deep").expect(0).shows(&["verified by restoring it"]);
+        let _ = backups.run("verify d --deep").expect(3).shows(&["no tables in it", "compared"]);
+        let _ = backups.run("restore s").expect(1).shows(&["holds data", "--force"]);
+        let _ = backups.run("restore s --force --drop-old").expect(0);
         backups.has_objects_of(&inventory);
         assert_eq!(rows(&mut backups.superuser(&backups.lab.database.name)), 0);
         let _ = backups.run("restore d").expect(0).shows(&["Every row is as it was backed up"]);

@@ -4,10 +4,13 @@
 
 # Targets: at most so many times what reading all rows takes; at most so much of pg_restore's time; memory in MiB.
 BACKUP_LIMIT=2.2
+CSV_LIMIT=2.5
 RESTORE_LIMIT=0.65
 BACKUP_MEMORY_MIB=256
 # The ways to dump, as they are run below; the first is the least that any can take.
 DUMPS=(limit old pigz fd_zstd fd_gzip)
+# The ways to write CSV.
+EXPORTS=(csv_old csv)
 # The ways to restore. The second compares nothing: what two sessions are worth on this machine.
 RESTORES=(pg_restore pg_restore_j2 ours)
 
@@ -24,7 +27,7 @@ bench_backup() {
     echo "== a hypertable of $BACKUP_ROWS rows in 58 chunks: full backups, in turn, $RUNS rounds"
     fill_hypertable
     for ((round = 0; round < RUNS; round++)); do
-        for peer in "${DUMPS[@]}" ours; do
+        for peer in "${DUMPS[@]}" "${EXPORTS[@]}" ours; do
             rm -rf "${DUMP:?}"/* "$MS5_BACKUP_DIR"
             if ! timed "backup.$peer" "dump_$peer"; then
                 show_output
@@ -33,12 +36,15 @@ bench_backup() {
             fi
         done
     done
-    for peer in "${DUMPS[@]}" ours; do line_of "backup.$peer" "$(named "$peer")"; done
+    for peer in "${DUMPS[@]}" ours "${EXPORTS[@]}"; do line_of "backup.$peer" "$(named "$peer")"; done
     for peer in "${DUMPS[@]:1}"; do
         is "$(ratio backup.ours "backup.$peer") < 1" || failed "a full backup takes longer than $(named "$peer")"
     done
     is "$(ratio backup.ours backup.limit) <= $BACKUP_LIMIT" ||
         failed "a full backup takes more than $BACKUP_LIMIT times what reading all rows takes"
+    is "$(ratio backup.csv backup.limit) <= $CSV_LIMIT" ||
+        failed "a backup of hypertables takes more than $CSV_LIMIT times what reading all rows takes"
+    is "$(ratio backup.csv backup.csv_old) < 1" || failed "a backup of hypertables takes longer than $(named csv_old)"
     echo "where a backup's time goes: $(tr -d ' \n' <"$(echo "$MS5_BACKUP_DIR"/*/metadata.json)" | grep -o '"milliseconds":{[^}]*}')"
 
     echo "== restored into a new database, in turn, $RUNS rounds"
@@ -64,7 +70,7 @@ bench_backup() {
     echo "where a restore's time goes: $(grep -o '[A-Z][a-z ,]* ([0-9]* ms)' "$WORK/out" | tr '\n' ';')"
     is "$(ratio restore.ours restore.pg_restore) <= $RESTORE_LIMIT" ||
         failed "a restore takes more than $RESTORE_LIMIT of pg_restore -j1"
-    for peer in backup restore; do
+    for peer in backup csv restore; do
         mib=$(sort -n "$WORK/peak.$peer" | tail -n 1 | awk '{ printf "%.1f", $1 / 1024 }')
         echo "peak resident memory of a $peer: $mib MiB"
         is "$mib < $BACKUP_MEMORY_MIB" || failed "a $peer takes $BACKUP_MEMORY_MIB MiB or more"
@@ -98,6 +104,8 @@ named() {
         pigz) echo 'pg_dump into pigz' ;;
         fd_zstd) echo 'pg_dump -Fd -j2, zstd' ;;
         fd_gzip) echo 'pg_dump -Fd -j2, gzip' ;;
+        csv_old) echo 'CSV by psql into gzip' ;;
+        csv) echo 'backup-manager backup, hypertables as CSV' ;;
         *) echo 'backup-manager backup' ;;
     esac
 }
@@ -120,6 +128,10 @@ dump_old() {
 dump_pigz() { as_libpq pg_dump | "$PIGZ" >"$DUMP/full_database.sql.gz"; }
 dump_fd_zstd() { as_libpq pg_dump -Fd -j2 --compress=zstd --file="$DUMP/folder"; }
 dump_fd_gzip() { as_libpq pg_dump -Fd -j2 --file="$DUMP/folder"; }
+dump_csv_old() {
+    sql -d "$DATABASE" -c '\copy (SELECT * FROM metric_hist) TO STDOUT WITH (FORMAT csv, HEADER)' | gzip >"$DUMP/metric_hist.csv.gz"
+}
+dump_csv() { manager csv "$DATABASE" backup bench hypertables; }
 dump_ours() { manager backup "$DATABASE" backup bench full; }
 
 # manager SERIES DATABASE ARGUMENT...: its peak memory is a line of $WORK/peak.SERIES.

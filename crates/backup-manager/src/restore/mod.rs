@@ -282,20 +282,30 @@ fn after(
     kept: Option<&str>,
 ) -> Result<()> {
     if let Some(Jobs { start }) = jobs {
-        let started = sessions::open(&maintenance.settings(target), "restore").and_then(|mut session| {
-            start_workers(&mut session)?;
-            let Some(start) = start else { return Ok(()) };
-            if options.start_jobs {
-                load::run_all(&mut session.client, &[start])?;
-                log::info!("The background jobs run again");
-            } else {
-                log::warn!("The background jobs are unscheduled, so that no policy deletes rows. To let them run again:");
+        let session = sessions::open(&maintenance.settings(target), "restore");
+        let session = session.map(|mut session| {
+            if let Err(error) = start_workers(&mut session) {
+                log::warn!("TimescaleDB's workers could not be started: {}", error.lines().join("; "));
+            }
+            session
+        });
+        match (start, session) {
+            (_, Err(error)) => {
+                log::warn!("Cannot look after the background jobs: {}", error.lines().join("; "))
+            }
+            (None, Ok(_)) => {}
+            (Some(start), Ok(mut session)) if options.start_jobs => {
+                match load::run_all(&mut session.client, &[start]) {
+                    Ok(()) => log::info!("The background jobs run again"),
+                    Err(error) => log::warn!("The background jobs do not run: {}", error.lines().join("; ")),
+                }
+            }
+            (Some(start), Ok(_)) => {
+                log::warn!(
+                    "The background jobs are unscheduled, so that no policy deletes rows. To let them run again:"
+                );
                 log::warn!("  {start}");
             }
-            Ok(())
-        });
-        if let Err(error) = started {
-            log::warn!("TimescaleDB's workers could not be started: {}", error.lines().join("; "));
         }
     }
     let Some(kept) = kept else { return Ok(()) };
