@@ -70,7 +70,7 @@ pub(crate) const SPEC: Spec = Spec {
         Flag::value(MAINTENANCE, "NAME", "The database from which others are made, renamed and dropped")
             .default("postgres"),
         Flag::value(RETENTION, "N", "clean: the age in days from which a backup is removed").default("30"),
-        Flag::value(KEEP_LAST, "N", "clean: keep the N newest backups, however old").default("1"),
+        Flag::value(KEEP_LAST, "N", "clean: keep the N newest backups of each type, however old").default("1"),
         Flag::value(
             MAX_TOTAL,
             "SIZE",

@@ -1,6 +1,6 @@
 //! `clean`: which backups are old, and may go; the decision is apart from the removal.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use ms5_common::config::Settings;
@@ -19,6 +19,8 @@ use crate::words::bytes;
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Candidate {
     name: String,
+    /// Its type: one does not stand in for another.
+    kind: String,
     /// None: it does not say.
     created: Option<OffsetDateTime>,
     size: u64,
@@ -31,7 +33,7 @@ struct Candidate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Young,
-    /// The newest complete ones.
+    /// The newest complete ones of a type.
     Last,
     Needed,
     /// Damaged or foreign: a person decides.
@@ -49,7 +51,7 @@ impl Fate {
     fn words(self) -> &'static str {
         match self {
             Self::Young => "is younger than that",
-            Self::Last => "is among the newest complete backups",
+            Self::Last => "is among the newest complete backups of its type",
             Self::Needed => "is needed by a rollback point",
             Self::Odd => "is damaged or no backup: look at it, and remove it by hand",
             Self::Old => "is older than that",
@@ -66,18 +68,19 @@ fn decide(
     keep_last: usize,
     max_total: Option<u64>,
 ) -> Vec<Fate> {
-    // One complete backup always stays, whatever is asked for.
+    // One complete backup of each type always stays, whatever is asked for.
     let keep_last = keep_last.max(1);
     let limit = Duration::days(i64::try_from(days).unwrap_or(i64::MAX / 86_400_000));
-    let mut kept = 0;
+    let mut kept: BTreeMap<&str, usize> = BTreeMap::new();
     let mut fates: Vec<Fate> = candidates
         .iter()
         .map(|backup| {
             let Some(created) = backup.created.filter(|_| backup.complete) else { return Fate::Odd };
-            kept += 1;
+            let kept = kept.entry(&backup.kind).or_default();
+            *kept += 1;
             if backup.needed {
                 Fate::Needed
-            } else if kept <= keep_last {
+            } else if *kept <= keep_last {
                 Fate::Last
             } else if now - created > limit {
                 Fate::Old
@@ -112,6 +115,7 @@ pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, day
         .iter()
         .map(|entry| Candidate {
             name: entry.name.clone(),
+            kind: entry.metadata.as_ref().map(|metadata| metadata.kind.clone()).unwrap_or_default(),
             created: entry.created,
             size: entry.size,
             complete: entry.complete(),
@@ -167,7 +171,14 @@ mod tests {
 
     fn backup(name: &str, age: i64) -> Candidate {
         let created = OffsetDateTime::UNIX_EPOCH + Duration::days(1000 - age);
-        Candidate { name: name.into(), created: Some(created), size: 10, complete: true, needed: false }
+        Candidate {
+            name: name.into(),
+            kind: "full".into(),
+            created: Some(created),
+            size: 10,
+            complete: true,
+            needed: false,
+        }
     }
 
     fn fates(all: &[Candidate], days: u64, keep: usize, most: Option<u64>) -> Vec<Fate> {
@@ -188,6 +199,9 @@ mod tests {
         let mut needed = all.clone();
         needed[2].needed = true;
         assert_eq!(fates(&needed, 7, 1, None), [Last, Old, Needed]);
+        let mut types = all.clone();
+        types[0].kind = "hypertables".into();
+        assert_eq!(fates(&types, 0, 1, None), [Last, Last, Old], "rows are no way back");
         let mut unknown = all;
         unknown[2].created = None;
         assert_eq!(fates(&unknown, 0, 1, None), [Last, Old, Odd]);

@@ -80,8 +80,7 @@ impl Job<'_> {
             .map(|table| format!("--table={}", remake::name(&table.schema, &table.name)))
             .collect();
         let arguments: Vec<&str> = patterns.iter().map(String::as_str).chain(LEFT_OUT).collect();
-        let pre = self.section(snapshot, "pre-data", &arguments)?;
-        let post = self.section(snapshot, "post-data", &arguments)?;
+        let (pre, post) = self.sections(snapshot, &arguments)?;
         of_tables(&pre, &post, &theirs.definition, &theirs.sequences, functions)
     }
 

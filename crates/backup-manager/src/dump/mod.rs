@@ -14,6 +14,7 @@ pub(crate) use plan::{Scheduled, TABLE_COUNT, database, jobs};
 pub(crate) use sections::{Piece, creates_timescale, pieces};
 
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use ms5_common::clock;
@@ -214,6 +215,16 @@ impl Job<'_> {
         };
         more.time(metadata::TIMINGS[3], begun.elapsed().as_millis());
         self.describe(plan, more, files)
+    }
+
+    /// Both of pg_dump's sections, of the same arguments.
+    fn sections(&self, snapshot: &str, arguments: &[&str]) -> Result<(String, String)> {
+        thread::scope(|scope| {
+            let post = scope.spawn(|| self.section(snapshot, "post-data", arguments));
+            let pre = self.section(snapshot, "pre-data", arguments);
+            let post = post.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            Ok((pre?, post?))
+        })
     }
 
     /// One of pg_dump's sections.

@@ -35,10 +35,9 @@ impl Job<'_> {
         let archive = self.archive(&file)?;
         let put = |stage, sql: &str| put(&archive, stage, sql);
         put(Stage::Begin, &sqltext::begin(self.kind, self.partial.name(), &file, false))?;
-        let text = self.section(&more.snapshot, "pre-data", &LEFT_OUT)?;
-        put(Stage::PreData, &definitions::before_rows(&text, &made, functions)?)?;
-        let text = self.section(&more.snapshot, "post-data", &LEFT_OUT)?;
-        put(Stage::PostData, &definitions::after_rows(&text, &made)?)?;
+        let (pre, post) = self.sections(&more.snapshot, &LEFT_OUT)?;
+        put(Stage::PreData, &definitions::before_rows(&pre, &made, functions)?)?;
+        put(Stage::PostData, &definitions::after_rows(&post, &made)?)?;
         put(Stage::Hypertables, &definitions::hypertables(&made, functions))?;
         put(Stage::Settings, &sqltext::settings(&plan.database))?;
         put(Stage::Last, &sqltext::last(&plan.database))?;
