@@ -6,6 +6,7 @@ mod clean;
 mod dump;
 mod folder;
 mod list;
+mod offsite;
 mod restore;
 mod rollback;
 mod rows;

@@ -5,6 +5,7 @@ mod plan;
 mod schema;
 mod snapshot;
 
+pub(crate) use copy::cannot_write;
 pub(crate) use plan::{TABLE_COUNT, database, jobs};
 pub(crate) use schema::{Piece, creates_timescale, pieces};
 
@@ -38,7 +39,7 @@ use crate::rows::RowSum;
 use crate::sessions::{self, Session, failed, stopped};
 use crate::words::{bytes, count};
 use crate::{sqltext, verify};
-use copy::{Progress, cannot_write};
+use copy::Progress;
 use plan::Plan;
 use snapshot::Snapshot;
 
