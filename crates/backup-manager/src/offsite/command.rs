@@ -26,8 +26,10 @@ use crate::sessions::stopped;
 
 /// The variable that names the backup, so that one line serves for all.
 pub(super) const NAME: &str = "MS5_BACKUP_NAME";
+/// The variable that tells how long its input will be, which some stores ask for.
+const BYTES: &str = "MS5_BACKUP_BYTES";
 /// How often it is looked for a signal, and for what the command is doing.
-const POLL: Duration = Duration::from_millis(50);
+const POLL: Duration = Duration::from_millis(20);
 /// How long a command that is ended may take to clear away what it has begun at the far end.
 const GRACE: Duration = Duration::from_secs(5);
 /// How many of its last lines an error repeats.
@@ -119,13 +121,14 @@ impl<'a> Shell<'a> {
     pub(super) fn feed<T>(
         &self,
         backup: &str,
+        bytes: u64,
         write: impl FnOnce(&mut PipeWriter) -> std::result::Result<T, Unsent>,
     ) -> std::result::Result<T, Unfed> {
         let (input, mut output) = io::pipe().map_err(|error| Unfed::Theirs(self.cannot_start(error)))?;
         let wired = |call: Expression, words: PipeWriter| {
             Ok(call.stdin_file(input).stdout_file(words.try_clone()?).stderr_file(words))
         };
-        let running = self.start(Some(backup), wired).map_err(Unfed::Theirs)?;
+        let running = self.start(Some(backup), Some(bytes), wired).map_err(Unfed::Theirs)?;
         let (written, ended) = running.watched(|| {
             let written = write(&mut output).and_then(|done| running.has_read(&output).map(|()| done));
             if written.as_ref().is_err_and(|why| matches!(why, Unsent::Source(_))) {
@@ -163,8 +166,9 @@ impl<'a> Shell<'a> {
         read: impl FnOnce(&mut PipeReader) -> std::result::Result<Taken<T>, Untaken>,
     ) -> Result<T> {
         let (mut input, output) = io::pipe().map_err(|error| self.cannot_start(error))?;
-        let running =
-            self.start(backup, |call, words| Ok(call.stdin_null().stdout_file(output).stderr_file(words)))?;
+        let running = self.start(backup, None, |call, words| {
+            Ok(call.stdin_null().stdout_file(output).stderr_file(words))
+        })?;
         let (taken, ended) = running.watched(|| {
             let taken = read(&mut input);
             if matches!(taken, Ok(Taken::Early(_)) | Err(Untaken::Wrong(_))) {
@@ -211,15 +215,17 @@ impl<'a> Shell<'a> {
     fn start(
         &self,
         backup: Option<&str>,
+        bytes: Option<u64>,
         wire: impl FnOnce(Expression, PipeWriter) -> io::Result<Expression>,
     ) -> Result<Running> {
         let begin = || -> io::Result<Running> {
             let (words, told) = io::pipe()?;
             let call = self.without_passwords(cmd("sh", ["-c", self.text]));
-            let call = match backup {
-                Some(backup) => call.env(NAME, backup),
-                None => call.env_remove(NAME),
-            };
+            let told_of = [(NAME, backup.map(str::to_owned)), (BYTES, bytes.map(|bytes| bytes.to_string()))];
+            let call = told_of.into_iter().fold(call, |call, (name, value)| match value {
+                Some(value) => call.env(name, value),
+                None => call.env_remove(name),
+            });
             // A group of its own: it is ended as a whole, and Ctrl-C on the terminal comes to it once, from us.
             let call = call.unchecked().before_spawn(|command| {
                 command.process_group(0);

@@ -143,12 +143,15 @@ fn ship(context: &Context, shell: &Shell<'_>, entry: &Entry) -> Result<Exit> {
     let begun = Instant::now();
     log::info!("Sending backup: {} to {} ({})", entry.name, shell.called(), bytes(parcel.size()));
     let mut meter = Meter::new("sending");
-    let sent = shell.feed(&entry.name, |out| parcel.write(out, &mut meter));
+    let sent = shell.feed(parcel.name(), parcel.length(), |out| parcel.write(out, &mut meter));
     drop(meter);
     let whole = sent.map_err(|why| match why {
         Unfed::Ours(error) => error,
         Unfed::Theirs(error) => error
-            .because(format!("the backup {} is whole here; what the far end has of it is not", entry.name))
+            .because(format!(
+                "the backup {} is whole here; do not rely on what the far end has of it",
+                entry.name
+            ))
             .hint(format!("send it again: backup-manager send {} --pipe-to=COMMAND", entry.name)),
     })?;
     tell(&entry.name, &whole, begun);

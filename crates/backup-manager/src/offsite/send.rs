@@ -9,7 +9,7 @@ use ms5_common::exit::Exit;
 
 use super::command::Unsent;
 use super::meter::{Meter, Metered};
-use super::tar::{Unwritten, Whole, Writer};
+use super::tar::{self, Unwritten, Whole, Writer};
 use crate::folder::proof::{self, Standing};
 use crate::folder::{Entry, checksums, metadata, read_text};
 use crate::verify;
@@ -77,6 +77,25 @@ impl Parcel {
         self.files.iter().map(|(_, size, _)| size).sum()
     }
 
+    /// The backup's name.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Bytes of the tar.
+    pub(super) fn length(&self) -> u64 {
+        let head = self.head.iter().map(|(file, text)| (*file, text.len() as u64));
+        let files = self.files.iter().map(|(file, size, _)| (file.as_str(), *size));
+        let proof = self.proof.iter().map(|text| (proof::FILE, text.len() as u64));
+        let members: Vec<(String, u64)> =
+            head.chain(files).chain(proof).map(|(file, size)| (self.path(file), size)).collect();
+        tar::length(members.iter().map(|(path, size)| (path.as_str(), *size)))
+    }
+
+    fn path(&self, file: &str) -> String {
+        format!("{}/{file}", self.name)
+    }
+
     /// Writes the tar: the same bytes each time, as long as the backup has the same proof or none.
     ///
     /// # Errors
@@ -84,7 +103,7 @@ impl Parcel {
     pub(super) fn write(&self, out: impl Write, meter: &mut Meter) -> std::result::Result<Whole, Unsent> {
         let mut tar = Writer::new(out, self.modified);
         let mut put = |file: &str, size: u64, from: &mut dyn std::io::Read| {
-            tar.file(&format!("{}/{file}", self.name), size, from).map_err(|why| match why {
+            tar.file(&self.path(file), size, from).map_err(|why| match why {
                 Unwritten::Sink(error) => Unsent::Sink(error),
                 Unwritten::Source(error) => {
                     Unsent::Source(damaged(&self.name, vec![format!("{file}: {error}")]))

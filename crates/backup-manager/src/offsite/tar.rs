@@ -19,6 +19,8 @@ const PIECE: usize = 1 << 18;
 const LONGEST: u64 = 4096;
 /// How many zeros may follow a tar's end: programs fill up their last record.
 const FILLING: u64 = 1 << 20;
+/// The longest path that a header holds.
+const SHORT: usize = 100;
 /// The path of a member whose content is the path of the next one.
 const LONG_LINK: &str = "././@LongLink";
 
@@ -128,6 +130,17 @@ impl<W: Write> Writer<W> {
 
 fn wrong_size(what: String) -> Unwritten {
     Unwritten::Source(io::Error::new(io::ErrorKind::InvalidData, what))
+}
+
+/// Bytes of a tar with these files, before it is written.
+pub(super) fn length<'a>(files: impl IntoIterator<Item = (&'a str, u64)>) -> u64 {
+    let filled = |size: u64| size + padding(size) as u64;
+    let block = BLOCK as u64;
+    let member = |(path, size): (&str, u64)| {
+        let link = if path.len() > SHORT { block + filled(path.len() as u64 + 1) } else { 0 };
+        link + block + filled(size)
+    };
+    files.into_iter().map(member).sum::<u64>() + 2 * block
 }
 
 /// Why a tar could not be read.
@@ -369,6 +382,12 @@ mod tests {
         for size in [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, PIECE, PIECE + 1] {
             files.push((format!("{}/{size}", "x".repeat(85 + size % 200)), vec![b'a'; size]));
         }
+        for length in [SHORT - 1, SHORT, SHORT + 1] {
+            files.push((
+                format!("{length}/{}", "y".repeat(length - length.to_string().len() - 1)),
+                b"y".to_vec(),
+            ));
+        }
         files
     }
 
@@ -379,6 +398,7 @@ mod tests {
             files.iter().map(|(path, bytes)| (path.as_str(), bytes.as_slice())).collect();
         let (bytes, whole) = tar(&list);
         assert_eq!(bytes.len() as u64, whole.bytes);
+        assert_eq!(length(list.iter().map(|(path, bytes)| (*path, bytes.len() as u64))), whole.bytes);
         assert_eq!(tar(&list), (bytes.clone(), whole.clone()), "the same files make the same tar");
         let (ours, seen) = read(&bytes).unwrap();
         assert_eq!((ours, seen), (files.clone(), whole));
