@@ -66,7 +66,7 @@ pub(super) struct Passed {
 /// Reads a stream to its end; None where `decide` has no need of it.
 ///
 /// # Errors
-/// Whatever is not as [`super::send`] sends it, and what `decide` gives.
+/// Whatever is not as [`mod@super::send`] sends it, and what `decide` gives.
 pub(super) fn read(
     from: impl Read,
     meter: &mut Meter,

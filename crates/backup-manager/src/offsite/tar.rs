@@ -361,7 +361,9 @@ mod tests {
         (out, whole)
     }
 
-    fn read(bytes: &[u8]) -> Result<(Vec<(String, Vec<u8>)>, Whole), Unread> {
+    type Files = Vec<(String, Vec<u8>)>;
+
+    fn read(bytes: &[u8]) -> Result<(Files, Whole), Unread> {
         let mut reader = Reader::new(bytes);
         let mut files = Vec::new();
         while let Some(member) = reader.next()? {
@@ -377,7 +379,7 @@ mod tests {
     }
 
     /// Around a block, a piece, and a path that no header holds.
-    fn files() -> Vec<(String, Vec<u8>)> {
+    fn files() -> Files {
         let mut files = vec![("vor-Änderung@2/metadata.json".to_owned(), b"{}".to_vec())];
         for size in [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, PIECE, PIECE + 1] {
             files.push((format!("{}/{size}", "x".repeat(85 + size % 200)), vec![b'a'; size]));
