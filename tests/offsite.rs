@@ -357,6 +357,14 @@ fn what_is_damaged_is_not_sent_as_whole() {
         .run()
         .expect(3)
         .shows(&["the old script made it", "backup-manager backup NAME full"]);
+    // A name that a shell would read something else in.
+    fs::rename(&folder, backups.folder().join("a$(touch x)")).unwrap();
+    let _ = far
+        .tool("send")
+        .args(["a$(touch x)", "--pipe-to=cat"])
+        .run()
+        .expect(3)
+        .shows(&["is no name for a backup"]);
     let _ = far.send("nothing", "cat").run().expect(3).shows(&["there is no backup \"nothing\""]);
 }
 

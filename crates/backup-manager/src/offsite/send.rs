@@ -11,7 +11,7 @@ use super::command::Unsent;
 use super::meter::{Meter, Metered};
 use super::tar::{self, Unwritten, Whole, Writer};
 use crate::folder::proof::{self, Standing};
-use crate::folder::{Entry, checksums, metadata, read_text};
+use crate::folder::{Entry, checksums, metadata, name, read_text};
 use crate::verify;
 
 /// A backup that may be sent.
@@ -31,8 +31,10 @@ impl Parcel {
     /// Looks at a backup without reading its large files.
     ///
     /// # Errors
-    /// [`Exit::Config`] for a backup of the old script; [`Exit::Failed`] where it is damaged.
+    /// [`Exit::Config`] for a backup of the old script, and for a name that is none; [`Exit::Failed`] where it is damaged.
     pub(super) fn of(entry: &Entry) -> Result<Self> {
+        // The command's line is made with it, and another machine's shell may read that line.
+        name::check_full(&entry.name).map_err(|error| error.with_exit(Exit::Config))?;
         if !entry.damage.is_empty() {
             return Err(damaged(&entry.name, entry.damage.clone()));
         }
