@@ -112,4 +112,18 @@ fn backups_keep_to_the_schema() {
         assert_eq!(check(&ran), ["start", "backup", "verdict"], "{command}");
     }
     assert_eq!(check(&backups.run("verify nothing --json").expect(3)), ["start", "verdict"]);
+    let piped = |words: &str, flag: &str| backups.restorer(words).arg("--json").arg(flag).run().expect(0);
+    let (put, get) = ("--pipe-to=cat > far.tar", "--from=cat far.tar");
+    assert_eq!(check(&piped("send a", put)), ["start", "file", "backup", "verdict"]);
+    let fetch = format!("fetch --backup-dir={}", backups.lab.home().join("elsewhere").display());
+    for (words, outcome) in [("verify", "intact"), (&*fetch, "fetched")] {
+        let ran = piped(words, get);
+        assert_eq!(check(&ran), ["start", "file", "backup", "verdict"], "{words}");
+        assert_eq!(ran.records()[2]["outcome"], outcome);
+    }
+    assert_eq!(check(&piped(&fetch, get)), ["start", "backup", "verdict"]);
+    assert_eq!(check(&piped("restore --force --drop-old", get)), ["start", "backup", "verdict"]);
+    let made = piped("backup b", put);
+    assert_eq!(check(&made), ["start", "file", "backup", "file", "backup", "verdict"]);
+    assert_eq!(made.records()[4]["outcome"], "sent");
 }

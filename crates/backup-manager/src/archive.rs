@@ -19,9 +19,9 @@ use crate::folder::metadata::{Member, Stage};
 /// About how many bytes of rows make a member.
 pub(crate) const BLOCK: usize = 4 << 20;
 /// How often the free space is looked at, in bytes written.
-const LOOK: u64 = 64 << 20;
+pub(crate) const LOOK: u64 = 64 << 20;
 /// What is left to others on the file system.
-const RESERVE: u64 = 32 << 20;
+pub(crate) const RESERVE: u64 = 32 << 20;
 
 /// A file that is being written.
 pub(crate) struct Archive {
@@ -205,15 +205,24 @@ impl State {
     fn put(&mut self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         if self.offset >= self.looked {
             self.looked = self.offset + LOOK;
-            if free(path).is_some_and(|free| free < RESERVE) {
-                return Err(io::Error::new(io::ErrorKind::StorageFull, "less than 32 MiB are left"));
-            }
+            room(path)?;
         }
         self.file.write_all(bytes)?;
         self.hash.update(bytes);
         self.offset += bytes.len() as u64;
         Ok(())
     }
+}
+
+/// Leaves others what they need of a file system; asked for every [`LOOK`] bytes that are written.
+///
+/// # Errors
+/// That it is as good as full.
+pub(crate) fn room(path: &Path) -> io::Result<()> {
+    if free(path).is_some_and(|free| free < RESERVE) {
+        return Err(io::Error::new(io::ErrorKind::StorageFull, "less than 32 MiB are left"));
+    }
+    Ok(())
 }
 
 /// What an ordinary user can still write there.

@@ -34,6 +34,8 @@ const SINCE: &str = "--since";
 const UNTIL: &str = "--until";
 const LOCK_WAIT: &str = "--lock-wait";
 const LOCK_TIMEOUT: &str = "--lock-timeout";
+const PIPE_TO: &str = "--pipe-to";
+const FROM: &str = "--from";
 
 /// More sessions than this gain nothing anywhere, and a server has not many more to give.
 const MOST_JOBS: usize = 64;
@@ -45,7 +47,7 @@ pub(crate) const DEFAULT_LEVEL: u32 = 1;
 pub(crate) const SPEC: Spec = Spec {
     tool: TOOL,
     about: "Backs the database up, proves the backup, and brings it back.",
-    usage: "[FLAGS] backup [NAME] [TYPE] | restore NAME | list | verify NAME | clean [DAYS] | rollback-point NAME | rollback NAME",
+    usage: "[FLAGS] backup [NAME] [TYPE] | restore NAME | list | verify NAME | clean [DAYS] | rollback-point NAME | rollback NAME | send NAME | fetch [NAME]",
     flags: &[
         ENVIRONMENT.default("production"),
         Flag::switch(NO_COMPRESSION, "backup: write a plain .sql file instead of .sql.gz"),
@@ -77,6 +79,16 @@ pub(crate) const SPEC: Spec = Spec {
             "clean: remove the oldest until all take no more than this, such as 50GB",
         ),
         Flag::switch(DRY_RUN, "clean: say what would be removed, remove nothing"),
+        Flag::value(
+            PIPE_TO,
+            "COMMAND",
+            "send, backup, rollback-point: pipe the finished backup into it, as one tar (its name: MS5_BACKUP_NAME)",
+        ),
+        Flag::value(
+            FROM,
+            "COMMAND",
+            "fetch, restore, verify: the tar comes out of it; verify writes nothing, NAME may be left out",
+        ),
         BACKUP_DIR,
         REPORT,
         VERBOSE,
@@ -110,6 +122,31 @@ pub(crate) enum Command {
     RollbackPoint { name: String },
     /// `rollback NAME`.
     Rollback { name: String },
+    /// `send NAME --pipe-to=COMMAND`.
+    Send { name: String },
+    /// `fetch [NAME] --from=COMMAND`.
+    Fetch { name: Option<String> },
+    /// `restore [NAME] --from=COMMAND`.
+    RestoreFrom { name: Option<String> },
+    /// `verify [NAME] --from=COMMAND`.
+    VerifyFrom { name: Option<String> },
+}
+
+impl Command {
+    /// As it stands on the command line.
+    const fn word(&self) -> &'static str {
+        match self {
+            Self::Backup { .. } => "backup",
+            Self::Restore { .. } | Self::RestoreFrom { .. } => "restore",
+            Self::List => "list",
+            Self::Verify { .. } | Self::VerifyFrom { .. } => "verify",
+            Self::Clean { .. } => "clean",
+            Self::RollbackPoint { .. } => "rollback-point",
+            Self::Rollback { .. } => "rollback",
+            Self::Send { .. } => "send",
+            Self::Fetch { .. } => "fetch",
+        }
+    }
 }
 
 /// The command line, understood.
@@ -135,9 +172,12 @@ pub(crate) struct Options {
     pub(crate) keep_last: usize,
     pub(crate) max_total: Option<u64>,
     pub(crate) dry_run: bool,
+    pub(crate) pipe_to: Option<String>,
+    pub(crate) from: Option<String>,
 }
 
-const COMMANDS: [&str; 7] = ["backup", "restore", "list", "verify", "clean", "rollback-point", "rollback"];
+const COMMANDS: [&str; 9] =
+    ["backup", "restore", "list", "verify", "clean", "rollback-point", "rollback", "send", "fetch"];
 
 impl Options {
     /// Understands a command line that is well formed.
@@ -174,6 +214,8 @@ impl Options {
             keep_last: usize::try_from(arguments.number(KEEP_LAST)?.unwrap_or(1)).unwrap_or(usize::MAX),
             max_total: arguments.value(MAX_TOTAL).map(size).transpose()?,
             dry_run: arguments.has(DRY_RUN),
+            pipe_to: shell(arguments, PIPE_TO)?,
+            from: shell(arguments, FROM)?,
         })
     }
 }
@@ -197,7 +239,26 @@ fn command(arguments: &Parsed) -> Result<Command> {
             .cloned()
             .ok_or_else(|| usage(format!("{word} wants the name of a backup")).hint("list shows them"))
     };
+    let from = arguments.value(FROM).is_some();
+    // What comes says its own name; the one that is given says which is wanted.
+    let perhaps = || words.get(1).cloned();
+    let wants = |flag: &str, given: bool| match given {
+        true => Ok(()),
+        false => Err(usage(format!("{word} wants {flag}=COMMAND"))),
+    };
     match word.as_str() {
+        "send" => {
+            most(2)?;
+            wants(PIPE_TO, arguments.value(PIPE_TO).is_some())?;
+            Ok(Command::Send { name: name()? })
+        }
+        "fetch" => {
+            most(2)?;
+            wants(FROM, from)?;
+            Ok(Command::Fetch { name: perhaps() })
+        }
+        "restore" if from => most(2).map(|()| Command::RestoreFrom { name: perhaps() }),
+        "verify" if from => most(2).map(|()| Command::VerifyFrom { name: perhaps() }),
         "backup" => Ok(Command::Backup {
             name: words.get(1).map_or_else(|| "backup".to_owned(), String::clone),
             kind: kind(words.get(2).map_or("full", String::as_str))?,
@@ -245,47 +306,39 @@ fn kind(word: &str) -> Result<Kind> {
     })
 }
 
+/// Flags of some commands alone, and those commands.
+const OF_SOME: [(&str, &[&str]); 15] = [
+    (DEEP, &["verify"]),
+    (DROP_OLD, &["restore", "rollback"]),
+    (START_JOBS, &["restore", "rollback"]),
+    (IN_PLACE, &["restore", "rollback"]),
+    (TABLES, &["restore"]),
+    (SINCE, &["restore"]),
+    (UNTIL, &["restore"]),
+    (KEEP_LAST, &["clean"]),
+    (MAX_TOTAL, &["clean"]),
+    (DRY_RUN, &["clean"]),
+    (LEVEL, &["backup", "rollback-point"]),
+    (LOCK_TIMEOUT, &["backup", "rollback-point"]),
+    (PIPE_TO, &["backup", "rollback-point", "send"]),
+    (FROM, &["restore", "verify", "fetch"]),
+    // The old script took it anywhere.
+    (FORCE, &["backup", "restore", "list", "verify", "clean", "rollback-point", "rollback"]),
+];
+
 /// A flag that the command does not know would be a wish that nobody hears.
 fn refuse_foreign(arguments: &Parsed, command: &Command) -> Result<()> {
-    use Command as C;
-    let given = |flag: &&str| arguments.has(flag) || arguments.value(flag).is_some();
-    let (word, foreign): (&str, &[&str]) = match command {
-        C::Backup { .. } | C::RollbackPoint { .. } => (
-            "backup",
-            &[DEEP, DROP_OLD, START_JOBS, IN_PLACE, KEEP_LAST, MAX_TOTAL, DRY_RUN, TABLES, SINCE, UNTIL],
-        ),
-        C::Restore { .. } | C::Rollback { .. } => {
-            ("restore", &[DEEP, KEEP_LAST, MAX_TOTAL, DRY_RUN, LEVEL, LOCK_TIMEOUT])
-        }
-        C::Verify { .. } => (
-            "verify",
-            &[
-                DROP_OLD,
-                START_JOBS,
-                IN_PLACE,
-                KEEP_LAST,
-                MAX_TOTAL,
-                DRY_RUN,
-                LEVEL,
-                LOCK_TIMEOUT,
-                TABLES,
-                SINCE,
-                UNTIL,
-            ],
-        ),
-        C::List => (
-            "list",
-            &[
-                DEEP, DROP_OLD, START_JOBS, IN_PLACE, KEEP_LAST, MAX_TOTAL, DRY_RUN, LEVEL, TABLES, SINCE,
-                UNTIL,
-            ],
-        ),
-        C::Clean { .. } => ("clean", &[DEEP, DROP_OLD, START_JOBS, IN_PLACE, LEVEL, TABLES, SINCE, UNTIL]),
-    };
-    match foreign.iter().find(|flag| given(flag)) {
-        Some(flag) => Err(usage(format!("{flag} is nothing that {word} knows"))),
-        None => Ok(()),
+    let word = command.word();
+    let given = |flag: &str| arguments.has(flag) || arguments.value(flag).is_some();
+    if let Some((flag, _)) = OF_SOME.iter().find(|(flag, known)| given(flag) && !known.contains(&word)) {
+        return Err(usage(format!("{flag} is nothing that {word} knows")));
     }
+    // A scratch database is filled from a folder.
+    if given(FROM) && given(DEEP) {
+        return Err(usage(format!("{DEEP} is nothing that {word} {FROM} knows"))
+            .hint("fetch it first, then verify NAME --deep"));
+    }
+    Ok(())
 }
 
 /// Names separated by commas; a comma inside quotes is a name's.
@@ -296,6 +349,14 @@ fn list(text: &str) -> Vec<String> {
         letter == ',' && !quoted
     });
     parts.map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()).collect()
+}
+
+/// A command for sh. An empty one would take everything, and do nothing with it.
+fn shell(arguments: &Parsed, flag: &str) -> Result<Option<String>> {
+    match arguments.value(flag) {
+        Some(text) if text.trim().is_empty() => Err(usage(format!("{flag} wants a command"))),
+        other => Ok(other.map(str::to_owned)),
+    }
 }
 
 /// `50GB`, `500MB`, `1000`: bytes, by 1024.
@@ -349,6 +410,24 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_from_a_command_needs_no_name() {
+        for (line, command) in [
+            ("send a --pipe-to=cat", Command::Send { name: "a".into() }),
+            ("fetch --from=cat", Command::Fetch { name: None }),
+            ("fetch a --from=cat", Command::Fetch { name: Some("a".into()) }),
+            ("restore --from cat --force", Command::RestoreFrom { name: None }),
+            ("verify a --from=cat", Command::VerifyFrom { name: Some("a".into()) }),
+        ] {
+            assert_eq!(options(line).unwrap().command, command, "{line}");
+        }
+        let words = ["send", "a", "--pipe-to", "ssh host 'cat > x'"].map(Into::into).to_vec();
+        let options = Options::of(&cli::parse(&SPEC, words).unwrap()).unwrap();
+        assert_eq!(options.pipe_to.as_deref(), Some("ssh host 'cat > x'"));
+        let blank = ["send", "a", "--pipe-to= "].map(Into::into).to_vec();
+        assert_eq!(Options::of(&cli::parse(&SPEC, blank).unwrap()).unwrap_err().exit(), Exit::Usage);
+    }
+
+    #[test]
     fn wrong_usage_is_refused() {
         for line in [
             "",
@@ -365,6 +444,17 @@ mod tests {
             "backup --jobs=0",
             "restore x --in-place --drop-old",
             "list x",
+            "send x",
+            "send --pipe-to=cat",
+            "send x --pipe-to=cat --from=cat",
+            "fetch",
+            "fetch x y --from=cat",
+            "fetch x --from=cat --force",
+            "backup x --from=cat",
+            "restore --pipe-to=cat",
+            "rollback x --from=cat",
+            "verify x --from=cat --deep",
+            "list --from=cat",
         ] {
             assert_eq!(options(line).unwrap_err().exit(), Exit::Usage, "{line}");
         }

@@ -7,6 +7,7 @@ mod clean;
 mod dump;
 mod folder;
 mod list;
+mod offsite;
 mod remake;
 mod restore;
 mod rollback;

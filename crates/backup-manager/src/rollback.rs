@@ -25,8 +25,8 @@ use crate::{dump, restore};
 const TEMPLATE: &str = include_str!("rollback.sh");
 const VALUES: &str = "@VALUES@\n";
 
-/// `rollback-point NAME`.
-pub(crate) fn point(context: &Context, options: &Options, settings: &Settings, name: &str) -> Result<Exit> {
+/// `rollback-point NAME`; gives its backup.
+pub(crate) fn point(context: &Context, options: &Options, settings: &Settings, name: &str) -> Result<Entry> {
     let restorer = restorer(settings, &context.variables, options.restore_user.as_deref());
     // Before a row is read: a point that nobody could go back to is none.
     let could_restore = |needs: Needs<'_>| {
@@ -54,7 +54,7 @@ pub(crate) fn point(context: &Context, options: &Options, settings: &Settings, n
     log::info!("Go back with: {} --force", link.display());
     log::info!("or, faster:   backup-manager rollback {} --force", entry.name);
     success!("✅ Rollback point created: {}", entry.name);
-    Ok(Exit::Done)
+    Ok(entry)
 }
 
 /// `rollback NAME`: the same as a restore of the point's backup.

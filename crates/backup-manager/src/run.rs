@@ -6,7 +6,7 @@ use ms5_common::exit::Exit;
 use ms5_common::tool::{Context, LogFile};
 
 use crate::args::{Command, Options};
-use crate::{clean, dump, list, restore, rollback, verify};
+use crate::{clean, dump, list, offsite, restore, rollback, verify};
 
 /// Where a run is written down.
 const LOG: LogFile = LogFile { folder: "backup", name: "backup_rollback", title: "backup and rollback" };
@@ -16,15 +16,21 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
     let options = Options::of(&context.arguments)?;
     let settings = context.begin(LOG)?;
     match &options.command {
-        Command::Backup { name, kind } => {
-            dump::run(context, &options, &settings, name, *kind, |_| Ok(())).map(|_| Exit::Done)
-        }
+        Command::Backup { name, kind } => offsite::made(context, &options, &settings, || {
+            dump::run(context, &options, &settings, name, *kind, |_| Ok(()))
+        }),
         Command::Verify { name } => verify::run(context, &options, &settings, name),
         Command::List => list::run(context, &options, &settings),
         Command::Restore { name } => restore::run(context, &options, &settings, name),
         Command::Clean { days } => clean::run(context, &options, &settings, *days),
-        Command::RollbackPoint { name } => rollback::point(context, &options, &settings, name),
+        Command::RollbackPoint { name } => offsite::made(context, &options, &settings, || {
+            rollback::point(context, &options, &settings, name)
+        }),
         Command::Rollback { name } => rollback::back(context, &options, &settings, name),
+        Command::Send { name } => offsite::send(context, &options, &settings, name),
+        Command::Fetch { name } => offsite::fetch(context, &options, &settings, name.as_deref()),
+        Command::RestoreFrom { name } => offsite::restore(context, &options, &settings, name.as_deref()),
+        Command::VerifyFrom { name } => offsite::verify(context, &options, name.as_deref()),
     }
 }
 

@@ -141,7 +141,7 @@ fn dumps(entry: &Entry, metadata: &Metadata, damage: &mut Vec<String>) {
 }
 
 /// Files that are none of the backup's are named; whoever put them there knows why.
-fn strangers(entry: &Entry, metadata: &Metadata) {
+pub(crate) fn strangers(entry: &Entry, metadata: &Metadata) {
     let Ok(listed) = std::fs::read_dir(&entry.path) else { return };
     for file in listed.flatten() {
         let name = file.file_name().to_string_lossy().into_owned();

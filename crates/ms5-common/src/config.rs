@@ -35,6 +35,18 @@ impl Variables {
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
+    /// The names of those that hold passwords of ours, set or not: a program that is not ours gets none of them.
+    #[must_use]
+    pub fn passwords(&self) -> Vec<&str> {
+        let ours = |name: &&str| {
+            name.starts_with("POSTGRES_PASSWORD") || name.starts_with("MS5_") && name.ends_with("PASSWORD")
+        };
+        // By their names too: what is not UTF-8 is in the process's environment and not in here.
+        let known = Environment::ALL.into_iter().map(|environment| environment.defaults().password_variable);
+        let known = known.chain(["POSTGRES_PASSWORD", "PGPASSWORD", "MS5_RESTORE_PASSWORD"]);
+        known.chain(self.0.keys().map(String::as_str).filter(ours)).collect()
+    }
+
     /// Whether output to a terminal may be coloured.
     #[must_use]
     pub fn colour_allowed(&self) -> bool {
@@ -308,6 +320,22 @@ mod tests {
         let settings = settings(Some("development"), &both).unwrap();
         assert_eq!(settings.connection.password.as_ref().map(Secret::expose), Some(b"hunter2".as_slice()));
         assert!(!format!("{settings:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn passwords_are_known_by_their_names() {
+        let variables = Variables::of(&[
+            ("POSTGRES_PASSWORD_PLANT_7", "x"),
+            ("RESTIC_PASSWORD", "x"),
+            ("MS5_HOME", "/srv/ms5"),
+            ("MS5_OTHER_PASSWORD", "x"),
+        ]);
+        let names = variables.passwords();
+        for ours in ["POSTGRES_PASSWORD_PLANT_7", "POSTGRES_PASSWORD_DEV", "PGPASSWORD", "MS5_OTHER_PASSWORD"]
+        {
+            assert!(names.contains(&ours), "{ours}");
+        }
+        assert!(!names.contains(&"RESTIC_PASSWORD") && !names.contains(&"MS5_HOME"));
     }
 
     #[test]

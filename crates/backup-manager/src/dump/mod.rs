@@ -10,6 +10,7 @@ mod schema;
 mod sections;
 mod snapshot;
 
+pub(crate) use copy::cannot_write;
 pub(crate) use plan::{Scheduled, TABLE_COUNT, database, jobs};
 pub(crate) use sections::{Piece, creates_timescale, pieces};
 
@@ -39,7 +40,6 @@ use crate::restore::server::{Needs, Wanted};
 use crate::sessions::{self, Session, failed};
 use crate::verify;
 use crate::words::{bytes, count};
-use copy::cannot_write;
 use plan::Plan;
 use snapshot::Snapshot;
 

@@ -38,6 +38,14 @@ pub(crate) fn check(name: &str) -> Result<()> {
         .hint("a name is made of letters, digits and . _ - + @, such as pre_migration"))
 }
 
+/// The same for a name that may have its stamp already.
+///
+/// # Errors
+/// [`Exit::Usage`] with the rule.
+pub(crate) fn check_full(name: &str) -> Result<()> {
+    check(without_stamp(name).unwrap_or(name))
+}
+
 /// The stamp of a moment, in UTC: `20240115_103000`.
 pub(crate) fn stamp(at: OffsetDateTime) -> String {
     at.to_offset(time::UtcOffset::UTC).format(STAMP).unwrap_or_default()
@@ -80,6 +88,9 @@ mod tests {
             assert_eq!(check(bad).unwrap_err().exit(), Exit::Usage, "{bad:?}");
         }
         assert!(check(&"x".repeat(200)).is_err());
+        let longest = format!("{}_20240115_103000", "x".repeat(LONGEST));
+        assert!(check(&longest).is_err() && check_full(&longest).is_ok());
+        assert!(check_full(".x_20240115_103000").is_err() && check_full("_20240115_103000").is_ok());
     }
 
     #[test]

@@ -48,16 +48,31 @@ impl Partial {
                         ));
                     }
                 }
-                Err(error) => {
-                    return Err(Error::new(
-                        Exit::Config,
-                        format!("cannot make the folder {}", path.display()),
-                    )
-                    .because(error)
-                    .because("nothing was touched")
-                    .hint("name a folder that you may write to: --backup-dir=DIR"));
-                }
+                Err(error) => return Err(cannot_make(&path, error)),
             }
+        }
+    }
+
+    /// Makes the hidden folder for a backup that comes from elsewhere, with the name that it has there.
+    ///
+    /// # Errors
+    /// [`Exit::Config`] where it cannot be made; [`Exit::Unreachable`] where another run is fetching the same.
+    pub(crate) fn receive(folder: &Folder, name: &str) -> Result<Self> {
+        let path = folder.path().join(format!("{PREFIX}{name}"));
+        match lock_new(folder, &path) {
+            Ok(lock) => Ok(Self {
+                path,
+                name: name.to_owned(),
+                created: OffsetDateTime::now_utc(),
+                _lock: lock,
+                done: false,
+            }),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Err(Error::new(Exit::Unreachable, format!("another backup-manager is fetching {name}"))
+                    .because("nothing was touched")
+                    .hint("run it again when that has ended"))
+            }
+            Err(error) => Err(cannot_make(&path, error)),
         }
     }
 
@@ -96,6 +111,13 @@ impl Drop for Partial {
             let _ = fs::remove_dir_all(&self.path);
         }
     }
+}
+
+fn cannot_make(path: &Path, error: io::Error) -> Error {
+    Error::new(Exit::Config, format!("cannot make the folder {}", path.display()))
+        .because(error)
+        .because("nothing was touched")
+        .hint("name a folder that you may write to: --backup-dir=DIR")
 }
 
 /// Makes a folder that nobody sees without its lock.

@@ -69,7 +69,12 @@ pub(crate) fn read(folder: &Path) -> Standing {
     let (Ok(text), Ok(metadata)) = (read_text(&path), std::fs::read(folder.join(metadata::FILE))) else {
         return Standing::Damaged("it cannot be read".to_owned());
     };
-    let value: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
+    judge(&text, &metadata)
+}
+
+/// How a backup with this metadata.json stands with the text of a proof.
+pub(crate) fn judge(text: &str, metadata: &[u8]) -> Standing {
+    let value: Value = serde_json::from_str(text).unwrap_or(Value::Null);
     let words = |key: &str| value.get(key).and_then(Value::as_str).map(str::to_owned);
     let number = |key: &str| value.get(key).and_then(Value::as_u64);
     let proof = (|| {
@@ -82,7 +87,7 @@ pub(crate) fn read(folder: &Path) -> Standing {
         })
     })();
     match proof {
-        Some(proof) if render(&proof, &hex_of(&metadata)) == text => Standing::Proven(proof),
+        Some(proof) if render(&proof, &hex_of(metadata)) == text => Standing::Proven(proof),
         _ => Standing::Damaged("it is not what was written for this backup".to_owned()),
     }
 }

@@ -12,8 +12,8 @@ use ms5_common::sql::escape_literal;
 use ms5_common::success;
 use ms5_common::tool::Context;
 
-use super::load::run_all;
-use super::rows::{filled_in_one, open};
+use super::load::{copy_in, run_all};
+use super::rows::{filled_in_one, open, replaces_nothing};
 use super::{LOCK_TIMEOUT, commit, compare};
 use crate::archive::Reader;
 use crate::args::Options;
@@ -27,8 +27,6 @@ use crate::words::count;
 
 /// The table that rows wait in while it is asked whether they are wanted.
 const WAITING: &str = "pg_temp.ms5_waiting";
-/// How many bytes of rows are handed over at once.
-const PIECE: usize = 1 << 18;
 
 /// The whole restore, once the backup's files were checked.
 pub(super) fn run(
@@ -39,6 +37,7 @@ pub(super) fn run(
     more: &More,
 ) -> Result<Exit> {
     let begun = Instant::now();
+    replaces_nothing(options)?;
     let wanted = wanted(options, entry, more)?;
     let held = open(context, options, settings)?;
     let mut session = sessions::open(settings, "restore")?;
@@ -86,11 +85,6 @@ struct Done {
 
 /// The hypertables that are asked for; all where none is.
 fn wanted<'a>(options: &Options, entry: &Entry, more: &'a More) -> Result<Vec<Wanted<'a>>> {
-    if options.drop_old || options.start_jobs {
-        return Err(Error::new(Exit::Usage, "a backup of hypertables replaces no database and no jobs")
-            .because("--drop-old and --start-jobs are nothing that its restore knows")
-            .because("nothing was touched"));
-    }
     let outlines = read_text(&entry.path.join(hypertables::FILE))
         .ok()
         .and_then(|text| hypertables::parse(&text))
@@ -306,18 +300,9 @@ impl Load<'_> {
         if sum.rows != member.rows {
             return Err(damaged(format!("a member holds {} rows instead of {}", sum.rows, member.rows)));
         }
-        let rows = Bytes::from(rows);
-        let mut send = || {
-            let mut copy = session.client.copy_in(&format!("COPY {target} FROM STDIN WITH (FORMAT csv)"))?;
-            let mut at = 0;
-            while at < rows.len() {
-                let end = (at + PIECE).min(rows.len());
-                copy.send_owned(rows.slice(at..end))?;
-                at = end;
-            }
-            copy.finish()
-        };
-        let loaded = send().map_err(|error| failed(&format!("load rows of {}", table.name), &error))?;
+        let sql = format!("COPY {target} FROM STDIN WITH (FORMAT csv)");
+        let loaded = copy_in(&mut session.client, &sql, &Bytes::from(rows))
+            .map_err(|error| failed(&format!("load rows of {}", table.name), &error))?;
         if loaded == member.rows {
             return Ok(());
         }

@@ -30,11 +30,7 @@ pub(super) fn run(
     more: &More,
 ) -> Result<Exit> {
     let begun = Instant::now();
-    if options.drop_old || options.start_jobs {
-        return Err(Error::new(Exit::Usage, "a data backup replaces no database and no jobs")
-            .because("--drop-old and --start-jobs are nothing that its restore knows")
-            .because("nothing was touched"));
-    }
+    replaces_nothing(options)?;
     super::refuse_parts(options)?;
     let held = open(context, options, settings)?;
     let mut session = sessions::open(settings, "restore")?;
@@ -51,6 +47,19 @@ pub(super) fn run(
         begun.elapsed().as_millis()
     );
     Ok(Exit::Done)
+}
+
+/// Refuses what a restore of rows alone does not do.
+///
+/// # Errors
+/// [`Exit::Usage`].
+pub(super) fn replaces_nothing(options: &Options) -> Result<()> {
+    if options.drop_old || options.start_jobs {
+        return Err(Error::new(Exit::Usage, "a backup of rows alone replaces no database and no jobs")
+            .because("--drop-old and --start-jobs are nothing that its restore knows")
+            .because("nothing was touched"));
+    }
+    Ok(())
 }
 
 /// Takes the lock of a database that rows are loaded into.

@@ -166,18 +166,9 @@ impl Load<'_> {
             .len();
         let begin = sql.len() - length - crate::sqltext::ROWS_END.len();
         let rows = Bytes::from(sql).slice(begin..begin + length);
-        let send = |client: &mut Client| {
-            let options = if frozen { " WITH (FREEZE)" } else { "" };
-            let mut copy = client.copy_in(&format!("COPY {} FROM STDIN{options}", table.target()))?;
-            let mut at = 0;
-            while at < rows.len() {
-                let end = (at + PIECE).min(rows.len());
-                copy.send_owned(rows.slice(at..end))?;
-                at = end;
-            }
-            copy.finish()
-        };
-        let loaded = send(&mut session.client)
+        let options = if frozen { " WITH (FREEZE)" } else { "" };
+        let sql = format!("COPY {} FROM STDIN{options}", table.target());
+        let loaded = copy_in(&mut session.client, &sql, &rows)
             .map_err(|error| failed(&format!("load rows of {}", table.name), &error))?;
         // Triggers of TimescaleDB take rows of its catalog aside.
         if loaded == member.rows || member.stage == Stage::Catalog {
@@ -265,6 +256,22 @@ fn build_all<'a>(session: &mut Session, builds: &[Build<'a>], late: &Mutex<Vec<B
 
 fn transaction(session: &mut Session, sql: &str) -> Result<()> {
     session.client.batch_execute(sql).map_err(|error| statement_failed(sql, &error))
+}
+
+/// Hands rows over to a COPY ... FROM STDIN; gives how many the server says that it took.
+pub(super) fn copy_in(
+    client: &mut Client,
+    sql: &str,
+    rows: &Bytes,
+) -> std::result::Result<u64, postgres::Error> {
+    let mut copy = client.copy_in(sql)?;
+    let mut at = 0;
+    while at < rows.len() {
+        let end = (at + PIECE).min(rows.len());
+        copy.send_owned(rows.slice(at..end))?;
+        at = end;
+    }
+    copy.finish()
 }
 
 /// Whose transactions statements run in: pg_dump wraps each large object in one.
