@@ -174,6 +174,74 @@ fn a_stretch_of_time_comes_back_alone() {
 }
 
 #[test]
+fn rows_of_other_tables_do_not_go_with_those_that_are_replaced() {
+    let backups = Backups::new(
+        Engine::Pg17,
+        "CREATE EXTENSION timescaledb;
+CREATE TABLE h (ts timestamptz PRIMARY KEY, a int);
+SELECT create_hypertable('h', 'ts');
+INSERT INTO h SELECT '2025-01-01Z'::timestamptz + i * interval '1 day', i FROM generate_series(1, 30) i;
+CREATE TABLE cascades (ts timestamptz REFERENCES h ON DELETE CASCADE, note text);
+INSERT INTO cascades VALUES ('2025-01-05Z', 'kept'), ('2025-01-20Z', 'kept too');
+CREATE TABLE nulls (ts timestamptz REFERENCES h ON DELETE SET NULL);
+INSERT INTO nulls VALUES ('2025-01-21Z');
+",
+    );
+    let (before, inventory) = (backups.content(), backups.lab.database.inventory());
+    let _ = backups.backup("h hypertables");
+    for part in ["", " --since=2025-01-10", " --until=2025-01-22"] {
+        let _ = backups.run(&format!("restore h --force{part}")).expect(0);
+        assert_eq!(backups.content(), before, "{part}");
+        backups.has_objects_of(&inventory);
+    }
+    // Where what they refer to is not in the backup, nothing happens.
+    backups.lab.sql("INSERT INTO h VALUES ('2026-01-01Z', 1); INSERT INTO nulls VALUES ('2026-01-01Z')");
+    let before = backups.content();
+    let _ =
+        backups.run("restore h --force").expect(1).shows(&["violates foreign key", "all was rolled back"]);
+    assert_eq!(backups.content(), before);
+}
+
+#[test]
+fn names_mean_one_table_and_times_their_zone() {
+    let backups = Backups::new(
+        Engine::Pg17,
+        "CREATE EXTENSION timescaledb;
+CREATE SCHEMA \"a.b\";
+CREATE SCHEMA a;
+CREATE TABLE \"a.b\".c (at timestamp NOT NULL);
+CREATE TABLE a.\"b.c\" (at date NOT NULL);
+SELECT create_hypertable('\"a.b\".c', 'at'), create_hypertable('a.\"b.c\"', 'at');
+INSERT INTO \"a.b\".c SELECT '2025-01-01'::timestamp + i * interval '1 hour' FROM generate_series(0, 239) i;
+INSERT INTO a.\"b.c\" SELECT '2025-01-01'::date + i FROM generate_series(0, 9) i;
+",
+    );
+    let before = backups.content();
+    let _ = backups.backup("h hypertables");
+    backups.lab.sql("TRUNCATE \"a.b\".c; TRUNCATE a.\"b.c\"");
+    let _ = backups.run("restore h --tables=a.b.c").expect(3).shows(&["there is no a.b.c"]);
+    let only =
+        |table: &str, more: &str| backups.tool(&format!("restore h {more}")).args(["--tables", table]).run();
+    let timestamps = "\"a.b\".c";
+    let _ = backups
+        .tool("restore h --until=2025-01-06")
+        .args(["--tables", timestamps, "--since", "2025-01-05 12:00+05"])
+        .run()
+        .expect(0)
+        .shows(&["17 rows of 1 hypertables"]);
+    assert_eq!(backups.lab.ask("SELECT count(*) FROM a.\"b.c\""), "0");
+    let _ = only(timestamps, "--since=2025-01-07 --until=2025-01-07").expect(2).shows(&["is not after"]);
+    let _ = backups
+        .tool("restore h")
+        .args(["--tables", "a.\"b.c\"", "--since", "2025-01-05 12:00"])
+        .run()
+        .expect(0)
+        .shows(&["5 rows of 1 hypertables"]);
+    let _ = backups.run("restore h --force").expect(0);
+    assert_eq!(backups.content(), before);
+}
+
+#[test]
 fn damage_is_found_and_what_has_no_hypertable_is_refused() {
     let backups = Backups::new(Engine::Plain, "CREATE TABLE a (id int);\n");
     let _ =

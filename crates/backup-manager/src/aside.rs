@@ -18,7 +18,8 @@ pub(crate) fn aside(tables: &[Table]) -> String {
 /// Sets keys and triggers aside; a table that is missing is refused.
 ///
 /// They are noted as the statements that make them again, in a temporary table that ends with the transaction. A key or a
-/// trigger of a partitioned table belongs to the table that has partitions.
+/// trigger of a partitioned table belongs to the table that has partitions. Keys of other tables that refer to these go too: where
+/// rows are replaced, a cascade would delete theirs. A trigger that is switched off stays.
 pub(crate) fn set_aside(tables: &[Table]) -> String {
     let names: Vec<String> = tables.iter().map(|table| literal(&table.name)).collect();
     let quote = dollar(tables.iter().map(|table| table.name.as_str()));
@@ -45,21 +46,26 @@ BEGIN
                                              c.conrelid::pg_catalog.regclass,
                                              pg_catalog.obj_description(c.oid, 'pg_constraint')), '')
     FROM pg_catalog.pg_constraint c
-    WHERE c.contype = 'f' AND c.conparentid = 0 AND c.conrelid = ANY (tables)
+    WHERE c.contype = 'f' AND c.conparentid = 0
+      AND (c.conrelid = ANY (tables)
+           -- A chunk's key goes and comes with its hypertable's.
+           OR c.confrelid = ANY (tables)
+              AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits i
+                              JOIN pg_catalog.pg_constraint p ON p.conrelid = i.inhparent
+                              WHERE i.inhrelid = c.conrelid AND p.contype = 'f' AND p.confrelid = c.confrelid))
     ORDER BY c.oid;
     INSERT INTO pg_temp.ms5_aside (away, back)
     SELECT pg_catalog.format('DROP TRIGGER %I ON %s', t.tgname, t.tgrelid::pg_catalog.regclass),
            pg_catalog.pg_get_triggerdef(t.oid)
                || CASE t.tgenabled WHEN 'O' THEN ''
-                  ELSE pg_catalog.format('; ALTER TABLE %s %s TRIGGER %I', t.tgrelid::pg_catalog.regclass,
-                                         CASE t.tgenabled WHEN 'D' THEN 'DISABLE' WHEN 'R' THEN 'ENABLE REPLICA'
-                                                          ELSE 'ENABLE ALWAYS' END, t.tgname) END
+                  ELSE pg_catalog.format('; ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', t.tgrelid::pg_catalog.regclass,
+                                         t.tgname) END
                || coalesce(pg_catalog.format('; COMMENT ON TRIGGER %I ON %s IS %L', t.tgname,
                                              t.tgrelid::pg_catalog.regclass,
                                              pg_catalog.obj_description(t.oid, 'pg_trigger')), '')
     FROM pg_catalog.pg_trigger t
     JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-    WHERE NOT t.tgisinternal AND t.tgparentid = 0 AND n.nspname !~ '^_timescaledb_' AND t.tgrelid = ANY (tables)
+    WHERE NOT t.tgisinternal AND t.tgparentid = 0 AND t.tgenabled IN ('O', 'A') AND n.nspname !~ '^_timescaledb_' AND t.tgrelid = ANY (tables)
     ORDER BY t.oid;
     FOR wanted IN SELECT away FROM pg_temp.ms5_aside ORDER BY turn LOOP
         EXECUTE wanted;
@@ -121,7 +127,7 @@ pub(crate) fn empty(tables: &[Table]) -> Vec<String> {
         tables.iter().partition(|table| table.condition.is_none());
     let names: Vec<String> = own
         .iter()
-        .map(|table| if table.hypertable { table.name.clone() } else { format!("ONLY {}", table.name) })
+        .map(|table| if table.by_select { table.name.clone() } else { format!("ONLY {}", table.name) })
         .collect();
     let mut statements = Vec::new();
     if !names.is_empty() {

@@ -40,7 +40,7 @@ impl Job<'_> {
             let known = theirs.sql_name(hypertable);
             let found = plan.tables.iter().map(|(table, _)| table).find(|table| table.name == known);
             let table = found.ok_or_else(|| Error::new(Exit::Bug, format!("{known} is no table")))?;
-            let table = Table { hypertable: true, ..table.clone() };
+            let table = Table { by_select: true, ..table.clone() };
             let file = file_name(&hypertable.schema, &hypertable.name, self.options.compress);
             let archive = self.archive(&file)?;
             header(&archive, &theirs.columns(hypertable))?;

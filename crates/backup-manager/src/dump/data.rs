@@ -91,8 +91,9 @@ impl Theirs {
 fn tables(plan: &Plan, theirs: &Theirs) -> Vec<(Table, u64)> {
     let chunks: BTreeSet<&str> = theirs.chunks.iter().map(|chunk| chunk.table.as_str()).collect();
     let own = plan.tables.iter().map(|(table, bytes)| {
-        let hypertable = theirs.hypertables.contains(&table.name);
-        (Table { hypertable, ..table.clone() }, *bytes)
+        // Of a table that others inherit from, SELECT would give their rows too.
+        let by_select = !plan.parents.contains(&table.name) || theirs.hypertables.contains(&table.name);
+        (Table { by_select, ..table.clone() }, *bytes)
     });
     let of_extensions = plan.catalog.iter().map(|table| (table.clone(), 0));
     of_extensions
@@ -105,7 +106,7 @@ fn tables(plan: &Plan, theirs: &Theirs) -> Vec<(Table, u64)> {
 fn reads<'a>(tables: &'a [(Table, u64)], chunks: &[Chunk]) -> Vec<Read<'a>> {
     let mut reads = Vec::new();
     for (number, (table, bytes)) in tables.iter().enumerate() {
-        if !table.hypertable {
+        if !table.by_select {
             reads.push(Read { number, table, source: table.source(), bytes: *bytes, form: Form::Sql });
             continue;
         }

@@ -228,7 +228,8 @@ fn names_in_order(text: &str) -> Vec<Name> {
 
 /// What a statement makes that others may read: a table, a view, a function.
 fn made(facts: &Facts<'_>) -> Option<Name> {
-    const KINDS: [&str; 6] = ["table", "view", "function", "procedure", "aggregate", "sequence"];
+    const KINDS: [&str; 8] =
+        ["table", "view", "function", "procedure", "aggregate", "sequence", "type", "domain"];
     let tokens: Vec<Token<'_>> = facts.tokens().take(12).collect();
     if !tokens.first()?.is_word("create") {
         return None;

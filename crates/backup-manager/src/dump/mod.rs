@@ -203,6 +203,18 @@ impl Job<'_> {
         let mut source = Source { aside, readers: sessions.collect() };
         let plan =
             Plan::read(&mut source.aside.client).map_err(|error| failed("read the catalog", &error))?;
+        if self.kind != Kind::Full && !plan.strange_schemas.is_empty() {
+            return Err(Error::new(
+                Exit::Config,
+                format!(
+                    "a backup of type {} cannot hold schemas with names of TimescaleDB's",
+                    self.kind.word()
+                ),
+            )
+            .because_all(plan.strange_schemas)
+            .because("they begin with _timescaledb_ and are none of its own; nothing of the backup is kept")
+            .hint("give them other names, or take a full backup: backup NAME full"));
+        }
         accept(Needs {
             superuser: plan.superuser,
             timescaledb: Wanted::exactly(plan.extension.installed.as_deref()),

@@ -1,6 +1,6 @@
 //! What a backup holds: tables and their columns, rows of extensions that are the user's, sequences, the database itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ms5_common::db::client::Client;
 use ms5_common::timescale::{self, Extension};
@@ -17,6 +17,10 @@ pub(crate) struct Plan {
     pub(crate) catalog: Vec<Table>,
     /// Tables with their size in bytes, the largest first.
     pub(crate) tables: Vec<(Table, u64)>,
+    /// Schemas of users with names of TimescaleDB's.
+    pub(crate) strange_schemas: Vec<String>,
+    /// Those that others inherit from.
+    pub(crate) parents: BTreeSet<String>,
     pub(crate) sequences: Vec<(String, i64, bool)>,
     pub(crate) extension: Extension,
     /// Whether TimescaleDB has rows of its own, which only a superuser can load.
@@ -76,6 +80,8 @@ impl Plan {
             sequences: sequence_values(client, sequences)?,
             catalog: in_order(client, tables)?,
             tables: plain_tables(client)?,
+            strange_schemas: strange_schemas(client)?,
+            parents: parents(client)?,
             extension,
             superuser,
             jobs_table,
@@ -125,6 +131,29 @@ fn plain_tables(client: &mut Client) -> SqlResult<Vec<(Table, u64)>> {
             (table, u64::try_from(row.get::<_, Option<i64>>(2).unwrap_or_default()).unwrap_or_default())
         })
         .collect())
+}
+
+fn strange_schemas(client: &mut Client) -> SqlResult<Vec<String>> {
+    let rows = client.query_typed(
+        "SELECT n.nspname::text FROM pg_catalog.pg_namespace n
+         WHERE n.nspname ~ '^_timescaledb_'
+           AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                           WHERE d.classid = 'pg_catalog.pg_namespace'::pg_catalog.regclass AND d.objid = n.oid
+                             AND d.deptype = 'e')
+         ORDER BY 1",
+        &[],
+    )?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+fn parents(client: &mut Client) -> SqlResult<BTreeSet<String>> {
+    let rows = client.query_typed(
+        "SELECT DISTINCT format('%I.%I', n.nspname, c.relname)
+         FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhparent
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace",
+        &[],
+    )?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 /// What pg_extension says is the user's: TimescaleDB's catalog, PostGIS' systems of reference.

@@ -39,7 +39,10 @@ impl Outline {
         } else {
             format!("'{}'", self.file.replace('\'', "''"))
         };
-        format!("\\copy {} {} FROM {from} WITH (FORMAT csv, HEADER true)", self.table, self.columns)
+        format!(
+            "\\copy {} {} FROM {from} WITH (FORMAT csv, HEADER true, ENCODING 'UTF8')",
+            self.table, self.columns
+        )
     }
 
     fn render(&self) -> Value {
@@ -146,7 +149,7 @@ mod tests {
         };
         assert_eq!(
             outline.psql(),
-            "\\copy f.\"N 2\" (t, \"a,b\") FROM PROGRAM 'gunzip -c f.N%202.csv.gz' WITH (FORMAT csv, HEADER true)"
+            "\\copy f.\"N 2\" (t, \"a,b\") FROM PROGRAM 'gunzip -c f.N%202.csv.gz' WITH (FORMAT csv, HEADER true, ENCODING 'UTF8')"
         );
         let all = vec![outline, Outline { start_jobs: Some("SELECT 1".into()), ..Outline::default() }];
         assert_eq!(parse(&render(&all)), Some(all));

@@ -112,8 +112,8 @@ pub(crate) struct Table {
     pub(crate) columns: String,
     /// For a table that belongs to an extension: the rows that are the user's, as a WHERE clause, or nothing for all.
     pub(crate) condition: Option<String>,
-    /// Whether its rows are those of its chunks too, read by SELECT: they can be loaded into any table.
-    pub(crate) hypertable: bool,
+    /// Whether its rows are those that a SELECT gives, chunks' among them: they can be loaded into any table.
+    pub(crate) by_select: bool,
     pub(crate) rows: u64,
     /// The sum of the rows' hashes.
     pub(crate) hash: u128,
@@ -126,7 +126,7 @@ impl Table {
             Some(condition) if !condition.trim().is_empty() => {
                 format!("(SELECT {} FROM {} {condition})", self.list(), self.name)
             }
-            _ if self.hypertable => self.source_of(&self.name),
+            _ if self.by_select => self.source_of(&self.name),
             _ => self.target(),
         }
     }
@@ -138,7 +138,7 @@ impl Table {
 
     /// The rows that are counted, as they stand behind FROM.
     pub(crate) fn counted(&self) -> String {
-        let only = if self.hypertable { "" } else { "ONLY " };
+        let only = if self.by_select { "" } else { "ONLY " };
         let condition = self.condition.as_deref().unwrap_or_default();
         format!("{only}{} {condition}", self.name).trim_end().to_owned()
     }
@@ -423,8 +423,8 @@ fn table_text(table: &Table) -> String {
         "rows": table.rows,
         "hash": table.hash.to_string(),
     });
-    if table.hypertable {
-        value["hypertable"] = Value::Bool(true);
+    if table.by_select {
+        value["by_select"] = Value::Bool(true);
     }
     value.to_string()
 }
@@ -510,7 +510,7 @@ fn table(value: &Value) -> Option<Table> {
         name: value.get("name")?.as_str()?.to_owned(),
         columns: value.get("columns")?.as_str()?.to_owned(),
         condition: value.get("condition")?.as_str().map(str::to_owned),
-        hypertable: value.get("hypertable").is_some_and(|is| *is == Value::Bool(true)),
+        by_select: value.get("by_select").is_some_and(|is| *is == Value::Bool(true)),
         rows: value.get("rows")?.as_u64()?,
         hash: value.get("hash")?.as_str()?.parse().ok()?,
     })
@@ -566,7 +566,7 @@ mod tests {
                     name: "f.m".into(),
                     columns: "(a, \"b\"\"\")".into(),
                     condition: None,
-                    hypertable: true,
+                    by_select: true,
                     rows: 3,
                     hash: u128::MAX,
                 }],

@@ -111,7 +111,7 @@ fn block(schema: &str, job: &Job) -> String {
     named("timezone", timezone.clone());
     let subject = match &job.on {
         Some(relation) if policy(job).is_some() => literal(relation),
-        _ => format!("{}::regproc", literal(&super::name(&job.schema, &job.procedure))),
+        _ => procedure(job),
     };
     arguments.insert(0, subject);
     let config = match (policy(job), &job.config) {
@@ -134,45 +134,59 @@ fn block(schema: &str, job: &Job) -> String {
             // It forgets the time zone that is not given along.
             timezone.map(|zone| format!(", timezone => {zone}")).unwrap_or_default(),
         ),
-        &job.owner,
+        // Who makes a policy is not asked: it is the table's owner's.
+        policy(job).is_none().then_some(job.owner.as_str()),
     )
 }
 
-/// A block that runs as the job's owner: who makes a job owns it.
-fn quoted_block_with(variable: &str, lines: &str, owner: &str) -> String {
-    let role = format!(
+/// The procedure of a job, whose arguments are always these: there may be others of its name.
+fn procedure(job: &Job) -> String {
+    let name = format!("{}(integer, jsonb)", super::name(&job.schema, &job.procedure));
+    format!("{}::regprocedure::oid::regproc", literal(&name))
+}
+
+/// A block that runs as a role: who makes a job owns it.
+fn quoted_block_with(variable: &str, lines: &str, owner: Option<&str>) -> String {
+    let role = owner.map(|owner| format!(
         "    IF pg_catalog.quote_ident(current_user) <> {} THEN\n        SET LOCAL ROLE {owner};\n    END IF;\n",
         literal(owner)
-    );
-    let block = quoted_block(&format!("{role}{lines}    RESET ROLE;\n"));
+    ));
+    let block = match role {
+        Some(role) => quoted_block(&format!("{role}{lines}    RESET ROLE;\n")),
+        None => quoted_block(lines),
+    };
     block.replacen("\nBEGIN\n", &format!("\nDECLARE\n    {variable}\nBEGIN\n"), 1)
 }
 
 /// The statement that lets those jobs run that did, of all that there are by then or of those on one relation; None where none
 /// did.
 pub(crate) fn start(schema: &str, jobs: &[Job], on: Option<&str>) -> Option<String> {
-    let (run, rest): (Vec<&Job>, Vec<&Job>) = jobs.iter().partition(|job| job.scheduled);
+    // They were made in this order, and nothing else tells two of one procedure apart.
+    let run: Vec<String> = jobs
+        .iter()
+        .enumerate()
+        .filter(|(_, job)| job.scheduled)
+        .map(|(place, job)| {
+            // alter_job() forgets the time zone that is not given along.
+            let zone = job.timezone.as_deref().map_or_else(|| "NULL".to_owned(), literal);
+            format!("({}, {}, {zone})", place + 1, literal(&job.procedure))
+        })
+        .collect();
     if run.is_empty() {
         return None;
     }
-    let is_on = |relation: &str| {
+    let zone = if jobs.iter().any(|job| job.scheduled && job.timezone.is_some()) {
+        ", timezone => w.zone::text"
+    } else {
+        ""
+    };
+    let only = on.map_or_else(String::new, |relation| {
         let relation = literal(relation);
-        format!("format('%I.%I', hypertable_schema, hypertable_name)::regclass = {relation}::regclass")
-    };
-    let is = |job: &Job| {
-        let on = job.on.as_deref().map_or_else(|| "hypertable_name IS NULL".to_owned(), is_on);
-        format!("proc_name = {} AND {on}", literal(&job.procedure))
-    };
-    let but: String = rest.iter().map(|job| format!(" AND NOT ({})", is(job))).collect();
-    // alter_job() forgets the time zone that is not given along.
-    let zones: String = run
-        .iter()
-        .filter_map(|job| Some(format!(" WHEN {} THEN {}", is(job), literal(job.timezone.as_deref()?))))
-        .collect();
-    let zones = if zones.is_empty() { zones } else { format!(", timezone => CASE{zones} END") };
-    let only = on.map(|relation| format!(" AND {}", is_on(relation))).unwrap_or_default();
+        format!(" AND format('%I.%I', hypertable_schema, hypertable_name)::regclass = {relation}::regclass")
+    });
     Some(format!(
-        "SELECT {schema}.alter_job(job_id, scheduled => true{zones}) FROM timescaledb_information.jobs WHERE job_id >= 1000{only}{but};"
+        "SELECT {schema}.alter_job(j.job_id, scheduled => true{zone}) FROM (SELECT job_id, proc_name, row_number() OVER (ORDER BY job_id) AS place FROM timescaledb_information.jobs WHERE job_id >= 1000{only}) j JOIN (VALUES {}) w (place, proc, zone) ON w.place = j.place AND w.proc = j.proc_name;",
+        run.join(", ")
     ))
 }
 
@@ -221,7 +235,7 @@ mod tests {
         ] {
             let text = block("public", &job(procedure, config));
             assert!(text.contains(&format!("made := public.{call};")), "{text}");
-            assert!(text.contains("scheduled => false") && text.contains("SET LOCAL ROLE \"O\""), "{text}");
+            assert!(text.contains("scheduled => false") && !text.contains("SET LOCAL ROLE"), "{text}");
         }
         assert!(unknown(&[job("policy_retention", "{}")]).is_empty());
         assert_eq!(unknown(&[job("policy_new", "{}")]), ["the job 1000 (_timescaledb_functions.policy_new)"]);
@@ -240,28 +254,26 @@ mod tests {
         };
         let text = block("public", &mine);
         for piece in [
-            "add_job('\"f\".\"it''s\"'::regproc, ",
+            "add_job('\"f\".\"it''s\"(integer, jsonb)'::regprocedure::oid::regproc, ",
             "job_name => 'nightly'",
             ", timezone => 'Europe/Berlin');",
             "initial_start => '2030",
+            "SET LOCAL ROLE \"O\"",
         ] {
             assert!(text.contains(piece), "{text}");
         }
-        let quiet = Job { scheduled: false, ..mine.clone() };
+        let quiet = Job { scheduled: false, timezone: None, ..mine.clone() };
         assert_eq!(start("public", std::slice::from_ref(&quiet), None), None);
-        let text = start("public", &[mine, quiet], Some("f.m")).unwrap();
+        let plain = Job { timezone: None, ..mine.clone() };
+        let text = start("public", &[quiet, mine, plain.clone()], Some("f.m")).unwrap();
         assert!(
             text.contains(
                 "1000 AND format('%I.%I', hypertable_schema, hypertable_name)::regclass = 'f.m'::regclass"
             ),
             "{text}"
         );
-        assert!(text.contains("NOT (proc_name = 'it''s' AND hypertable_name IS NULL)"), "{text}");
-        assert!(
-            text.contains(
-                "CASE WHEN proc_name = 'it''s' AND hypertable_name IS NULL THEN 'Europe/Berlin' END"
-            ),
-            "{text}"
-        );
+        assert!(text.contains("VALUES (2, 'it''s', 'Europe/Berlin'), (3, 'it''s', NULL)) w"), "{text}");
+        assert!(text.contains("timezone => w.zone"), "{text}");
+        assert!(!start("public", &[plain], None).unwrap().contains("timezone"));
     }
 }

@@ -6,7 +6,7 @@
 mod jobs;
 
 use ms5_common::sql::{escape_identifier, escape_literal};
-use ms5_common::timescale::definition::{Aggregate, Compression, Dimension, Hypertable};
+use ms5_common::timescale::definition::{Aggregate, Compression, Hypertable};
 
 use crate::sqltext::quoted_block;
 
@@ -60,7 +60,7 @@ pub(crate) fn hypertable(schema: &str, table: &Hypertable) -> String {
 pub(crate) fn now(schema: &str, table: &Hypertable) -> Option<String> {
     let now = table.dimensions.first()?.now.as_deref()?;
     Some(quoted_block(&format!(
-        "    PERFORM {schema}.set_integer_now_func({}, {});\n",
+        "    PERFORM {schema}.set_integer_now_func({}, {}::regprocedure::oid::regproc);\n",
         literal(&name(&table.schema, &table.name)),
         literal(now)
     )))
@@ -71,7 +71,8 @@ pub(crate) fn settings(schema: &str, table: &Hypertable) -> Vec<String> {
     let relation = name(&table.schema, &table.name);
     let mut statements = Vec::new();
     if let Some(compression) = &table.compression {
-        let options = options(compression, table.dimensions.first());
+        let time = table.dimensions.first().map(|time| time.column_type.as_str());
+        let options = options(compression, time);
         statements.push(format!("ALTER TABLE {relation} SET ({options})"));
     }
     if !table.skipping.is_empty() {
@@ -114,16 +115,23 @@ pub(crate) fn aggregate_settings(schema: &str, aggregate: &Aggregate) -> Vec<Str
     statements.extend(aggregate.indexes.iter().filter_map(|index| {
         let (make, columns) = index.split_once(&format!(" ON {} ", aggregate.materialization))?;
         // A name that the server chose holds the number of a table, which is another one there.
-        let make = make.split_once(" _materialized_hypertable_").map_or(make, |(make, _)| make);
+        let make = ["CREATE INDEX", "CREATE UNIQUE INDEX"]
+            .into_iter()
+            .find(|words| {
+                let name = make.strip_prefix(words).map(str::trim_start);
+                name.is_some_and(|name| name.starts_with("_materialized_hypertable_"))
+            })
+            .unwrap_or(make);
         Some(format!("{make} ON {relation} {columns}"))
     }));
     if let Some(compression) = &aggregate.compression {
-        statements.push(format!("ALTER MATERIALIZED VIEW {relation} SET ({})", options(compression, None)));
+        let options = options(compression, Some(&aggregate.time_type));
+        statements.push(format!("ALTER MATERIALIZED VIEW {relation} SET ({options})"));
     }
     statements
 }
 
-fn options(compression: &Compression, time: Option<&Dimension>) -> String {
+fn options(compression: &Compression, time: Option<&str>) -> String {
     let mut options = vec!["timescaledb.compress = true".to_owned()];
     if let Some(columns) = &compression.segmentby {
         options.push(format!("timescaledb.compress_segmentby = {}", literal(columns)));
@@ -134,7 +142,7 @@ fn options(compression: &Compression, time: Option<&Dimension>) -> String {
     // It takes an interval, and a column of numbers has none.
     let numbers = ["smallint", "integer", "bigint"];
     if let Some(length) = compression.merge_up_to.filter(|length| *length > 0)
-        && time.is_some_and(|time| !numbers.contains(&time.column_type.as_str()))
+        && time.is_some_and(|time| !numbers.contains(&time))
     {
         options.push(format!("timescaledb.compress_chunk_time_interval = '{length} microseconds'"));
     }
@@ -147,6 +155,7 @@ fn options(compression: &Compression, time: Option<&Dimension>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ms5_common::timescale::definition::Dimension;
 
     #[test]
     fn a_hypertable_of_all_there_is() {
@@ -154,7 +163,7 @@ mod tests {
             column: "t's".into(),
             column_type: "bigint".into(),
             interval: Some(100),
-            now: Some("f.now".into()),
+            now: Some("f.now()".into()),
             ..Dimension::default()
         };
         let space = Dimension {
@@ -183,7 +192,11 @@ mod tests {
              PERFORM public.add_dimension('\"f\".\"N 2\"', 'dev', number_partitions => 3, partitioning_func => 'f.\"Part\"');\n    \
              PERFORM public.attach_tablespace('fast', '\"f\".\"N 2\"');\nEND\n$ms5$"
         );
-        assert!(now("public", &table).unwrap().contains("set_integer_now_func('\"f\".\"N 2\"', 'f.now')"));
+        assert!(
+            now("public", &table)
+                .unwrap()
+                .contains("set_integer_now_func('\"f\".\"N 2\"', 'f.now()'::regprocedure::oid::regproc)")
+        );
         assert_eq!(
             settings("public", &table),
             [

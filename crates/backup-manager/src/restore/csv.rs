@@ -8,7 +8,7 @@ use ms5_common::config::Settings;
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 use ms5_common::progress::Line;
-use ms5_common::sql::escape_literal;
+use ms5_common::sql::{TableName, escape_literal};
 use ms5_common::success;
 use ms5_common::tool::Context;
 
@@ -107,14 +107,22 @@ fn wanted<'a>(options: &Options, entry: &Entry, more: &'a More) -> Result<Vec<Wa
     if options.tables.is_empty() {
         return Ok(all);
     }
-    let same = |one: &str, other: &str| one.replace('"', "") == other.replace('"', "");
     let names: Vec<String> = all.iter().map(|one| one.table.name.clone()).collect();
-    if let Some(none) = options.tables.iter().find(|name| !names.iter().any(|known| same(known, name))) {
-        return Err(Error::new(Exit::Config, format!("there is no {none} in {}", entry.name))
-            .because_all(at_most(20, &names))
-            .because("nothing was touched"));
+    let mut asked = Vec::new();
+    for name in &options.tables {
+        let parsed = TableName::parse(name);
+        let known = |one: &&Wanted<'_>| parsed.is_some() && TableName::parse(&one.table.name) == parsed;
+        match all.iter().find(known) {
+            Some(one) => asked.push(one.number),
+            None => {
+                return Err(Error::new(Exit::Config, format!("there is no {name} in {}", entry.name))
+                    .because_all(at_most(20, &names))
+                    .because("nothing was touched")
+                    .hint("a name is schema.table, as SQL writes it: --tables 'factory.metric,factory.\"Odd Name\"'"));
+            }
+        }
     }
-    all.retain(|one| options.tables.iter().any(|name| same(name, &one.table.name)));
+    all.retain(|one| asked.contains(&one.number));
     Ok(all)
 }
 
@@ -195,14 +203,30 @@ impl Load<'_> {
         let mut parts = Vec::new();
         for (text, operator) in [(&self.options.since, ">="), (&self.options.until, "<")] {
             let Some(text) = text else { continue };
-            let value = format!("{}::{kind}", escape_literal(text).trim_start());
-            // Numbers are their own; a time without zone counts as UTC, as chunks do it.
-            let sql = if ["smallint", "integer", "bigint"].contains(&kind.as_str()) {
-                format!("SELECT {value}::bigint")
-            } else {
-                format!(
-                    "SELECT CASE WHEN isfinite({value}) THEN (extract(epoch FROM {value}) * 1000000)::bigint END"
-                )
+            let literal = escape_literal(text).trim_start().to_owned();
+            // Numbers are their own. A time without zone counts as UTC, as chunks do it.
+            let (value, known) = match kind.as_str() {
+                "smallint" | "integer" | "bigint" => (format!("{literal}::bigint"), None),
+                "timestamp with time zone" => (format!("{literal}::timestamptz"), Some("")),
+                "timestamp without time zone" | "date" => {
+                    (format!("({literal}::timestamptz AT TIME ZONE 'UTC')"), Some(" AT TIME ZONE 'UTC'"))
+                }
+                other => {
+                    return Err(Error::new(
+                        Exit::Usage,
+                        format!(
+                            "--since and --until do not know the time of {}, which is {other}",
+                            one.table.name
+                        ),
+                    )
+                    .hint("restore the whole hypertable, or name others: --tables"));
+                }
+            };
+            let sql = match known {
+                None => format!("SELECT {value}"),
+                Some(zone) => format!(
+                    "SELECT CASE WHEN isfinite({value}) THEN (extract(epoch FROM {value}{zone}) * 1000000)::bigint END"
+                ),
             };
             let row = session.client.query_typed_one(&sql, &[]).map_err(|error| {
                 failed(&format!("understand {text:?} as a time of {}", one.table.name), &error)
@@ -216,6 +240,11 @@ impl Load<'_> {
                 span.from = at
             }
             parts.push(format!("{column} {operator} {value}"));
+        }
+        if span.from.zip(span.until).is_some_and(|(from, until)| from >= until) {
+            return Err(
+                Error::new(Exit::Usage, "--until is not after --since").because("no row is of such a time")
+            );
         }
         if !parts.is_empty() {
             span.condition = format!(" WHERE {}", parts.join(" AND "));

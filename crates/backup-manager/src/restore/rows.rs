@@ -83,8 +83,15 @@ pub(super) fn open(context: &Context, options: &Options, settings: &Settings) ->
 /// # Errors
 /// Those of `fill`.
 pub(super) fn filled_in_one<T>(settings: &Settings, fill: impl FnOnce() -> Result<T>) -> Result<T> {
-    fill()
-        .map_err(|error| error.because(format!("{} is as it was: all was rolled back", settings.database())))
+    fill().map_err(|error| {
+        let error = error.because(format!("{} is as it was: all was rolled back", settings.database()));
+        // lock_not_available
+        if error.sqlstate() == Some("55P03") {
+            error.with_exit(Exit::Unreachable).hint("run it again when nobody else uses the tables")
+        } else {
+            error
+        }
+    })
 }
 
 /// What would swallow rows, or delete them as soon as they are there.

@@ -69,7 +69,10 @@ pub(super) const POSTGRES: &[&str] = &[
                 pg_get_constraintdef(k.oid) || CASE WHEN k.convalidated THEN '' ELSE ' (not validated)' END
          FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-         WHERE k.contype <> 'n' AND ", ours!("n", "pg_class", "c.oid"), " AND ", not_the_ledger!("c")
+         WHERE k.contype <> 'n' AND k.confrelid <> ALL ($1)
+           AND NOT EXISTS (SELECT FROM pg_catalog.pg_class f JOIN pg_catalog.pg_namespace g ON g.oid = f.relnamespace
+                           WHERE k.conparentid <> 0 AND f.oid = k.confrelid AND g.nspname ~ '^_timescaledb_')
+           AND ", ours!("n", "pg_class", "c.oid"), " AND ", not_the_ledger!("c")
     ),
     concat!(
         "SELECT 'index ' || quote_ident(n.nspname) || '.' || quote_ident(c.relname),

@@ -53,7 +53,7 @@ pub struct Dimension {
     pub partitions: Option<i32>,
     /// The function that values go through, as SQL, where it is the user's.
     pub function: Option<String>,
-    /// The function that says what time it is, as SQL, where the column is a number.
+    /// The function that says what time it is, as SQL and with its empty list of arguments, where the column is a number.
     pub now: Option<String>,
 }
 
@@ -83,6 +83,8 @@ pub struct Aggregate {
     pub materialized_only: bool,
     /// Of the chunks of its materialization, as in [`Dimension`].
     pub interval: Option<i64>,
+    /// The type of its time, as SQL.
+    pub time_type: String,
     /// None: compression is off.
     pub compression: Option<Compression>,
     /// Indexes of the materialization: as the server prints them, on [`Aggregate::materialization`].
@@ -192,7 +194,7 @@ fn dimensions(client: &mut Client) -> SqlResult<Vec<(i32, Dimension)>> {
                 CASE WHEN d.partitioning_func_schema !~ '^_timescaledb_'
                      THEN format('%I.%I', d.partitioning_func_schema, d.partitioning_func) END,
                 CASE WHEN d.integer_now_func IS NOT NULL
-                     THEN format('%I.%I', d.integer_now_func_schema, d.integer_now_func) END
+                     THEN format('%I.%I()', d.integer_now_func_schema, d.integer_now_func) END
          FROM _timescaledb_catalog.dimension d ORDER BY d.id",
         &[],
     )?;
@@ -282,8 +284,8 @@ fn aggregates(
                 ARRAY(SELECT pg_get_indexdef(i.indexrelid)
                       FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
                       WHERE i.indrelid = m.name::pg_catalog.regclass
-                        AND c.relname <> format('%s_%s_idx', a.materialization_hypertable_name, d.column_name)
-                      ORDER BY c.relname)
+                        AND right(pg_get_indexdef(i.indexrelid), length(t.own)) IS DISTINCT FROM t.own
+                      ORDER BY c.relname), d.column_type::text
          FROM timescaledb_information.continuous_aggregates a
          CROSS JOIN LATERAL (SELECT format('%I.%I', a.materialization_hypertable_schema,
                                            a.materialization_hypertable_name) AS name) m
@@ -291,6 +293,7 @@ fn aggregates(
                                                AND h.table_name = a.materialization_hypertable_name
          LEFT JOIN LATERAL (SELECT * FROM _timescaledb_catalog.dimension d WHERE d.hypertable_id = h.id
                             ORDER BY d.id LIMIT 1) d ON true
+         CROSS JOIN LATERAL (SELECT format(' USING btree (%I DESC)', coalesce(d.column_name, '')) AS own) t
          ORDER BY h.id",
         &[],
     )?;
@@ -307,6 +310,7 @@ fn aggregates(
                 materialization,
                 interval: row.get(5),
                 indexes: row.get(6),
+                time_type: row.get::<_, Option<String>>(7).unwrap_or_default(),
             }
         })
         .collect())
@@ -362,8 +366,8 @@ fn jobs(client: &mut Client) -> SqlResult<Vec<Job>> {
 
 fn chunks(client: &mut Client) -> SqlResult<Vec<(String, String)>> {
     let rows = client.query_typed(
-        "SELECT c.schema_name::text, c.table_name::text FROM _timescaledb_catalog.chunk c
-         WHERE c.schema_name !~ '^_timescaledb_' ORDER BY 1, 2",
+        "SELECT chunk_schema::text, chunk_name::text FROM timescaledb_information.chunks
+         WHERE chunk_schema !~ '^_timescaledb_' ORDER BY 1, 2",
         &[],
     )?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())

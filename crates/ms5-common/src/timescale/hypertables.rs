@@ -97,24 +97,22 @@ pub fn compression(client: &mut Client, version: Version) -> SqlResult<Vec<Compr
     Ok(all.into_iter().filter(|settings| !settings.table.starts_with("_timescaledb_")).collect())
 }
 
-/// The same with those of materializations. From 2.18 on the view for it is another one.
+/// The same with those of materializations. From 2.18 on the view for it is another one, which quotes the columns of `orderby` alone.
 pub(super) fn all_compression(client: &mut Client, version: Version) -> SqlResult<Vec<Compression>> {
     if version >= Version::COLUMNSTORE {
         let rows = client.query_typed(
-            "SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname), coalesce(s.segmentby, ''),
+            "SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname),
+                    ARRAY(SELECT quote_ident(x) FROM unnest(t.segmentby) WITH ORDINALITY u(x, place) ORDER BY place),
                     coalesce(s.orderby, '')
              FROM timescaledb_information.hypertable_columnstore_settings s
+             JOIN _timescaledb_catalog.compression_settings t ON t.relid = s.hypertable
              JOIN pg_catalog.pg_class c ON c.oid = s.hypertable
              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace",
             &[],
         )?;
         return Ok(rows
             .iter()
-            .map(|row| Compression {
-                table: row.get(0),
-                segmentby: columns(row.get(1)),
-                orderby: columns(row.get(2)),
-            })
+            .map(|row| Compression { table: row.get(0), segmentby: row.get(1), orderby: columns(row.get(2)) })
             .collect());
     }
     let rows = client.query_typed(
@@ -135,7 +133,7 @@ pub(super) fn all_compression(client: &mut Client, version: Version) -> SqlResul
         .collect())
 }
 
-/// A list as the view prints it: `line_id,"Code"`, `ts DESC, id`.
+/// A list as the view prints it: `ts DESC,"Code"`.
 fn columns(text: &str) -> Vec<String> {
     let mut items = vec![String::new()];
     let mut quoted = false;
@@ -209,7 +207,7 @@ pub struct Chunk {
     pub table: String,
     /// Its hypertable's.
     pub hypertable: String,
-    /// What it takes on disk, with its compressed rows and without indexes.
+    /// What it takes on disk, without indexes and compressed rows.
     pub bytes: u64,
 }
 
@@ -219,13 +217,9 @@ pub struct Chunk {
 /// The client's.
 pub fn chunks_with_sizes(client: &mut Client) -> SqlResult<Vec<Chunk>> {
     let rows = client.query_typed(
-        "SELECT format('%I.%I', c.schema_name, c.table_name), format('%I.%I', h.schema_name, h.table_name),
-                coalesce(pg_table_size(to_regclass(format('%I.%I', c.schema_name, c.table_name))), 0)
-                + coalesce(pg_table_size(to_regclass(quote_ident(z.schema_name) || '.' || quote_ident(z.table_name))), 0)
-         FROM _timescaledb_catalog.chunk c JOIN _timescaledb_catalog.hypertable h ON h.id = c.hypertable_id
-         LEFT JOIN _timescaledb_catalog.chunk z ON z.id = c.compressed_chunk_id
-         WHERE h.schema_name !~ '^_timescaledb_'
-           AND to_regclass(format('%I.%I', c.schema_name, c.table_name)) IS NOT NULL",
+        "SELECT format('%I.%I', chunk_schema, chunk_name), format('%I.%I', hypertable_schema, hypertable_name),
+                coalesce(pg_table_size(to_regclass(format('%I.%I', chunk_schema, chunk_name))), 0)
+         FROM timescaledb_information.chunks WHERE hypertable_schema !~ '^_timescaledb_'",
         &[],
     )?;
     Ok(rows
@@ -271,8 +265,8 @@ pub fn chunk_ranges(client: &mut Client) -> SqlResult<BTreeMap<String, (i64, i64
 /// The client's.
 pub fn chunk_oids(client: &mut Client) -> SqlResult<Vec<u32>> {
     let rows = client.query_typed(
-        "WITH c AS (SELECT to_regclass(format('%I.%I', schema_name, table_name))::oid AS oid
-                    FROM _timescaledb_catalog.chunk WHERE schema_name !~ '^_timescaledb_')
+        "WITH c AS (SELECT to_regclass(format('%I.%I', chunk_schema, chunk_name))::oid AS oid
+                    FROM timescaledb_information.chunks WHERE chunk_schema !~ '^_timescaledb_')
          SELECT oid FROM c WHERE oid IS NOT NULL
          UNION ALL SELECT i.indexrelid FROM pg_catalog.pg_index i JOIN c ON c.oid = i.indrelid",
         &[],
