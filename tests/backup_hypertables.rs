@@ -194,6 +194,23 @@ INSERT INTO nulls VALUES ('2025-01-21Z');
         assert_eq!(backups.content(), before, "{part}");
         backups.has_objects_of(&inventory);
     }
+    // The database as a whole comes back too, by us, by its definitions and rows, and by hand.
+    let folder = backups.backup("f full");
+    let _ = backups.restorer("restore f --force --drop-old").run().expect(0);
+    assert_eq!(backups.content(), before);
+    backups.has_objects_of(&inventory);
+    let _ = (backups.backup("s schema"), backups.backup("d data"));
+    let _ = backups.restorer("restore s --force --drop-old").run().expect(0);
+    let _ = backups.run("restore d").expect(0);
+    assert_eq!(backups.content(), before);
+    backups.has_objects_of(&inventory);
+    let to = format!("{}_hand", backups.lab.database.name);
+    backups.superuser("postgres").batch_execute(&format!("CREATE DATABASE {to} TEMPLATE template0")).unwrap();
+    let _ = backups.psql(&to, gunzip(&fs::read(folder.join("full_database.sql.gz")).unwrap())).expect(0);
+    let mut by_hand = backups.superuser(&to);
+    assert_eq!(content(&mut by_hand), before);
+    let dangling = by_hand.batch_execute("INSERT INTO nulls VALUES ('2027-01-01Z')");
+    assert!(dangling.is_err(), "the key holds");
     // Where what they refer to is not in the backup, nothing happens.
     backups.lab.sql("INSERT INTO h VALUES ('2026-01-01Z', 1); INSERT INTO nulls VALUES ('2026-01-01Z')");
     let before = backups.content();

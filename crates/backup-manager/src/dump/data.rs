@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use ms5_common::db::client::Client;
+use ms5_common::db::ledger::RESTORES;
 use ms5_common::error::Result;
 use ms5_common::timescale::hypertables::{self, Chunk};
 use ms5_common::timescale::policies;
@@ -59,7 +60,7 @@ impl Job<'_> {
             plan.sequences.iter().filter(|(name, ..)| !is_internal(name)).cloned().collect();
         put(Stage::Sequences, &sqltext::sequences(&sequences))?;
         let text = self.section(&more.snapshot, "post-data", &LEFT_OUT)?;
-        put(Stage::Refresh, &sections::after_rows(&text)?.1)?;
+        put(Stage::Refresh, &sections::after_rows(&text, &[])?.1)?;
         put(Stage::End, &sqltext::end_rows())?;
         finish(vec![(file, archive)])
     }
@@ -99,6 +100,8 @@ fn tables(plan: &Plan, theirs: &Theirs) -> Vec<(Table, u64)> {
     of_extensions
         .chain(own)
         .filter(|(table, _)| !is_internal(&table.name) && !chunks.contains(table.name.as_str()))
+        // It tells where this very database is from.
+        .filter(|(table, _)| table.name != RESTORES)
         .collect()
 }
 

@@ -53,7 +53,7 @@ impl Job<'_> {
             self.large_objects(&archive, &more.snapshot)?;
         }
         drop(aside);
-        let (post, refresh) = sections::after_rows(&beside.post)?;
+        let (post, refresh) = sections::after_rows(&beside.post, &plan.hypertables)?;
         put(Stage::PostData, &post)?;
         put(Stage::Check, &sqltext::check(&more.tables))?;
         let schema = plan.extension.schema.as_deref();

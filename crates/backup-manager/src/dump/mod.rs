@@ -307,7 +307,7 @@ fn report(context: &Context, entry: &Entry, metadata: &Metadata, took: Duration)
     context.recorder.count("tables", more.tables.iter().filter(|table| table.condition.is_none()).count());
     let raw: u64 = more.members.iter().map(|member| member.raw).sum();
     log::info!(
-        "{} stored rows of {} tables, {} as SQL, {} in the backup, {}.{:03} s",
+        "{} stored rows of {} tables, {} as text, {} in the backup, {}.{:03} s",
         count(metadata.rows().unwrap_or_default()),
         more.tables.iter().filter(|table| table.condition.is_none()).count(),
         bytes(raw),

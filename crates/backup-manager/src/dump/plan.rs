@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ms5_common::db::client::Client;
+use ms5_common::sql::TableName;
 use ms5_common::timescale::{self, Extension};
 use postgres::error::SqlState;
 use serde_json::{Map, Value, json};
@@ -19,6 +20,7 @@ pub(crate) struct Plan {
     pub(crate) tables: Vec<(Table, u64)>,
     /// Schemas of users with names of TimescaleDB's.
     pub(crate) strange_schemas: Vec<String>,
+    pub(crate) hypertables: Vec<TableName>,
     /// Those that others inherit from.
     pub(crate) parents: BTreeSet<String>,
     pub(crate) sequences: Vec<(String, i64, bool)>,
@@ -68,14 +70,8 @@ impl Plan {
         let number = |client: &mut Client, sql: &str| -> SqlResult<u64> {
             Ok(u64::try_from(client.query_typed_one(sql, &[])?.get::<_, i64>(0)).unwrap_or_default())
         };
-        let hypertable_count = if extension.installed.is_some() {
-            number(
-                client,
-                "SELECT count(*) FROM timescaledb_information.hypertables WHERE hypertable_schema !~ '^_timescaledb_'",
-            )?
-        } else {
-            0
-        };
+        let hypertables =
+            if extension.installed.is_some() { timescale::hypertables::names(client)? } else { Vec::new() };
         Ok(Self {
             sequences: sequence_values(client, sequences)?,
             catalog: in_order(client, tables)?,
@@ -88,7 +84,8 @@ impl Plan {
             jobs,
             large_objects: number(client, "SELECT count(*) FROM pg_catalog.pg_largeobject_metadata")?,
             table_count: number(client, TABLE_COUNT)?,
-            hypertable_count,
+            hypertable_count: hypertables.len() as u64,
+            hypertables,
             database: database(client)?,
             database_bytes: number(
                 client,

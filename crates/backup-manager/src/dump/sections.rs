@@ -10,7 +10,7 @@ use ms5_common::config::{Settings, Variables};
 use ms5_common::db::clients::ClientProgram;
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
-use ms5_common::sql::{Facts, Item, Options, Script, Statement};
+use ms5_common::sql::{Facts, Item, Options, Script, Statement, TableName};
 
 use crate::sessions::stopped;
 use crate::sqltext::{self, PINNED};
@@ -182,26 +182,36 @@ pub(crate) fn creates_timescale(facts: &Facts<'_>) -> bool {
         && facts.tokens().take(6).any(|token| token.name().is_some_and(|name| name == "timescaledb"))
 }
 
-/// The section after the rows, and apart from it what reads rows: materialized views are filled last of all.
+/// The section after the rows, and apart from it what reads rows: materialized views are filled last of all, and keys that refer
+/// to a hypertable find its rows only once TimescaleDB is back to work.
 ///
 /// # Errors
 /// Those of [`pieces`].
-pub(crate) fn after_rows(text: &str) -> Result<(String, String)> {
+pub(crate) fn after_rows(text: &str, hypertables: &[TableName]) -> Result<(String, String)> {
     let (mut rest, mut refresh) = (String::new(), String::new());
     for piece in pieces(text)? {
         let facts = Facts::of(&piece.statement.text, true);
         if is_ours(&facts) {
             continue;
         }
-        piece.write(if facts.begins_with(&["refresh", "materialized", "view"]) {
-            &mut refresh
-        } else {
-            &mut rest
-        });
+        let late = facts.begins_with(&["refresh", "materialized", "view"])
+            || refers_to(&facts).is_some_and(|table| hypertables.contains(&table));
+        piece.write(if late { &mut refresh } else { &mut rest });
     }
     let whole =
         |text: String| if text.trim().is_empty() { String::new() } else { format!("{PINNED}{text}\n\n") };
     Ok((whole(rest), whole(refresh)))
+}
+
+/// The table that a foreign key refers to, where the statement adds one.
+fn refers_to(facts: &Facts<'_>) -> Option<TableName> {
+    if !facts.begins_with(&["alter", "table"]) {
+        return None;
+    }
+    let tokens: Vec<_> = facts.tokens().collect();
+    let at = tokens.iter().position(|token| token.is_word("references"))?;
+    let (schema, table) = (tokens.get(at + 1)?.name()?, tokens.get(at + 3)?.name()?);
+    Some(TableName::new(schema, table))
 }
 
 /// Passes pg_dump's text of large objects on, without its head and its end.
@@ -256,13 +266,16 @@ mod tests {
 
     #[test]
     fn materialized_views_are_filled_last() {
-        let post = "CREATE INDEX i ON t (a);\nREFRESH MATERIALIZED VIEW v;\nALTER TABLE t ADD CONSTRAINT f CHECK (true);\n";
-        let (rest, refresh) = after_rows(post).unwrap();
+        let post = "CREATE INDEX i ON t (a);\nREFRESH MATERIALIZED VIEW v;\nALTER TABLE t ADD CONSTRAINT f CHECK (true);\n\
+            ALTER TABLE ONLY f.a ADD CONSTRAINT k FOREIGN KEY (b) REFERENCES f.\"H\"(b);\nALTER TABLE ONLY f.a ADD CONSTRAINT l FOREIGN KEY (b) REFERENCES f.h(b);\n";
+        let hypertables = [TableName::new("f", "H")];
+        let (rest, refresh) = after_rows(post, &hypertables).unwrap();
         assert!(
             rest.contains("CREATE INDEX") && rest.contains("ADD CONSTRAINT") && !rest.contains("REFRESH")
         );
-        assert!(refresh.contains("REFRESH MATERIALIZED VIEW v;"));
-        assert_eq!(after_rows("SET lock_timeout = 0;\n").unwrap(), (String::new(), String::new()));
+        assert!(refresh.contains("REFRESH MATERIALIZED VIEW v;") && refresh.contains("CONSTRAINT k"));
+        assert!(rest.contains("CONSTRAINT l") && !refresh.contains("CONSTRAINT l"), "{refresh}");
+        assert_eq!(after_rows("SET lock_timeout = 0;\n", &[]).unwrap(), (String::new(), String::new()));
     }
 
     #[test]

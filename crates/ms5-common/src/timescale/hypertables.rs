@@ -59,6 +59,19 @@ pub fn read(client: &mut Client) -> SqlResult<Vec<Hypertable>> {
         .collect())
 }
 
+/// The names of the same.
+///
+/// # Errors
+/// The client's.
+pub fn names(client: &mut Client) -> SqlResult<Vec<TableName>> {
+    let rows = client.query_typed(
+        "SELECT hypertable_schema::text, hypertable_name::text FROM timescaledb_information.hypertables
+         WHERE hypertable_schema !~ '^_timescaledb_' ORDER BY 1, 2",
+        &[],
+    )?;
+    Ok(rows.iter().map(|row| TableName::new(row.get::<_, String>(0), row.get::<_, String>(1))).collect())
+}
+
 /// For each table whether it is there and is a plain table: no hypertable, not partitioned, no view.
 ///
 /// # Errors
