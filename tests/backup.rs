@@ -18,15 +18,6 @@ fn metadata(folder: &Path) -> Value {
     serde_json::from_str(&fs::read_to_string(folder.join("metadata.json")).unwrap()).unwrap()
 }
 
-fn empty_database(backups: &Backups<'_>, name: &str) -> String {
-    let name = format!("{}_{name}", backups.lab.database.name);
-    backups
-        .superuser("postgres")
-        .batch_execute(&format!("CREATE DATABASE {name} TEMPLATE template0"))
-        .unwrap();
-    name
-}
-
 #[test]
 fn gunzip_and_psql_bring_back_what_was_there() {
     for (engine, sql) in [(Engine::Plain, PLAIN.to_owned()), (Engine::Pg17, format!("{PLAIN}{HYPERTABLES}"))]
@@ -52,7 +43,7 @@ fn gunzip_and_psql_bring_back_what_was_there() {
             } else {
                 fs::read(folder.join("full_database.sql")).unwrap()
             };
-            let to = empty_database(&backups, &arguments[..5].trim().to_lowercase());
+            let to = backups.empty_database(&arguments[..5].trim().to_lowercase());
             let ran = backups.psql(&to, script.clone()).expect(0);
             assert!(!ran.stderr().contains("ERROR"), "{ran}");
             let mut client = backups.superuser(&to);
@@ -147,7 +138,7 @@ fn a_file_that_ends_early_is_refused_by_plain_psql() {
     let cuts: Vec<usize> = members.iter().skip(1).map(offset).chain(middles).collect();
     assert!(cuts.len() > 20, "{cuts:?}");
     for (number, &cut) in cuts.iter().enumerate() {
-        let to = empty_database(&backups, &format!("cut{number}"));
+        let to = backups.empty_database(&format!("cut{number}"));
         let script = gunzip(&bytes[..cut]);
         // gunzip gives nothing of a member whose head alone is there.
         if script.is_empty() {
@@ -226,7 +217,7 @@ fn money_on_its_way_between_two_tables_is_counted_once() {
         thread::sleep(Duration::from_millis(300));
         let folder = backups.backup("money full");
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
-        let to = empty_database(&backups, "money");
+        let to = backups.empty_database("money");
         let _ = backups.psql(&to, gunzip(&fs::read(folder.join("full_database.sql.gz")).unwrap())).expect(0);
         let mut client = backups.superuser(&to);
         let total: String = client

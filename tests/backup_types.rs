@@ -20,15 +20,6 @@ fn script(folder: &Path, stem: &str) -> Vec<u8> {
     }
 }
 
-fn empty_database(backups: &Backups<'_>, name: &str) -> String {
-    let name = format!("{}_{name}", backups.lab.database.name);
-    backups
-        .superuser("postgres")
-        .batch_execute(&format!("CREATE DATABASE {name} TEMPLATE template0"))
-        .unwrap();
-    name
-}
-
 /// How many rows there are in all tables of users.
 fn rows(client: &mut Client) -> i64 {
     let tables = client
@@ -70,7 +61,7 @@ fn schema_and_data_together_are_the_database() {
             let _ = backups.run("verify s").expect(0);
             let _ = backups.run("verify d").expect(0).shows(&["checksums fit"]);
             // By hand; then again, which would double the rows.
-            let to = empty_database(&backups, if more.is_empty() { "hand" } else { "plain" });
+            let to = backups.empty_database(if more.is_empty() { "hand" } else { "plain" });
             let ran = backups.psql(&to, script(&schema, "schema")).expect(0);
             assert!(!ran.stderr().contains("ERROR"), "{ran}");
             assert_eq!(rows(&mut backups.superuser(&to)), 0, "a schema has no rows");
@@ -373,7 +364,7 @@ fn hypertables_aggregates_and_policies_are_made_anew() {
         assert!(differences.is_empty(), "{}", differences.join("\n"));
     };
     // By hand.
-    let to = empty_database(&backups, "hand");
+    let to = backups.empty_database("hand");
     let _ = backups.psql(&to, script(&schema, "schema")).expect(0).shows(&["alter_job("]);
     let _ = backups.psql(&to, script(&data, "data")).expect(0);
     assert_eq!(known_to_timescale(&mut backups.superuser(&to)), known);

@@ -5,10 +5,8 @@
 //! new. Only a superuser may switch off the triggers of keys, but who owns a table may drop what is on it and make it again.
 //! The keys are checked when they are made again.
 
-use ms5_common::sql::escape_literal;
-
 use crate::folder::metadata::Table;
-use crate::sqltext::{PINNED, dollar};
+use crate::sqltext::{PINNED, dollar, literal};
 
 /// Sets keys and triggers aside, then refuses tables that hold rows.
 pub(crate) fn aside(tables: &[Table]) -> String {
@@ -99,10 +97,6 @@ END
 {quote}",
         counted.join(", ")
     )
-}
-
-fn literal(text: &str) -> String {
-    escape_literal(text).trim_start().to_owned()
 }
 
 /// Puts back what was set aside: keys are checked over all rows.

@@ -102,7 +102,7 @@ BEGIN
             USING HINT = 'Make an empty database with TEMPLATE template0.';
     END IF;
 ",
-        version = escape_literal(version).trim_start()
+        version = literal(version)
     );
     if superuser {
         text.push_str(&format!("    PERFORM {schema}.timescaledb_pre_restore();\n"));
@@ -120,10 +120,7 @@ pub(crate) fn sequences(values: &[(String, i64, bool)]) -> String {
     let quote = dollar(values.iter().map(|(name, ..)| name.as_str()));
     let mut text = format!("{PINNED}DO {quote}\nBEGIN\n");
     for (name, value, called) in values {
-        text.push_str(&format!(
-            "    PERFORM pg_catalog.setval({}, {value}, {called});\n",
-            escape_literal(name).trim_start()
-        ));
+        text.push_str(&format!("    PERFORM pg_catalog.setval({}, {value}, {called});\n", literal(name)));
     }
     text.push_str(&format!("END\n{quote};\n\n"));
     text
@@ -139,7 +136,7 @@ pub(crate) fn check(tables: &[Table]) -> String {
     );
     let values: Vec<String> = tables
         .iter()
-        .map(|table| format!("        ({}, {})", escape_literal(&table.counted()).trim_start(), table.rows))
+        .map(|table| format!("        ({}, {})", literal(&table.counted()), table.rows))
         .collect();
     format!(
         "{PINNED}DO {quote}
@@ -162,6 +159,12 @@ END
 ",
         values.join(",\n")
     )
+}
+
+/// A text as SQL.
+pub(crate) fn literal(text: &str) -> String {
+    // Where it holds a backslash, a blank comes first.
+    escape_literal(text).trim_start().to_owned()
 }
 
 /// A dollar quote that stands in none of the texts.
@@ -188,10 +191,7 @@ pub(crate) fn start_jobs(schema: &str, jobs: &[Scheduled]) -> String {
     let numbers: Vec<String> = jobs.iter().map(|job| job.id.to_string()).collect();
     let zones: String = jobs
         .iter()
-        .filter_map(|job| {
-            let zone = escape_literal(job.timezone.as_deref()?);
-            Some(format!(" WHEN {} THEN {}", job.id, zone.trim_start()))
-        })
+        .filter_map(|job| Some(format!(" WHEN {} THEN {}", job.id, literal(job.timezone.as_deref()?))))
         .collect();
     let zones = if zones.is_empty() { zones } else { format!(", timezone => CASE job{zones} END") };
     format!(
@@ -249,10 +249,7 @@ pub(crate) fn last(database: &Map<String, Value>) -> String {
 
 /// A line of PL/pgSQL that runs `statement`, in which %I is the database.
 fn execute(statement: &str) -> String {
-    format!(
-        "    EXECUTE pg_catalog.format({}, pg_catalog.current_database());\n",
-        escape_literal(statement).trim_start()
-    )
+    format!("    EXECUTE pg_catalog.format({}, pg_catalog.current_database());\n", literal(statement))
 }
 
 fn block(lines: &[String]) -> String {
@@ -285,7 +282,7 @@ fn setting_value(name: &str, value: &str) -> String {
     } else if value == "\"\"" {
         "''".to_owned()
     } else {
-        escape_literal(value).trim_start().to_owned()
+        literal(value).to_owned()
     };
     text.replace('%', "%%")
 }

@@ -297,6 +297,20 @@ impl<'a> Backups<'a> {
         self.server.superuser(database).expect("a session of the superuser")
     }
 
+    /// A new empty database beside this one, and its name.
+    ///
+    /// # Panics
+    /// Where it cannot be made.
+    #[must_use]
+    #[allow(clippy::expect_used)]
+    pub fn empty_database(&self, name: &str) -> String {
+        let name = format!("{}_{name}", self.lab.database.name);
+        self.superuser("postgres")
+            .batch_execute(&format!("CREATE DATABASE {name} TEMPLATE template0"))
+            .expect("a new database");
+        name
+    }
+
     /// The database's content as its owner's superuser sees it.
     #[must_use]
     pub fn content(&self) -> Vec<String> {

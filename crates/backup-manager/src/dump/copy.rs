@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 use ms5_common::progress::{self, Line};
+use ms5_common::timescale::hypertables::Chunk;
 
 use crate::archive::{Archive, BLOCK};
 use crate::folder::metadata::{Stage, Table};
@@ -61,10 +62,51 @@ pub(super) enum Form {
 
 /// Tables as they are stored, each by itself; `first` is the number of the first.
 pub(super) fn whole(tables: &[(Table, u64)], first: usize) -> Vec<Read<'_>> {
-    let read = |(place, (table, bytes)): (usize, &'_ (Table, u64))| (first + place, table.source(), *bytes);
-    let all = tables.iter().enumerate().map(read).zip(tables);
-    all.map(|((number, source, bytes), (table, _))| Read { number, table, source, bytes, form: Form::Sql })
+    let numbered = (first..).zip(tables);
+    numbered
+        .map(|(number, (table, bytes))| Read {
+            number,
+            table,
+            source: table.source(),
+            bytes: *bytes,
+            form: Form::Sql,
+        })
         .collect()
+}
+
+/// A table as SELECT gives it: chunk by chunk, so that all sessions have work (a compressed chunk gives its rows to a SELECT),
+/// and what lies in itself, which takes `bytes`. `form` is asked for each chunk, and once without one.
+pub(super) fn selected<'a>(
+    number: usize,
+    table: &'a Table,
+    bytes: u64,
+    chunks: &[Chunk],
+    form: impl Fn(Option<&Chunk>) -> Form,
+) -> Vec<Read<'a>> {
+    let itself = Read {
+        number,
+        table,
+        source: table.source_of(&format!("ONLY {}", table.name)),
+        bytes,
+        form: form(None),
+    };
+    let of_it = chunks.iter().filter(|chunk| chunk.hypertable == table.name);
+    of_it
+        .map(|chunk| Read {
+            number,
+            table,
+            source: table.source_of(&chunk.table),
+            bytes: chunk.bytes,
+            form: form(Some(chunk)),
+        })
+        .chain([itself])
+        .collect()
+}
+
+/// The largest first, so that no session is left alone with one at the end.
+pub(super) fn largest_first(mut reads: Vec<Read<'_>>) -> Vec<Read<'_>> {
+    reads.sort_by_key(|read| std::cmp::Reverse(read.bytes));
+    reads
 }
 
 /// Reads one into the archive.
@@ -151,7 +193,7 @@ pub(crate) fn cannot_write(error: &io::Error) -> Error {
     }
 }
 
-/// The same with a line that shows how far it is.
+/// Reads all, as [`all`] does, with a line that shows how far it is.
 ///
 /// # Errors
 /// Those of [`all`].

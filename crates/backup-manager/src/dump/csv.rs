@@ -219,22 +219,10 @@ fn in_words(dimension: &Dimension) -> String {
     }
 }
 
-/// Chunk by chunk, so that all sessions have work, and what lies in the root itself.
 fn reads<'a>(tables: &'a [Table], theirs: &Theirs) -> Vec<Read<'a>> {
-    let mut reads = Vec::new();
-    for (number, table) in tables.iter().enumerate() {
-        for chunk in theirs.chunks.iter().filter(|chunk| chunk.hypertable == table.name) {
-            reads.push(Read {
-                number,
-                table,
-                source: table.source_of(&chunk.table),
-                bytes: chunk.bytes,
-                form: Form::Csv(number, theirs.ranges.get(&chunk.table).copied()),
-            });
-        }
-        let source = table.source_of(&format!("ONLY {}", table.name));
-        reads.push(Read { number, table, source, bytes: 0, form: Form::Csv(number, None) });
-    }
-    reads.sort_by_key(|read| std::cmp::Reverse(read.bytes));
-    reads
+    let range = |chunk: &Chunk| theirs.ranges.get(&chunk.table).copied();
+    let reads = tables.iter().enumerate().flat_map(|(number, table)| {
+        copy::selected(number, table, 0, &theirs.chunks, |chunk| Form::Csv(number, chunk.and_then(range)))
+    });
+    copy::largest_first(reads.collect())
 }

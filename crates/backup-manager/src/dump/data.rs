@@ -18,7 +18,7 @@ use crate::sessions::failed;
 use crate::{aside, sqltext};
 
 /// Whether a table or a sequence, as SQL, is TimescaleDB's own.
-pub(super) fn is_internal(name: &str) -> bool {
+fn is_internal(name: &str) -> bool {
     name.starts_with("_timescaledb_")
 }
 
@@ -105,20 +105,14 @@ fn tables(plan: &Plan, theirs: &Theirs) -> Vec<(Table, u64)> {
         .collect()
 }
 
-/// A hypertable is read chunk by chunk, so that all sessions have work; a compressed chunk gives its rows to a SELECT.
+/// A table whose rows a SELECT gives is read so; the others as they are stored.
 fn reads<'a>(tables: &'a [(Table, u64)], chunks: &[Chunk]) -> Vec<Read<'a>> {
-    let mut reads = Vec::new();
-    for (number, (table, bytes)) in tables.iter().enumerate() {
-        if !table.by_select {
-            reads.push(Read { number, table, source: table.source(), bytes: *bytes, form: Form::Sql });
-            continue;
+    let stored = copy::whole(tables, 0).into_iter().flat_map(|read| {
+        if read.table.by_select {
+            copy::selected(read.number, read.table, read.bytes, chunks, |_| Form::Sql)
+        } else {
+            vec![read]
         }
-        let parts = chunks.iter().filter(|chunk| chunk.hypertable == table.name);
-        let root = (format!("ONLY {}", table.name), 0);
-        for (part, bytes) in parts.map(|chunk| (chunk.table.clone(), chunk.bytes)).chain([root]) {
-            reads.push(Read { number, table, source: table.source_of(&part), bytes, form: Form::Sql });
-        }
-    }
-    reads.sort_by_key(|read| std::cmp::Reverse(read.bytes));
-    reads
+    });
+    copy::largest_first(stored.collect())
 }

@@ -1,10 +1,9 @@
 //! Policies and other jobs, made anew without being scheduled: a policy of retention deletes at once.
 
-use ms5_common::sql::escape_literal;
 use ms5_common::timescale::definition::Job;
 use serde_json::Value;
 
-use crate::sqltext::quoted_block;
+use crate::sqltext::{literal, quoted_block};
 
 /// What a policy is made by.
 struct Policy {
@@ -58,10 +57,6 @@ pub(crate) fn unknown(jobs: &[Job]) -> Vec<String> {
         .filter(|job| job.schema.starts_with("_timescaledb_") && policy(job).is_none())
         .map(|job| format!("the job {} ({}.{})", job.id, job.schema, job.procedure))
         .collect()
-}
-
-fn literal(text: &str) -> String {
-    escape_literal(text).trim_start().to_owned()
 }
 
 /// A block for each job; `schema` is that of TimescaleDB's functions, as SQL.

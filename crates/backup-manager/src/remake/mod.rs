@@ -5,25 +5,16 @@
 
 mod jobs;
 
-use ms5_common::sql::{escape_identifier, escape_literal};
+use ms5_common::sql::TableName;
 use ms5_common::timescale::definition::{Aggregate, Compression, Hypertable};
 
-use crate::sqltext::quoted_block;
+use crate::sqltext::{literal, quoted_block};
 
 pub(crate) use jobs::{jobs, start, unknown};
 
 /// `schema.name` as SQL.
 pub(crate) fn name(schema: &str, name: &str) -> String {
-    format!("{}.{}", identifier(schema), identifier(name))
-}
-
-/// As the server prints it: quoted where that is needed.
-fn identifier(name: &str) -> String {
-    escape_identifier(name)
-}
-
-fn literal(text: &str) -> String {
-    escape_literal(text).trim_start().to_owned()
+    TableName::new(schema, name).quoted()
 }
 
 /// Makes a table a hypertable; `schema` is that of TimescaleDB's functions, as SQL.
