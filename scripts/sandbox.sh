@@ -19,6 +19,8 @@ SANDBOX_MODULES=${SANDBOX_SCRIPT%/*}/sandbox
 . "$SANDBOX_MODULES/instance.sh"
 # shellcheck source=scripts/sandbox/pgbouncer.sh
 . "$SANDBOX_MODULES/pgbouncer.sh"
+# shellcheck source=scripts/sandbox/age.sh
+. "$SANDBOX_MODULES/age.sh"
 
 usage() {
     cat <<'END'
@@ -40,6 +42,7 @@ usage: sandbox.sh COMMAND [options]
   prepare [--engine=E] [--plain]    only fetch and prepare the binaries
   prepare-bouncer                   the same for PgBouncer
   bin     [--engine=E] [--plain]    print the folder of the binaries, prepared if needed
+  bin-age                           the same for age and age-keygen
   help
 
   --plain            a server without the extension: the state before
@@ -196,6 +199,12 @@ command_bin() {
     echo "${ENGINE[bin]}"
 }
 
+command_bin-age() {
+    parse "" "$@"
+    find_age
+    echo "$AGE_BIN"
+}
+
 # Started by `up` for itself: ends instance NAME with this ID when its owner is gone.
 command_watch() {
     need_instance "$1"
@@ -207,7 +216,7 @@ main() {
     local command=${1:-}
     (($# == 0)) || shift
     case $command in
-        up | down | stop | start | status | env | psql | bouncer | prepare | prepare-bouncer | bin | watch)
+        up | down | stop | start | status | env | psql | bouncer | prepare | prepare-bouncer | bin | bin-age | watch)
             SANDBOX_HOME=$(cache_home)
             "command_$command" "$@"
             ;;

@@ -5,6 +5,8 @@
 # Targets: at most so many times what reading all rows takes; at most so much of pg_restore's time; memory in MiB.
 BACKUP_LIMIT=2.2
 CSV_LIMIT=2.5
+# At most so many times what the same backup takes without encryption.
+SEALED_LIMIT=1.3
 RESTORE_LIMIT=0.65
 BACKUP_MEMORY_MIB=256
 # The ways to dump, as they are run below; the first is the least that any can take.
@@ -23,11 +25,16 @@ bench_backup() {
         failed 'pigz could not be installed'
         return
     }
+    AGE_BIN=$(scripts/sandbox.sh bin-age) || {
+        failed 'age could not be installed'
+        return
+    }
+    "$AGE_BIN/age-keygen" -o "$WORK/key" 2>/dev/null
     cc -O2 -o "$WORK/peak" scripts/bench/peak.c
     echo "== a hypertable of $BACKUP_ROWS rows in 58 chunks: full backups, in turn, $RUNS rounds"
     fill_hypertable
     for ((round = 0; round < RUNS; round++)); do
-        for peer in "${DUMPS[@]}" "${EXPORTS[@]}" ours; do
+        for peer in "${DUMPS[@]}" "${EXPORTS[@]}" sealed ours; do
             rm -rf "${DUMP:?}"/* "$MS5_BACKUP_DIR"
             if ! timed "backup.$peer" "dump_$peer"; then
                 show_output
@@ -36,12 +43,15 @@ bench_backup() {
             fi
         done
     done
-    for peer in "${DUMPS[@]}" ours "${EXPORTS[@]}"; do line_of "backup.$peer" "$(named "$peer")"; done
+    for peer in "${DUMPS[@]}" ours sealed "${EXPORTS[@]}"; do line_of "backup.$peer" "$(named "$peer")"; done
     for peer in "${DUMPS[@]:1}"; do
         is "$(ratio backup.ours "backup.$peer") < 1" || failed "a full backup takes longer than $(named "$peer")"
     done
     is "$(ratio backup.ours backup.limit) <= $BACKUP_LIMIT" ||
         failed "a full backup takes more than $BACKUP_LIMIT times what reading all rows takes"
+    is "$(ratio backup.sealed backup.ours) <= $SEALED_LIMIT" ||
+        failed "an encrypted backup takes more than $SEALED_LIMIT times the time without"
+    echo "encrypted: $(ratio backup.sealed backup.ours) times the time without (at most $SEALED_LIMIT)"
     is "$(ratio backup.csv backup.limit) <= $CSV_LIMIT" ||
         failed "a backup of hypertables takes more than $CSV_LIMIT times what reading all rows takes"
     is "$(ratio backup.csv backup.csv_old) < 1" || failed "a backup of hypertables takes longer than $(named csv_old)"
@@ -106,6 +116,7 @@ named() {
         fd_gzip) echo 'pg_dump -Fd -j2, gzip' ;;
         csv_old) echo 'CSV by psql into gzip' ;;
         csv) echo 'backup-manager backup, hypertables as CSV' ;;
+        sealed) echo 'backup-manager backup, encrypted' ;;
         *) echo 'backup-manager backup' ;;
     esac
 }
@@ -132,6 +143,7 @@ dump_csv_old() {
     sql -d "$DATABASE" -c '\copy (SELECT * FROM metric_hist) TO STDOUT WITH (FORMAT csv, HEADER)' | gzip >"$DUMP/metric_hist.csv.gz"
 }
 dump_csv() { manager csv "$DATABASE" backup bench hypertables; }
+dump_sealed() { manager sealed "$DATABASE" backup bench full "--encrypt-to=$("$AGE_BIN/age-keygen" -y "$WORK/key")"; }
 dump_ours() { manager backup "$DATABASE" backup bench full; }
 
 # manager SERIES DATABASE ARGUMENT...: its peak memory is a line of $WORK/peak.SERIES.

@@ -114,7 +114,7 @@ debian_unpack() {
     done
     find "$root/usr/share" -mindepth 1 -maxdepth 1 ! -name postgresql ! -name zoneinfo ! -name nodejs -exec rm -rf {} +
     [[ ! -e $root/usr/sbin/pgbouncer ]] || mv -t "$root/usr/bin" "$root/usr/sbin/pgbouncer"
-    find "$root/usr/bin" -mindepth 1 ! -name node ! -name pgbouncer ! -name pigz ! -name patchelf -delete
+    find "$root/usr/bin" -mindepth 1 ! -name node ! -name pgbouncer ! -name pigz ! -name 'age*' ! -name patchelf -delete
     # JIT stays off, so its code is not needed.
     rm -rf "$root"/usr/lib/postgresql/*/lib/{bitcode,llvmjit*,pgxs} "$root"/usr/lib/*/gconv \
         "$root"/usr/{sbin,games,include,src} "${root:?}"/{etc,var,lib}

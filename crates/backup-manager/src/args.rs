@@ -36,6 +36,10 @@ const LOCK_WAIT: &str = "--lock-wait";
 const LOCK_TIMEOUT: &str = "--lock-timeout";
 const PIPE_TO: &str = "--pipe-to";
 const FROM: &str = "--from";
+/// Whom a backup is encrypted for.
+pub(crate) const ENCRYPT_TO: &str = "--encrypt-to";
+/// The file of the key that opens an encrypted backup.
+pub(crate) const IDENTITY: &str = "--identity";
 
 /// More sessions than this gain nothing anywhere, and a server has not many more to give.
 const MOST_JOBS: usize = 64;
@@ -79,6 +83,16 @@ pub(crate) const SPEC: Spec = Spec {
             "clean: remove the oldest until all take no more than this, such as 50GB",
         ),
         Flag::switch(DRY_RUN, "clean: say what would be removed, remove nothing"),
+        Flag::value(
+            ENCRYPT_TO,
+            "RECIPIENT|FILE",
+            "backup, rollback-point: encrypt every file with age, for these recipients (age1..., files of them, with commas)",
+        ),
+        Flag::value(
+            IDENTITY,
+            "FILE",
+            "restore, rollback, verify: the file of the key that opens an encrypted backup (or MS5_IDENTITY)",
+        ),
         Flag::value(
             PIPE_TO,
             "COMMAND",
@@ -172,6 +186,8 @@ pub(crate) struct Options {
     pub(crate) keep_last: usize,
     pub(crate) max_total: Option<u64>,
     pub(crate) dry_run: bool,
+    pub(crate) encrypt_to: Option<String>,
+    pub(crate) identity: Option<String>,
     pub(crate) pipe_to: Option<String>,
     pub(crate) from: Option<String>,
 }
@@ -214,6 +230,8 @@ impl Options {
             keep_last: usize::try_from(arguments.number(KEEP_LAST)?.unwrap_or(1)).unwrap_or(usize::MAX),
             max_total: arguments.value(MAX_TOTAL).map(size).transpose()?,
             dry_run: arguments.has(DRY_RUN),
+            encrypt_to: arguments.value(ENCRYPT_TO).map(str::to_owned),
+            identity: arguments.value(IDENTITY).map(str::to_owned),
             pipe_to: shell(arguments, PIPE_TO)?,
             from: shell(arguments, FROM)?,
         })
@@ -307,7 +325,7 @@ fn kind(word: &str) -> Result<Kind> {
 }
 
 /// Flags of some commands alone, and those commands.
-const OF_SOME: [(&str, &[&str]); 15] = [
+const OF_SOME: [(&str, &[&str]); 17] = [
     (DEEP, &["verify"]),
     (DROP_OLD, &["restore", "rollback"]),
     (START_JOBS, &["restore", "rollback"]),
@@ -320,6 +338,8 @@ const OF_SOME: [(&str, &[&str]); 15] = [
     (DRY_RUN, &["clean"]),
     (LEVEL, &["backup", "rollback-point"]),
     (LOCK_TIMEOUT, &["backup", "rollback-point"]),
+    (ENCRYPT_TO, &["backup", "rollback-point"]),
+    (IDENTITY, &["restore", "rollback", "verify"]),
     (PIPE_TO, &["backup", "rollback-point", "send"]),
     (FROM, &["restore", "verify", "fetch"]),
     // The old script took it anywhere.
@@ -333,10 +353,12 @@ fn refuse_foreign(arguments: &Parsed, command: &Command) -> Result<()> {
     if let Some((flag, _)) = OF_SOME.iter().find(|(flag, known)| given(flag) && !known.contains(&word)) {
         return Err(usage(format!("{flag} is nothing that {word} knows")));
     }
-    // A scratch database is filled from a folder.
-    if given(FROM) && given(DEEP) {
-        return Err(usage(format!("{DEEP} is nothing that {word} {FROM} knows"))
-            .hint("fetch it first, then verify NAME --deep"));
+    // A scratch database is filled from a folder, and what passes by is read once, from its beginning.
+    let of_a_folder =
+        [DEEP, IDENTITY].into_iter().filter(|flag| given(flag)).find(|_| word == "verify" && given(FROM));
+    if let Some(flag) = of_a_folder {
+        return Err(usage(format!("{flag} is nothing that {word} {FROM} knows"))
+            .hint(format!("fetch it first, then verify NAME {flag}")));
     }
     Ok(())
 }
@@ -454,6 +476,9 @@ mod tests {
             "restore --pipe-to=cat",
             "rollback x --from=cat",
             "verify x --from=cat --deep",
+            "verify x --from=cat --identity=key",
+            "backup x --identity=key",
+            "restore x --encrypt-to=age1x",
             "list --from=cat",
         ] {
             assert_eq!(options(line).unwrap_err().exit(), Exit::Usage, "{line}");

@@ -9,6 +9,7 @@ use time::OffsetDateTime;
 
 use crate::archive::free;
 use crate::args::Options;
+use crate::folder::metadata::Metadata;
 use crate::folder::proof::{self, Standing};
 use crate::folder::{Entry, Folder, Hold};
 use crate::words::{bytes, count};
@@ -52,7 +53,7 @@ pub(crate) fn run(context: &Context, options: &Options, settings: &Settings) -> 
 
 fn line(entry: &Entry, width: usize) -> String {
     let metadata = entry.metadata.as_ref().ok();
-    let rows = metadata.and_then(crate::folder::metadata::Metadata::rows);
+    let rows = metadata.and_then(Metadata::rows);
     let created = metadata.map_or("?", |metadata| metadata.created_at.as_str());
     format!(
         "{:width$}  {:12} {created:20} {:>9} {:>6} {:>14}  {}",
@@ -69,10 +70,11 @@ fn state(entry: &Entry) -> String {
     if !entry.complete() {
         return "DAMAGED".to_owned();
     }
+    let complete = if entry.is_sealed() { "complete, encrypted" } else { "complete" };
     match proof::read(&entry.path) {
-        Standing::Proven(proof) => format!("complete, verified {}", proof.verified_at),
-        Standing::None => "complete".to_owned(),
-        Standing::Damaged(_) => "complete, its proof is damaged".to_owned(),
+        Standing::Proven(proof) => format!("{complete}, verified {}", proof.verified_at),
+        Standing::None => complete.to_owned(),
+        Standing::Damaged(_) => format!("{complete}, its proof is damaged"),
     }
 }
 
@@ -84,6 +86,12 @@ fn age(entry: &Entry) -> Option<String> {
         (0, hours) => format!("{hours}h"),
         (days, _) => format!("{days}d"),
     })
+}
+
+/// How many tables have rows in it, where that is not to be read with a key alone.
+pub(crate) fn tables(metadata: &Metadata) -> Option<usize> {
+    let more = metadata.more.as_ref()?;
+    (more.sealed.is_none() || !more.tables.is_empty()).then_some(more.tables.len())
 }
 
 /// A backup as a record.
@@ -100,9 +108,10 @@ pub(crate) fn record(entry: &Entry, outcome: &str) -> Value {
         "created_at": metadata.map(|metadata| metadata.created_at.as_str()),
         "path": absolute(&entry.path).display().to_string(),
         "bytes": entry.size,
-        "tables": metadata.and_then(|metadata| Some(metadata.more.as_ref()?.tables.len())),
-        "rows": metadata.and_then(crate::folder::metadata::Metadata::rows),
+        "tables": metadata.and_then(tables),
+        "rows": metadata.and_then(Metadata::rows),
         "verified_at": verified,
+        "recipients": metadata.and_then(Metadata::recipients),
         "damage": entry.damage,
     })
 }

@@ -13,6 +13,7 @@ mod restore;
 mod rollback;
 mod rows;
 mod run;
+mod seal;
 mod sessions;
 mod sqltext;
 mod verify;

@@ -6,6 +6,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use ms5_common::config::{Settings, absolute};
+use ms5_common::db::clients;
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 use ms5_common::rollback_points::{self, REFERENCE, SCRIPT, SHORT};
@@ -13,7 +14,7 @@ use ms5_common::success;
 use ms5_common::tool::Context;
 use serde_json::{Value, json};
 
-use crate::args::Options;
+use crate::args::{IDENTITY, Options};
 use crate::folder::metadata::Kind;
 use crate::folder::{Entry, write_whole};
 use crate::restore::server::{Maintenance, Needs, create_options, lock_key};
@@ -51,8 +52,15 @@ pub(crate) fn point(context: &Context, options: &Options, settings: &Settings, n
         "rollback_point",
         json!({ "name": entry.name, "path": absolute(&folder).display().to_string() }),
     );
-    log::info!("Go back with: {} --force", link.display());
-    log::info!("or, faster:   backup-manager rollback {} --force", entry.name);
+    let key = if entry.is_sealed() { format!(" {IDENTITY}=KEY_FILE") } else { String::new() };
+    if entry.is_sealed() {
+        log::warn!("The backup is encrypted: {SCRIPT} needs age and the key, where it is called");
+        if !clients::is_on_path("age", &context.variables) {
+            log::warn!("  age is not on PATH here: install it (Debian: apt install age)");
+        }
+    }
+    log::info!("Go back with: {}{key} --force", link.display());
+    log::info!("or, faster:   backup-manager rollback {}{key} --force", entry.name);
     success!("✅ Rollback point created: {}", entry.name);
     Ok(entry)
 }

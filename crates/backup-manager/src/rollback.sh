@@ -2,19 +2,28 @@
 # MS5.0 Rollback Script
 @VALUES@
 # Restores the backup into a new database beside the old one and swaps their names last. Until then the old one is in service.
-# Needs sh, gunzip, sha256sum and psql (of the server's version or newer, or in the container). The password comes from the
+# Needs sh, gunzip, sha256sum, age where the backup is encrypted, and psql (of the server's version or newer, or in the container). The password comes from the
 # environment: the variable that PASSWORD_VARIABLE names, then PGPASSWORD, then the password file. None stands in here.
 set -u
 
 usage() {
-    echo "usage: rollback.sh [--force]" >&2
-    echo "  --force   replace $DB_NAME where it holds data; start the database's container where it is down" >&2
+    echo "usage: rollback.sh [--force] [--identity=KEY_FILE]" >&2
+    echo "  --force     replace $DB_NAME where it holds data; start the database's container where it is down" >&2
+    echo "  --identity  the key that opens an encrypted backup (or MS5_IDENTITY)" >&2
 }
 
 FORCE=0
-for word in "$@"; do
+IDENTITY=${MS5_IDENTITY:-}
+while [ $# -gt 0 ]; do
+    word=$1
+    shift
     case $word in
     --force) FORCE=1 ;;
+    --identity=*) IDENTITY=${word#*=} ;;
+    --identity)
+        IDENTITY=${1:-}
+        [ $# -eq 0 ] || shift
+        ;;
     --help | -h)
         usage
         exit 0
@@ -62,15 +71,40 @@ elif command -v docker >/dev/null 2>&1; then
 else
     die 3 "psql is not here, and neither is Docker" "Next: install postgresql-client, or put its folder on PATH"
 fi
-for tool in gunzip sha256sum; do
-    command -v "$tool" >/dev/null 2>&1 || die 3 "$tool is not here"
+case $BACKUP_FILE in
+*.age) tools="gunzip sha256sum age" ;;
+*) tools="gunzip sha256sum" ;;
+esac
+for tool in $tools; do
+    command -v "$tool" >/dev/null 2>&1 || die 3 "$tool is not here" "nothing was touched" "Next: install $tool, or put its folder on PATH"
 done
+
+# The backup's text.
+decrypt() {
+    case $BACKUP_FILE in
+    *.age) age -d -i "$IDENTITY" "$BACKUP_FILE" ;;
+    *) cat "$BACKUP_FILE" ;;
+    esac
+}
+unpack() {
+    case ${BACKUP_FILE%.age} in
+    *.gz) decrypt | gunzip -c ;;
+    *) decrypt ;;
+    esac
+}
 
 say INFO "Rolling back $DB_NAME on $DB_HOST:$DB_PORT to the backup $BACKUP_NAME of $BACKUP_TIME"
 [ -r "$BACKUP_FILE" ] || die 3 "the backup is not there: $BACKUP_FILE" "nothing was touched"
 found=$(sha256sum <"$BACKUP_FILE") || die 3 "cannot read $BACKUP_FILE" "nothing was touched"
 [ "${found%% *}" = "$BACKUP_SHA256" ] || die 1 "the backup is damaged: its checksum differs" "nothing was touched"
 say INFO "The backup's checksum fits"
+case $BACKUP_FILE in
+*.age)
+    [ -n "$IDENTITY" ] || die 3 "the backup is encrypted" "nothing was touched" "Next: give the key: rollback.sh --identity=KEY_FILE"
+    # Its first bytes tell whether the key is the right one.
+    [ "$(unpack 2>>"$LOG" | head -c 2)" = "--" ] || die 3 "the key in $IDENTITY does not open the backup (see $LOG)" "nothing was touched"
+    ;;
+esac
 
 # In many plants the database is one of the services that the runbook has stopped.
 if ! answer=$(run_psql "$MAINTENANCE_DB" -At -c 'SELECT 1' 2>&1); then
@@ -108,7 +142,7 @@ hold=$(mktemp -d) || die 3 "cannot make a temporary folder"
 mkfifo "$hold/in" || die 3 "cannot make a pipe in $hold"
 {
     run_psql "$MAINTENANCE_DB" -At -f - <"$hold/in" >"$hold/out" 2>"$hold/why"
-    echo gone >>"$hold/out"
+    [ ! -d "$hold" ] || echo gone >>"$hold/out"
 } &
 exec 9>"$hold/in"
 printf '%s\n' "SET idle_session_timeout = 0; SET lock_timeout = '10s'; SELECT pg_advisory_lock($LOCK_KEY);" '\echo held' >&9
@@ -141,12 +175,8 @@ echo "SELECT format('DROP DATABASE IF EXISTS %I WITH (FORCE);', datname) FROM pg
 echo "CREATE DATABASE :\"new\" OWNER :\"owner\" $CREATE_OPTIONS;" | ask >>"$LOG" 2>&1 ||
     die 1 "cannot make the new database $NEW (see $LOG)" "$DB_NAME is as it was"
 say INFO "Restoring into $NEW; $DB_NAME stays in service until that is whole"
-case $BACKUP_FILE in
-*.gz) unpack="gunzip -c" ;;
-*) unpack="cat" ;;
-esac
 # The script's last member compares the rows of every table with what was written, and a file that is cut off is refused.
-if ! $unpack "$BACKUP_FILE" | run_psql "$NEW" -o /dev/null -f - >>"$LOG" 2>&1; then
+if ! unpack 2>>"$LOG" | run_psql "$NEW" -o /dev/null -f - >>"$LOG" 2>&1; then
     die 1 "the restore has failed (see $LOG)" "$(tail -n 3 "$LOG")" "$DB_NAME is as it was"
 fi
 printf '%s\n' "CREATE TABLE IF NOT EXISTS public.migration_restores (backup_name text NOT NULL, backup_created_at timestamptz, restored_at timestamptz NOT NULL DEFAULT now(), restored_by text NOT NULL DEFAULT session_user);

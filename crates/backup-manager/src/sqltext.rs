@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::dump::Scheduled;
 use crate::folder::metadata::{Kind, Table};
+use crate::seal;
 
 /// What a session that writes or reads the text of values is set to: the same on both sides, whatever the database, the role
 /// or PGOPTIONS say.
@@ -38,12 +39,22 @@ pub(crate) fn rows_begin(table: &Table) -> String {
     format!("{PINNED}COPY {} FROM stdin;\n", table.target())
 }
 
+/// The command that shows the text of a file.
+pub(crate) fn shown(file: &str) -> String {
+    match file.strip_suffix(seal::ENDING) {
+        Some(inner) if inner.ends_with(".gz") => format!("age -d -i KEY_FILE {file} | gunzip -c"),
+        Some(_) => format!("age -d -i KEY_FILE {file}"),
+        None if file.ends_with(".gz") => format!("gunzip -c {file}"),
+        None => format!("cat {file}"),
+    }
+}
+
 /// What the file is, for who reads it, and psql's guards.
 fn head(kind: Kind, name: &str, file: &str, target: &str, database: &str) -> String {
-    let show = if file.ends_with(".gz") { "gunzip -c" } else { "cat" };
+    let show = shown(file);
     format!(
         "-- Backup {name} ({}) of MS5.0's backup-manager. By hand, into {target}:
---   {show} {file} | psql -X -v ON_ERROR_STOP=1 -d {database}
+--   {show} | psql -X -v ON_ERROR_STOP=1 -d {database}
 -- A file that is cut off ends in an error: the \\if of this line has its \\endif at the end.
 \\set ON_ERROR_STOP on
 \\if true

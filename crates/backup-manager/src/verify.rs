@@ -10,12 +10,13 @@ use ms5_common::success;
 use ms5_common::tool::Context;
 
 use crate::archive::{self, Reader};
-use crate::args::Options;
+use crate::args::{IDENTITY, Options};
 use crate::folder::metadata::{Member, Metadata, More, Stage, Table};
 use crate::folder::proof::{self, Standing};
 use crate::folder::{Entry, Folder, Hold, checksums, metadata};
 use crate::restore::old;
 use crate::rows::RowSum;
+use crate::seal::Key;
 use crate::sessions::stopped;
 use crate::sqltext::{ROWS_END, rows_begin};
 use crate::words::{bytes, count};
@@ -36,7 +37,8 @@ pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, nam
         context.recorder.start(None, None);
     }
     log::info!("Verifying backup: {}", entry.name);
-    let checked = files(&entry, options.jobs)?;
+    let key = Key::given(options.identity.as_deref(), &context.variables)?;
+    let checked = files(&entry, options.jobs, key.as_ref())?;
     if !checked.damage.is_empty() {
         for line in &checked.damage {
             log::error!("{line}");
@@ -46,15 +48,20 @@ pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, nam
         log::error!("Next: keep it apart and use another one: backup-manager list");
         return Ok(Exit::Failed);
     }
-    log::info!(
-        "{}: checksums fit, {} members, {} rows, {}",
-        entry.name,
-        checked.members,
-        count(checked.rows),
-        bytes(entry.size)
-    );
+    if entry.is_sealed() && key.is_none() {
+        log::info!("{}: checksums fit, {}", entry.name, bytes(entry.size));
+        log::info!("It is encrypted; with {IDENTITY}=KEY_FILE its rows are looked at too");
+    } else {
+        log::info!(
+            "{}: checksums fit, {} members, {} rows, {}",
+            entry.name,
+            checked.members,
+            count(checked.rows),
+            bytes(entry.size)
+        );
+    }
     if options.deep {
-        return crate::restore::deep::run(context, options, settings, &folder, entry);
+        return crate::restore::deep::run(context, options, settings, &folder, entry.open(key)?);
     }
     if let Standing::Proven(proof) = proof::read(&entry.path) {
         log::info!("Proven by restoring it at {} on PostgreSQL {}", proof.verified_at, proof.server);
@@ -70,19 +77,23 @@ pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, nam
     Ok(Exit::Done)
 }
 
-/// Reads all of a backup's files and holds them against each other.
+/// Reads all of a backup's files and holds them against each other; inside an encrypted one with its key alone.
 ///
 /// # Errors
-/// A signal's exit. What is wrong with the backup is no error of the reading.
-pub(crate) fn files(entry: &Entry, jobs: usize) -> Result<Checked> {
+/// A signal's exit, or that the key does not open it. What is wrong with the backup is no error of the reading.
+fn files(entry: &Entry, jobs: usize, key: Option<&Key>) -> Result<Checked> {
     let mut checked = Checked { damage: whole(entry)?, ..Checked::default() };
     let Ok(metadata) = &entry.metadata else { return Ok(checked) };
     strangers(entry, metadata);
     // What does not fit its checksum need not be taken apart.
-    if checked.damage.is_empty()
+    if !checked.damage.is_empty() || (entry.is_sealed() && key.is_none()) {
+        return Ok(checked);
+    }
+    let entry = entry.clone().open(key.cloned())?;
+    if let Ok(metadata) = &entry.metadata
         && let Some(more) = &metadata.more
     {
-        members(entry, metadata, more, jobs, &mut checked)?;
+        members(&entry, metadata, more, jobs, &mut checked)?;
     }
     Ok(checked)
 }
@@ -164,6 +175,13 @@ fn members(
     jobs: usize,
     checked: &mut Checked,
 ) -> Result<()> {
+    let reader = match entry.reader() {
+        Ok(reader) => reader,
+        Err(error) => {
+            checked.damage.push(format!("it cannot be read: {error}"));
+            return Ok(());
+        }
+    };
     for (place, (file, _)) in metadata.files.iter().enumerate() {
         let mut of_file = more.members.iter().filter(|member| member.file == place).peekable();
         // A file without members is small, and its checksum says all.
@@ -178,18 +196,10 @@ fn members(
             }
             end = end.saturating_add(member.length);
         }
-        if more.sizes.get(place) != Some(&end) {
+        if reader.size(place) != Some(end) {
             checked.damage.push(format!("{file}: the index ends at {end}"));
         }
     }
-    let paths: Vec<_> = metadata.files.iter().map(|(file, _)| entry.path.join(file)).collect();
-    let reader = match Reader::open(&paths) {
-        Ok(reader) => reader,
-        Err(error) => {
-            checked.damage.push(format!("it cannot be read: {error}"));
-            return Ok(());
-        }
-    };
     let named = |member: &Member| metadata.files.get(member.file).map_or("?", |(file, _)| file.as_str());
     let next = AtomicUsize::new(0);
     let work = || -> Result<Found> {

@@ -10,14 +10,13 @@ use ms5_common::sql::escape_identifier;
 use ms5_common::timescale::definition::{self, Definition, Dimension, Hypertable};
 use ms5_common::timescale::hypertables::{self, Chunk};
 
-use super::copy::{self, Form, Read, cannot_write};
+use super::copy::{self, Form, Read};
 use super::definitions::{LEFT_OUT, Name, of_tables};
 use super::plan::Plan;
 use super::{Files, Job, Source, finish};
-use crate::archive::{Archive, Written};
+use crate::archive::Archive;
 use crate::folder::hypertables::{FILE, Outline, file_name, render};
 use crate::folder::metadata::{self, More, Stage, Table};
-use crate::folder::{checksums, write_whole};
 use crate::remake;
 use crate::sessions::failed;
 
@@ -41,7 +40,7 @@ impl Job<'_> {
             let found = plan.tables.iter().map(|(table, _)| table).find(|table| table.name == known);
             let table = found.ok_or_else(|| Error::new(Exit::Bug, format!("{known} is no table")))?;
             let table = Table { by_select: true, ..table.clone() };
-            let file = file_name(&hypertable.schema, &hypertable.name, self.options.compress);
+            let file = self.named(&file_name(&hypertable.schema, &hypertable.name, self.options.compress));
             let archive = self.archive(&file)?;
             header(&archive, &theirs.columns(hypertable))?;
             archives.push((file.clone(), archive));
@@ -61,7 +60,7 @@ impl Job<'_> {
         more.tables = tables;
         more.time(metadata::TIMINGS[2], since.elapsed().as_millis());
         let mut files = finish(names.into_iter().zip(archives).collect())?;
-        files.push(self.outlines(&outlines)?);
+        files.push(self.small(FILE, &render(&outlines))?);
         Ok(files)
     }
 
@@ -82,17 +81,6 @@ impl Job<'_> {
         let arguments: Vec<&str> = patterns.iter().map(String::as_str).chain(LEFT_OUT).collect();
         let (pre, post) = self.sections(snapshot, &arguments)?;
         of_tables(&pre, &post, &theirs.definition, &theirs.sequences, functions)
-    }
-
-    fn outlines(&self, outlines: &[Outline]) -> Result<(String, Written)> {
-        let text = render(outlines);
-        write_whole(&self.partial.path().join(FILE), &text, 0o600).map_err(|error| cannot_write(&error))?;
-        let written = Written {
-            members: Vec::new(),
-            sha256: checksums::hex_of(text.as_bytes()),
-            bytes: text.len() as u64,
-        };
-        Ok((FILE.to_owned(), written))
     }
 }
 

@@ -41,7 +41,7 @@ impl Job<'_> {
         }
         let tables = tables(plan, &theirs);
         let listed: Vec<Table> = tables.iter().map(|(table, _)| table.clone()).collect();
-        let file = self.kind.file(self.options.compress);
+        let file = self.named(&self.kind.file(self.options.compress));
         let archive = self.archive(&file)?;
         let put = |stage, sql: &str| put(&archive, stage, sql);
         put(Stage::Begin, &sqltext::begin_rows(self.partial.name(), &file))?;

@@ -1,10 +1,13 @@
 //! Type `full`: definitions, TimescaleDB's catalog, rows as they are stored, keys and indexes.
 
+use std::fs::File;
+use std::io::{Read as _, Seek};
 use std::thread;
 use std::time::Instant;
 
 use ms5_common::catalog::Inventory;
 use ms5_common::error::Result;
+use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::copy::{self, Form, Progress, Read, cannot_write, put};
 use super::plan::Plan;
@@ -29,7 +32,7 @@ struct Beside {
 impl Job<'_> {
     /// Writes the members of a full backup.
     pub(super) fn full(&self, source: Source, plan: &Plan, more: &mut More) -> Result<Files> {
-        let file = self.kind.file(self.options.compress);
+        let file = self.named(&self.kind.file(self.options.compress));
         let archive = self.archive(&file)?;
         more.superuser = plan.superuser;
         more.extension_schema = plan.extension.schema.clone();
@@ -124,9 +127,13 @@ impl Job<'_> {
     fn large_objects(&self, archive: &Archive, snapshot: &str) -> Result<()> {
         let section = "data (large objects)";
         let arguments = ["--section=data", "--exclude-table-data=*.*", "--large-objects"];
-        // What it says to stderr must not wait for a reader, and goes with this folder.
-        let words = self.partial.path().join(".pg_dump");
-        let told = || std::fs::read_to_string(&words).unwrap_or_default();
+        // What it says to stderr must not wait for a reader, nor be on a disk.
+        let (words, theirs) = words().map_err(|error| cannot_write(&error))?;
+        let told = || {
+            let mut text = String::new();
+            let _ = (&words).rewind().and_then(|()| (&words).read_to_string(&mut text));
+            text
+        };
         let failed = |error: std::io::Error| {
             sections::cannot(self.pg_dump, section)
                 .because_all(told().lines().map(str::to_owned).collect::<Vec<_>>())
@@ -134,14 +141,19 @@ impl Job<'_> {
         };
         let reader =
             sections::call(self.pg_dump, self.settings, &self.context.variables, snapshot, &arguments)
-                .stderr_path(&words)
+                .stderr_file(theirs)
                 .reader()
                 .map_err(failed)?;
         let written = archive
             .append_stream(Stage::LargeObjects, |out| sections::large_objects(reader, out))
             .map_err(failed);
         stopped()?;
-        written?;
-        std::fs::remove_file(&words).map_err(|error| cannot_write(&error))
+        written
     }
+}
+
+/// A file in memory, twice.
+fn words() -> std::io::Result<(File, File)> {
+    let file = File::from(memfd_create("pg_dump", MemfdFlags::CLOEXEC)?);
+    Ok((file.try_clone()?, file))
 }

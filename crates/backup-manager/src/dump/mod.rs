@@ -31,12 +31,13 @@ use ms5_common::timescale;
 use ms5_common::tool::Context;
 use serde_json::json;
 
-use crate::archive::{Archive, Written, free};
+use crate::archive::{Archive, Written, free, small};
 use crate::args::{Options, TOOL, TOOL_VERSION};
-use crate::folder::metadata::{self, Kind, Member, Metadata, More};
+use crate::folder::metadata::{self, Kind, Member, Metadata, More, Sealed};
 use crate::folder::partial::{self, Partial};
 use crate::folder::{Entry, Folder, Hold, checksums, write_whole};
 use crate::restore::server::{Needs, Wanted};
+use crate::seal::{self, Recipients};
 use crate::sessions::{self, Session, failed};
 use crate::verify;
 use crate::words::{bytes, count};
@@ -54,6 +55,7 @@ pub(crate) fn run(
     accept: impl FnOnce(Needs<'_>) -> Result<()>,
 ) -> Result<Entry> {
     crate::folder::name::check(name)?;
+    let recipients = options.encrypt_to.as_deref().map(Recipients::parse).transpose()?;
     let begun = Instant::now();
     let _work = sessions::work()?;
     let folder = Folder::open(&settings.backup_dir, Hold::Shared, options.lock_wait)?;
@@ -89,7 +91,19 @@ pub(crate) fn run(
 
     let partial = Partial::create(&folder, name)?;
     log::info!("Creating backup: {} (type {})", partial.name(), kind.word());
-    let job = Job { context, options, settings, kind, server: &server, pg_dump: &pg_dump, partial: &partial };
+    if let Some(recipients) = &recipients {
+        recipients.words().iter().for_each(|one| log::info!("Encrypted for {one}"));
+    }
+    let job = Job {
+        context,
+        options,
+        settings,
+        kind,
+        recipients: recipients.as_ref(),
+        server: &server,
+        pg_dump: &pg_dump,
+        partial: &partial,
+    };
     let readers = if kind == Kind::Schema { 0 } else { options.jobs };
     let snapshot = snapshot::take(settings, readers + 1, options.lock_timeout)?;
     let locked = begun.elapsed();
@@ -108,8 +122,10 @@ pub(crate) fn run(
             .hint("check the disk under --backup-dir"));
     }
     let path = partial.publish(&folder).map_err(|error| cannot_write(&error))?;
-    let entry = Entry::read(metadata.name.clone(), path);
+    let mut entry = Entry::read(metadata.name.clone(), path);
     report(context, &entry, &metadata, begun.elapsed());
+    // An encrypted one says less of itself than who has made it knows.
+    entry.metadata = Ok(metadata);
     Ok(entry)
 }
 
@@ -158,6 +174,8 @@ struct Job<'a> {
     options: &'a Options,
     settings: &'a Settings,
     kind: Kind,
+    /// None: it is not encrypted.
+    recipients: Option<&'a Recipients>,
     server: &'a Server,
     pg_dump: &'a ClientProgram,
     partial: &'a Partial,
@@ -180,10 +198,23 @@ struct Source {
 }
 
 impl Job<'_> {
+    /// The name of a file of the backup, as it is on the disk.
+    fn named(&self, file: &str) -> String {
+        format!("{file}{}", if self.recipients.is_some() { seal::ENDING } else { "" })
+    }
+
     /// A new file of the backup.
     fn archive(&self, file: &str) -> Result<Archive> {
         let level = self.options.compress.then_some(self.options.level);
-        Archive::create(&self.partial.path().join(file), level).map_err(|error| cannot_write(&error))
+        Archive::create(&self.partial.path().join(file), level, self.recipients)
+            .map_err(|error| cannot_write(&error))
+    }
+
+    /// A small file of the backup, as a whole.
+    fn small(&self, file: &str, text: &str) -> Result<(String, Written)> {
+        let name = self.named(file);
+        let written = small(&self.partial.path().join(&name), self.recipients, text);
+        Ok((name, written.map_err(|error| cannot_write(&error))?))
     }
 
     /// Writes the file, and what it says of itself.
@@ -260,7 +291,9 @@ impl Job<'_> {
             more.members.extend(file.members.into_iter().map(|member| Member { file: place, ..member }));
         }
         let connection = &self.settings.connection;
-        let metadata = Metadata {
+        more.sealed =
+            (self.recipients).map(|recipients| Sealed { recipients: recipients.words(), rows: more.rows() });
+        let mut metadata = Metadata {
             name: self.partial.name().to_owned(),
             kind: self.kind.word().to_owned(),
             environment: self.settings.environment.defaults().name.to_owned(),
@@ -284,6 +317,11 @@ impl Job<'_> {
             files,
             more: Some(more),
         };
+        if self.recipients.is_some() {
+            let (name, index) = self.small(metadata::INDEX, &metadata.render_index())?;
+            metadata.files.push((name, index.sha256));
+            metadata.more.iter_mut().for_each(|more| more.sizes.push(index.bytes));
+        }
         let text = metadata.render();
         let path = self.partial.path();
         write_whole(&path.join(metadata::FILE), &text, 0o600)

@@ -31,7 +31,7 @@ impl Job<'_> {
             );
         }
         let functions = plan.extension.schema.as_deref().unwrap_or_default();
-        let file = self.kind.file(self.options.compress);
+        let file = self.named(&self.kind.file(self.options.compress));
         let archive = self.archive(&file)?;
         let put = |stage, sql: &str| put(&archive, stage, sql);
         put(Stage::Begin, &sqltext::begin(self.kind, self.partial.name(), &file, false))?;

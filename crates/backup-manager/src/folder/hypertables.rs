@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::sqltext::shown;
+
 /// The file's name.
 pub(crate) const FILE: &str = "hypertables.json";
 
@@ -34,10 +36,10 @@ pub(crate) struct Outline {
 impl Outline {
     /// The command with which plain psql reads the file.
     fn psql(&self) -> String {
-        let from = if self.file.ends_with(".gz") {
-            format!("PROGRAM 'gunzip -c {}'", self.file.replace('\'', "''"))
-        } else {
+        let from = if self.file.ends_with(".csv") {
             format!("'{}'", self.file.replace('\'', "''"))
+        } else {
+            format!("PROGRAM '{}'", shown(&self.file).replace('\'', "''"))
         };
         format!(
             "\\copy {} {} FROM {from} WITH (FORMAT csv, HEADER true, ENCODING 'UTF8')",

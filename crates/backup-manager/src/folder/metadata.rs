@@ -6,6 +6,12 @@ use serde_json::{Map, Value, json};
 /// The file's name.
 pub(crate) const FILE: &str = "metadata.json";
 
+/// The file of an encrypted backup that holds what [`FILE`] holds otherwise.
+pub(crate) const INDEX: &str = "index.json";
+
+/// What stands in [`INDEX`]: it tells of the database's objects.
+const INSIDE: [&str; 5] = ["restore", "database_settings", "tables", "members", "inventory"];
+
 /// The version of the layout that this tool writes.
 const FORMAT: u64 = 1;
 
@@ -101,6 +107,17 @@ pub(crate) struct More {
     pub(crate) tables: Vec<Table>,
     pub(crate) members: Vec<Member>,
     pub(crate) inventory: Inventory,
+    /// Of an encrypted backup. What tells of the database's objects is in [`INDEX`] then.
+    pub(crate) sealed: Option<Sealed>,
+}
+
+/// What is said in the clear of an encrypted backup.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Sealed {
+    /// Who can open it, as age writes it.
+    pub(crate) recipients: Vec<String>,
+    /// Rows of all tables.
+    pub(crate) rows: u64,
 }
 
 /// A table whose rows are in the backup.
@@ -265,6 +282,33 @@ impl Stage {
 impl Metadata {
     /// The file's text: the spec's keys first, as it shows them.
     pub(crate) fn render(&self) -> String {
+        let mut keys = self.keys();
+        if let Some(sealed) = self.more.as_ref().and_then(|more| more.sealed.as_ref()) {
+            keys.retain(|(key, _)| !INSIDE.contains(key));
+            let sealed = json!({ "recipients": sealed.recipients, "rows": sealed.rows });
+            keys.push(("encryption", sealed.to_string()));
+        }
+        object(&keys)
+    }
+
+    /// The text of [`INDEX`].
+    pub(crate) fn render_index(&self) -> String {
+        let mut keys = self.keys();
+        keys.retain(|(key, _)| INSIDE.contains(key));
+        object(&keys)
+    }
+
+    /// Takes in what [`INDEX`] says.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub(crate) fn read_index(&mut self, text: &str) -> Result<(), String> {
+        let value: Value = serde_json::from_str(text).map_err(|error| format!("it is not JSON: {error}"))?;
+        self.more.as_mut().ok_or("it is of no such backup")?.read_inside(&value)
+    }
+
+    /// Each key with its value as text.
+    fn keys(&self) -> Vec<(&'static str, String)> {
         let text = |words: &str| json!(words).to_string();
         let object = |entries: Vec<(String, String)>| {
             let lines: Vec<String> =
@@ -279,7 +323,7 @@ impl Metadata {
             object(pairs.iter().map(|(key, value)| ((*key).to_owned(), text(value))).collect())
         };
         let [host, port, name, user] = &self.database;
-        let mut keys: Vec<(&str, String)> = vec![
+        let mut keys: Vec<(&'static str, String)> = vec![
             ("backup_name", text(&self.name)),
             ("backup_type", text(&self.kind)),
             ("environment", text(&self.environment)),
@@ -345,8 +389,7 @@ impl Metadata {
             let objects = more.inventory.iter().map(|(name, is)| (name.to_owned(), text(is)));
             keys.push(("inventory", object(objects.collect())));
         }
-        let lines: Vec<String> = keys.iter().map(|(key, value)| format!("    \"{key}\": {value}")).collect();
-        format!("{{\n{}\n}}\n", lines.join(",\n"))
+        keys
     }
 
     /// Reads what this tool or the old script wrote.
@@ -408,10 +451,30 @@ impl Metadata {
         matches!(Kind::of(&self.kind), Some(Kind::Full | Kind::Schema))
     }
 
+    /// Those who can open it; None where it is not encrypted.
+    pub(crate) fn recipients(&self) -> Option<&[String]> {
+        Some(&self.more.as_ref()?.sealed.as_ref()?.recipients)
+    }
+
     /// Rows of all tables; None where the backup does not say.
     pub(crate) fn rows(&self) -> Option<u64> {
-        let tables = &self.more.as_ref()?.tables;
-        Some(tables.iter().filter(|table| table.condition.is_none()).map(|table| table.rows).sum())
+        let more = self.more.as_ref()?;
+        if let Some(sealed) = &more.sealed {
+            return Some(sealed.rows);
+        }
+        Some(more.rows())
+    }
+}
+
+fn object(keys: &[(&str, String)]) -> String {
+    let lines: Vec<String> = keys.iter().map(|(key, value)| format!("    \"{key}\": {value}")).collect();
+    format!("{{\n{}\n}}\n", lines.join(",\n"))
+}
+
+impl More {
+    /// Rows of all tables.
+    pub(crate) fn rows(&self) -> u64 {
+        self.tables.iter().filter(|table| table.condition.is_none()).map(|table| table.rows).sum()
     }
 }
 
@@ -448,22 +511,34 @@ fn member_text(member: &Member) -> String {
     value.to_string()
 }
 
+fn missing(path: &str) -> String {
+    format!("{path} is missing or something else than it should be")
+}
+
+fn sealed(value: &Value) -> Option<Sealed> {
+    let recipients = value.get("recipients")?.as_array()?.iter();
+    Some(Sealed {
+        recipients: recipients.map(|one| Some(one.as_str()?.to_owned())).collect::<Option<_>>()?,
+        rows: value.get("rows")?.as_u64()?,
+    })
+}
+
 impl More {
     fn parse(value: &Value, files: &[(String, String)]) -> Result<Self, String> {
-        let missing = |path: &str| format!("{path} is missing or something else than it should be");
         let words = |path: &str| {
             value.pointer(path).and_then(Value::as_str).map(str::to_owned).ok_or_else(|| missing(path))
         };
-        let number = |path: &str| value.pointer(path).and_then(Value::as_u64).ok_or_else(|| missing(path));
         let maybe = |path: &str| value.pointer(path).and_then(Value::as_str).map(str::to_owned);
-        let array = |path: &str| value.pointer(path).and_then(Value::as_array).ok_or_else(|| missing(path));
         let object = |path: &str| value.pointer(path).and_then(Value::as_object).ok_or_else(|| missing(path));
         let sizes = value.get("sizes").ok_or_else(|| missing("/sizes"))?;
         let size = |(file, _): &(String, String)| sizes.get(file).and_then(Value::as_u64);
         let timings = object("/milliseconds")?;
         let timing = |key: &str| Some((key.to_owned(), timings.get(key)?.as_u64()?));
-        let inventory = json!({ "objects": object("/inventory")? });
-        Ok(Self {
+        let sealed = match value.get("encryption") {
+            Some(sealed) => Some(self::sealed(sealed).ok_or_else(|| missing("/encryption"))?),
+            None => None,
+        };
+        let mut more = Self {
             tool_version: words("/tool_version")?,
             server: words("/versions/postgresql")?,
             timescaledb: maybe("/versions/timescaledb"),
@@ -471,29 +546,44 @@ impl More {
             snapshot: words("/snapshot/id")?,
             wal_position: words("/snapshot/wal_position")?,
             system_identifier: words("/snapshot/system_identifier")?,
-            superuser: value
-                .pointer("/restore/superuser")
-                .and_then(Value::as_bool)
-                .ok_or_else(|| missing("/restore/superuser"))?,
-            extension_schema: maybe("/restore/extension_schema"),
-            jobs: array("/restore/jobs")?.iter().filter_map(Value::as_i64).collect(),
-            start_jobs: maybe("/restore/start_jobs"),
-            large_objects: number("/restore/large_objects")?,
             sizes: files.iter().map(size).collect::<Option<_>>().ok_or_else(|| missing("/sizes"))?,
-            database: object("/database_settings")?.clone(),
             timings: TIMINGS.iter().filter_map(|key| timing(key)).collect(),
-            tables: array("/tables")?
-                .iter()
-                .map(table)
-                .collect::<Option<_>>()
-                .ok_or_else(|| missing("/tables"))?,
-            members: array("/members")?
-                .iter()
-                .map(member)
-                .collect::<Option<_>>()
-                .ok_or_else(|| missing("/members"))?,
-            inventory: Inventory::from_json(&inventory).ok_or_else(|| missing("/inventory"))?,
-        })
+            sealed,
+            ..Self::default()
+        };
+        if more.sealed.is_none() {
+            more.read_inside(value)?;
+        }
+        Ok(more)
+    }
+
+    /// Reads what [`INDEX`] holds where there is one.
+    fn read_inside(&mut self, value: &Value) -> Result<(), String> {
+        let maybe = |path: &str| value.pointer(path).and_then(Value::as_str).map(str::to_owned);
+        let array = |path: &str| value.pointer(path).and_then(Value::as_array).ok_or_else(|| missing(path));
+        let object = |path: &str| value.pointer(path).and_then(Value::as_object).ok_or_else(|| missing(path));
+        let inventory = json!({ "objects": object("/inventory")? });
+        self.superuser = value
+            .pointer("/restore/superuser")
+            .and_then(Value::as_bool)
+            .ok_or_else(|| missing("/restore/superuser"))?;
+        self.extension_schema = maybe("/restore/extension_schema");
+        self.jobs = array("/restore/jobs")?.iter().filter_map(Value::as_i64).collect();
+        self.start_jobs = maybe("/restore/start_jobs");
+        self.large_objects = value
+            .pointer("/restore/large_objects")
+            .and_then(Value::as_u64)
+            .ok_or_else(|| missing("/restore/large_objects"))?;
+        self.database = object("/database_settings")?.clone();
+        self.tables =
+            array("/tables")?.iter().map(table).collect::<Option<_>>().ok_or_else(|| missing("/tables"))?;
+        self.members = array("/members")?
+            .iter()
+            .map(member)
+            .collect::<Option<_>>()
+            .ok_or_else(|| missing("/members"))?;
+        self.inventory = Inventory::from_json(&inventory).ok_or_else(|| missing("/inventory"))?;
+        Ok(())
     }
 
     /// The parts of the work that are timed, in their order.
@@ -624,6 +714,24 @@ mod tests {
         assert_eq!(read.render(), text);
         let old = Metadata { more: None, ..sample() };
         assert_eq!(Metadata::parse(&old.render().replace("sha256:", "")).unwrap(), old);
+    }
+
+    #[test]
+    fn an_encrypted_one_tells_nothing_of_objects() {
+        let mut whole = sample();
+        let sealed = Sealed { recipients: vec!["age1x".into()], rows: 3 };
+        whole.more.as_mut().unwrap().sealed = Some(sealed);
+        let text = whole.render();
+        for word in ["f.m", "SELECT", "inventory", "members", "database_settings"] {
+            assert!(!text.contains(word), "{text}");
+        }
+        let mut read = Metadata::parse(&text).unwrap();
+        assert_eq!((read.render(), read.rows()), (text.clone(), Some(3)));
+        assert!(read.more.as_ref().unwrap().tables.is_empty());
+        assert!(read.read_index(&text).is_err());
+        read.read_index(&whole.render_index()).unwrap();
+        assert_eq!(read, whole);
+        assert_eq!(read.render(), text);
     }
 
     #[test]

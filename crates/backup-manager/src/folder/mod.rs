@@ -8,7 +8,7 @@ pub(crate) mod partial;
 pub(crate) mod proof;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -21,6 +21,9 @@ use ms5_common::rollback_points;
 use rustix::fs::{FlockOperation, flock};
 use time::OffsetDateTime;
 
+use crate::archive::Reader;
+use crate::args::IDENTITY;
+use crate::seal::{self, Key};
 use metadata::Metadata;
 
 /// The file whose lock keeps `clean` away from what others use.
@@ -165,6 +168,8 @@ pub(crate) struct Entry {
     pub(crate) size: u64,
     /// What a look without reading the large files finds wrong.
     pub(crate) damage: Vec<String>,
+    /// What opens its files, where they are encrypted and that was given.
+    pub(crate) key: Option<Key>,
 }
 
 impl Entry {
@@ -188,7 +193,72 @@ impl Entry {
         if created.is_none() && metadata.is_ok() {
             damage.push(format!("{}: created_at is no time", metadata::FILE));
         }
-        Self { name, path, metadata, created, size, damage }
+        Self { name, path, metadata, created, size, damage, key: None }
+    }
+
+    /// Whether it is encrypted.
+    pub(crate) fn is_sealed(&self) -> bool {
+        self.recipients().is_some()
+    }
+
+    fn recipients(&self) -> Option<&[String]> {
+        self.metadata.as_ref().ok()?.recipients()
+    }
+
+    /// The same backup with what an encrypted one says inside; as it is where it is not encrypted.
+    ///
+    /// # Errors
+    /// [`Exit::Config`] where the key is missing or another one's; [`Exit::Failed`] where what it opens is no index.
+    pub(crate) fn open(mut self, key: Option<Key>) -> Result<Self> {
+        let Some(recipients) = self.recipients() else { return Ok(self) };
+        let Some(key) = key else {
+            return Err(Error::new(Exit::Config, format!("the backup {} is encrypted", self.name))
+                .because_all(recipients.iter().map(|one| format!("for {one}")))
+                .because("nothing was touched")
+                .hint(format!(
+                    "give the file with the key: {IDENTITY}=KEY_FILE, or {}=KEY_FILE",
+                    seal::VARIABLE
+                )));
+        };
+        self.key = Some(key);
+        let index = self.text(metadata::INDEX).map_err(|error| {
+            let closed = error.kind() == io::ErrorKind::PermissionDenied;
+            let exit = if closed { Exit::Config } else { Exit::Failed };
+            Error::new(exit, format!("cannot open the encrypted backup {}", self.name))
+                .because(error)
+                .because("nothing was touched")
+                .hint("metadata.json names those whom it is encrypted for; age-keygen -y KEY_FILE shows whose key a file holds")
+        })?;
+        if let Ok(metadata) = &mut self.metadata {
+            metadata.read_index(&index).map_err(|why| {
+                Error::new(Exit::Failed, format!("the backup {} is damaged", self.name))
+                    .because(format!("{}: {why}", metadata::INDEX))
+                    .because("nothing was touched")
+            })?;
+        }
+        Ok(self)
+    }
+
+    /// A small file of the backup, in the clear.
+    ///
+    /// # Errors
+    /// The system's, or that the key does not open it.
+    pub(crate) fn text(&self, file: &str) -> io::Result<String> {
+        let Some(key) = &self.key else { return fs::read_to_string(self.path.join(file)) };
+        let mut text = String::new();
+        key.open(File::open(self.path.join(format!("{file}{}", seal::ENDING)))?)?
+            .read_to_string(&mut text)?;
+        Ok(text)
+    }
+
+    /// Its files, to read members of.
+    ///
+    /// # Errors
+    /// The system's, with the path.
+    pub(crate) fn reader(&self) -> io::Result<Reader> {
+        let files = self.metadata.as_ref().map(|metadata| metadata.files.as_slice()).unwrap_or_default();
+        let paths: Vec<PathBuf> = files.iter().map(|(file, _)| self.path.join(file)).collect();
+        Reader::open(&paths, self.key.as_ref())
     }
 
     /// Whether nothing is known to be wrong with it.

@@ -126,9 +126,10 @@ pub(crate) fn verify(context: &Context, options: &Options, name: Option<&str>) -
             "created_at": head.metadata.created_at,
             "path": null,
             "bytes": head.size(),
-            "tables": head.metadata.more.as_ref().map(|more| more.tables.len()),
+            "tables": list::tables(&head.metadata),
             "rows": rows,
             "verified_at": proven,
+            "recipients": head.metadata.recipients(),
             "damage": [],
         }),
     );

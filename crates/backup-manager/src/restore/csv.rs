@@ -18,9 +18,9 @@ use super::{LOCK_TIMEOUT, commit, compare};
 use crate::archive::Reader;
 use crate::args::Options;
 use crate::aside;
+use crate::folder::Entry;
 use crate::folder::hypertables::{self, Outline};
 use crate::folder::metadata::{Member, More, Stage, Table};
-use crate::folder::{Entry, read_text};
 use crate::rows::RowSum;
 use crate::sessions::{self, Session, failed, stopped};
 use crate::words::count;
@@ -85,10 +85,8 @@ struct Done {
 
 /// The hypertables that are asked for; all where none is.
 fn wanted<'a>(options: &Options, entry: &Entry, more: &'a More) -> Result<Vec<Wanted<'a>>> {
-    let outlines = read_text(&entry.path.join(hypertables::FILE))
-        .ok()
-        .and_then(|text| hypertables::parse(&text))
-        .ok_or_else(|| {
+    let outlines =
+        entry.text(hypertables::FILE).ok().and_then(|text| hypertables::parse(&text)).ok_or_else(|| {
             Error::new(Exit::Failed, format!("{} of {} cannot be read", hypertables::FILE, entry.name))
                 .because("nothing was touched")
                 .hint(format!("backup-manager verify {} shows whether the backup is damaged", entry.name))

@@ -29,6 +29,7 @@ use crate::args::{Options, TOOL};
 use crate::dump::Scheduled;
 use crate::folder::metadata::{Kind, Metadata, More, Stage};
 use crate::folder::{Entry, Folder, Hold};
+use crate::seal::Key;
 use crate::sessions::{self, failed, restorer};
 use crate::words::count;
 use crate::{dump, sqltext, verify};
@@ -49,6 +50,7 @@ pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, nam
     if !damage.is_empty() {
         return Err(verify::damaged(&entry, damage));
     }
+    let entry = entry.open(Key::given(options.identity.as_deref(), &context.variables)?)?;
     let rows = entry.metadata.as_ref().ok().and_then(Metadata::rows).unwrap_or_default();
     log::info!("Checksums fit, {} rows", count(rows));
     let source = Source::of(&entry)?;
@@ -190,9 +192,7 @@ fn database_of(there: bool, target: &Settings, owner: String) -> Result<Map<Stri
 
 /// Opens the files of a backup.
 fn reader(entry: &Entry) -> Result<Reader> {
-    let files = entry.metadata.as_ref().map(|metadata| metadata.files.as_slice()).unwrap_or_default();
-    let paths: Vec<_> = files.iter().map(|(file, _)| entry.path.join(file)).collect();
-    Reader::open(&paths).map_err(|error| {
+    entry.reader().map_err(|error| {
         Error::new(Exit::Config, format!("cannot open the backup {}", entry.name)).because(error)
     })
 }

@@ -120,14 +120,21 @@ pub fn find(
         .hint("or put its folder on PATH"))
 }
 
+/// The files that PATH would give for a program, if they are there.
+fn on_path(program: &str, variables: &Variables) -> Vec<PathBuf> {
+    let path = variables.get("PATH").unwrap_or_default();
+    std::env::split_paths(path).map(|folder| folder.join(program)).collect()
+}
+
+/// Whether PATH leads to a program.
+#[must_use]
+pub fn is_on_path(program: &str, variables: &Variables) -> bool {
+    on_path(program, variables).iter().any(|place| place.is_file())
+}
+
 /// Every file that may be the program: what PATH finds first, then the usual folders.
 fn places(program: &str, variables: &Variables) -> Vec<PathBuf> {
-    let mut places: Vec<PathBuf> = variables
-        .get("PATH")
-        .into_iter()
-        .flat_map(|path| std::env::split_paths(path).collect::<Vec<_>>())
-        .map(|folder| folder.join(program))
-        .collect();
+    let mut places = on_path(program, variables);
     for folder in VERSIONED {
         let Ok(entries) = fs::read_dir(folder) else { continue };
         let mut versions: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
