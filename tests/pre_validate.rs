@@ -415,7 +415,7 @@ fn what_is_too_small_for_the_database_or_too_far_away() {
         .superuser()
         .unwrap()
         .batch_execute(
-            "DO $$ BEGIN EXECUTE format($c$COPY (SELECT 1) TO PROGRAM 'truncate -s 2G %s/base/%s/ms5'$c$,
+            "DO $$ BEGIN EXECUTE format($c$COPY (SELECT 1) TO PROGRAM 'cat >/dev/null && truncate -s 2G %s/base/%s/ms5'$c$,
                  current_setting('data_directory'),
                  (SELECT oid FROM pg_database WHERE datname = current_database())); END $$",
         )

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use migration_tests::backups::{Backups, Dice, HYPERTABLES, PLAIN, half};
+use migration_tests::backups::{Backups, Dice, HYPERTABLES, PLAIN, content, gunzip, half};
 use migration_tests::program::Program;
 use migration_tests::server::{Engine, Server, not_run};
 use serde_json::Value;
@@ -482,4 +482,32 @@ fn the_rollback_script_needs_none_of_our_tools() {
         fs::write(&file, bytes).unwrap();
         let _ = sh(&["--force"]).expect(1).shows(&["the backup is damaged", "nothing was touched"]);
     }
+}
+
+#[test]
+fn a_column_that_was_added_to_compressed_chunks_keeps_its_values() {
+    let Some(server) = Server::community() else {
+        return not_run("a_column_that_was_added_to_compressed_chunks_keeps_its_values");
+    };
+    let backups = Backups::on(
+        &server,
+        "CREATE EXTENSION IF NOT EXISTS timescaledb;
+CREATE TYPE mood AS ENUM ('calm', 'it''s $ms5$ busy');
+CREATE TABLE m (ts timestamptz NOT NULL, dev int NOT NULL, v float8);
+SELECT create_hypertable('m', 'ts', chunk_time_interval => interval '1 day');
+INSERT INTO m SELECT '2025-01-01'::timestamptz + i * interval '10 minutes', i % 7, i FROM generate_series(0, 1000) i;
+ALTER TABLE m SET (timescaledb.compress, timescaledb.compress_segmentby = 'dev');
+SELECT compress_chunk(c) FROM show_chunks('m') c LIMIT 3;
+ALTER TABLE m ADD COLUMN number int DEFAULT 6, ADD COLUMN \"it's\" mood DEFAULT 'it''s $ms5$ busy', ADD COLUMN at timestamptz DEFAULT '2025-01-01 12:00+03';
+UPDATE m SET number = NULL WHERE v < 10;
+",
+    );
+    let before = backups.content();
+    let folder = backups.backup("x");
+    let _ = backups.restorer("verify x --deep").run().expect(0);
+    let to = backups.empty_database("hand");
+    let _ = backups.psql(&to, gunzip(&fs::read(folder.join("full_database.sql.gz")).unwrap())).expect(0);
+    assert_eq!(content(&mut backups.superuser(&to)), before);
+    let _ = backups.restorer("restore x --force --drop-old").run().expect(0);
+    assert_eq!(backups.content(), before);
 }

@@ -5,6 +5,8 @@
 # Targets: at most so many times what reading all rows takes; at most so much of pg_restore's time; memory in MiB.
 BACKUP_LIMIT=2.2
 CSV_LIMIT=2.5
+# At most so much of the first incremental backup is what a second one takes, with one chunk changed.
+INCREMENTAL_LIMIT=0.1
 # At most so many times what the same backup takes without encryption.
 SEALED_LIMIT=1.3
 RESTORE_LIMIT=0.65
@@ -57,7 +59,11 @@ bench_backup() {
     is "$(ratio backup.csv backup.csv_old) < 1" || failed "a backup of hypertables takes longer than $(named csv_old)"
     echo "where a backup's time goes: $(tr -d ' \n' <"$(echo "$MS5_BACKUP_DIR"/*/metadata.json)" | grep -o '"milliseconds":{[^}]*}')"
 
+    bench_incremental || return
+
     echo "== restored into a new database, in turn, $RUNS rounds"
+    rm -rf "$MS5_BACKUP_DIR"
+    dump_ours >"$WORK/out" 2>&1
     rm -rf "${DUMP:?}"/*
     dump_fd_gzip >"$WORK/out" 2>&1
     as_superuser -d postgres -c 'CREATE DATABASE restored TEMPLATE template0'
@@ -85,6 +91,39 @@ bench_backup() {
         echo "peak resident memory of a $peer: $mib MiB"
         is "$mib < $BACKUP_MEMORY_MIB" || failed "a $peer takes $BACKUP_MEMORY_MIB MiB or more"
     done
+}
+
+# A first incremental backup, then a second with one chunk of 58 changed: as a superuser, who can look at pages, and as the
+# owner, for whom everything is read.
+bench_incremental() {
+    local round who
+    echo "== incremental backups of it, $RUNS rounds"
+    for who in superuser owner; do
+        for ((round = 0; round < RUNS; round++)); do
+            rm -rf "$MS5_BACKUP_DIR"
+            sql -d "$DATABASE" -c "UPDATE metric_hist SET value = value + 1 WHERE ts >= '2025-01-20' AND ts < '2025-01-20 00:10'" -c CHECKPOINT
+            if ! timed "incremental.$who.first" "incremental_$who"; then
+                show_output
+                failed "a first incremental backup did not end well"
+                return 1
+            fi
+            sql -d "$DATABASE" -c "UPDATE metric_hist SET value = value + 1 WHERE ts >= '2025-01-20' AND ts < '2025-01-20 00:10'" -c CHECKPOINT
+            if ! timed "incremental.$who.second" "incremental_$who"; then
+                show_output
+                failed "a second incremental backup did not end well"
+                return 1
+            fi
+        done
+        grep -o '[0-9]* of [0-9]* pieces are unchanged.*' "$WORK/out"
+        echo "as $who: the second takes $(ratio "incremental.$who.second" "incremental.$who.first") of the first," \
+            "medians $(median "incremental.$who.first") and $(median "incremental.$who.second") us"
+    done
+    is "$(ratio incremental.superuser.second incremental.superuser.first) <= $INCREMENTAL_LIMIT" ||
+        failed "a second incremental backup takes more than $INCREMENTAL_LIMIT of the first"
+}
+incremental_owner() { manager incremental "$DATABASE" backup bench full --incremental; }
+incremental_superuser() {
+    DB_USER=$MS5_SANDBOX_SUPERUSER POSTGRES_PASSWORD_TEST=$MS5_SANDBOX_SUPERUSER_PASSWORD manager incremental "$DATABASE" backup bench full --incremental
 }
 
 fill_hypertable() {

@@ -17,6 +17,7 @@ pub(crate) const TOOL: &str = "backup-manager";
 /// The tool's version.
 pub(crate) const TOOL_VERSION: &str = env!("CARGO_PKG_VERSION");
 
+const INCREMENTAL: &str = "--incremental";
 const NO_COMPRESSION: &str = "--no-compression";
 const FORCE: &str = "--force";
 const RETENTION: &str = "--retention-days";
@@ -51,9 +52,13 @@ pub(crate) const DEFAULT_LEVEL: u32 = 1;
 pub(crate) const SPEC: Spec = Spec {
     tool: TOOL,
     about: "Backs the database up, proves the backup, and brings it back.",
-    usage: "[FLAGS] backup [NAME] [TYPE] | restore NAME | list | verify NAME | clean [DAYS] | rollback-point NAME | rollback NAME | send NAME | fetch [NAME]",
+    usage: "[FLAGS] backup [NAME] [TYPE] | restore NAME | list | verify NAME | clean [DAYS] | rollback-point NAME | rollback NAME | export NAME | send NAME | fetch [NAME]",
     flags: &[
         ENVIRONMENT.default("production"),
+        Flag::switch(
+            INCREMENTAL,
+            "backup of full or hypertables: rows that have not changed since another one are taken from the store that they share",
+        ),
         Flag::switch(NO_COMPRESSION, "backup: write a plain .sql file instead of .sql.gz"),
         Flag::value(LEVEL, "N", "backup: how hard to compress, 1 (fast) to 9 (small)").default("1"),
         Flag::value(JOBS, "N", "Sessions that read or load at once").default("number of cores"),
@@ -136,6 +141,8 @@ pub(crate) enum Command {
     RollbackPoint { name: String },
     /// `rollback NAME`.
     Rollback { name: String },
+    /// `export NAME`.
+    Export { name: String },
     /// `send NAME --pipe-to=COMMAND`.
     Send { name: String },
     /// `fetch [NAME] --from=COMMAND`.
@@ -157,6 +164,7 @@ impl Command {
             Self::Clean { .. } => "clean",
             Self::RollbackPoint { .. } => "rollback-point",
             Self::Rollback { .. } => "rollback",
+            Self::Export { .. } => "export",
             Self::Send { .. } => "send",
             Self::Fetch { .. } => "fetch",
         }
@@ -167,6 +175,7 @@ impl Command {
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
     pub(crate) command: Command,
+    pub(crate) incremental: bool,
     pub(crate) compress: bool,
     pub(crate) level: u32,
     pub(crate) jobs: usize,
@@ -192,8 +201,8 @@ pub(crate) struct Options {
     pub(crate) from: Option<String>,
 }
 
-const COMMANDS: [&str; 9] =
-    ["backup", "restore", "list", "verify", "clean", "rollback-point", "rollback", "send", "fetch"];
+const COMMANDS: [&str; 10] =
+    ["backup", "restore", "list", "verify", "clean", "rollback-point", "rollback", "export", "send", "fetch"];
 
 impl Options {
     /// Understands a command line that is well formed.
@@ -212,6 +221,7 @@ impl Options {
         }
         Ok(Self {
             command,
+            incremental: arguments.has(INCREMENTAL),
             compress: !arguments.has(NO_COMPRESSION),
             level: u32::try_from(level).unwrap_or(DEFAULT_LEVEL),
             jobs: arguments.jobs()?.unwrap_or_else(machine::processors).min(MOST_JOBS),
@@ -265,6 +275,7 @@ fn command(arguments: &Parsed) -> Result<Command> {
         false => Err(usage(format!("{word} wants {flag}=COMMAND"))),
     };
     match word.as_str() {
+        "export" => most(2).and_then(|()| Ok(Command::Export { name: name()? })),
         "send" => {
             most(2)?;
             wants(PIPE_TO, arguments.value(PIPE_TO).is_some())?;
@@ -317,15 +328,15 @@ fn kind(word: &str) -> Result<Kind> {
     let types = Kind::ALL.map(Kind::word).join(", ");
     Err(match word {
         "incremental" => {
-            Error::new(Exit::Usage, "incremental backups are not built yet; nothing was touched")
-                .hint("take a full backup: backup NAME full")
+            Error::new(Exit::Usage, "incremental is no type: a backup of type full or hypertables can be it")
+                .hint("backup NAME full --incremental")
         }
         other => usage(format!("unknown type {other:?}: it is one of {types}")),
     })
 }
 
 /// Flags of some commands alone, and those commands.
-const OF_SOME: [(&str, &[&str]); 17] = [
+const OF_SOME: [(&str, &[&str]); 18] = [
     (DEEP, &["verify"]),
     (DROP_OLD, &["restore", "rollback"]),
     (START_JOBS, &["restore", "rollback"]),
@@ -338,6 +349,7 @@ const OF_SOME: [(&str, &[&str]); 17] = [
     (DRY_RUN, &["clean"]),
     (LEVEL, &["backup", "rollback-point"]),
     (LOCK_TIMEOUT, &["backup", "rollback-point"]),
+    (INCREMENTAL, &["backup"]),
     (ENCRYPT_TO, &["backup", "rollback-point"]),
     (IDENTITY, &["restore", "rollback", "verify"]),
     (PIPE_TO, &["backup", "rollback-point", "send"]),
@@ -352,6 +364,11 @@ fn refuse_foreign(arguments: &Parsed, command: &Command) -> Result<()> {
     let given = |flag: &str| arguments.has(flag) || arguments.value(flag).is_some();
     if let Some((flag, _)) = OF_SOME.iter().find(|(flag, known)| given(flag) && !known.contains(&word)) {
         return Err(usage(format!("{flag} is nothing that {word} knows")));
+    }
+    if let Some(flag) = [ENCRYPT_TO, PIPE_TO].into_iter().find(|flag| given(INCREMENTAL) && given(flag)) {
+        return Err(usage(format!("{INCREMENTAL} and {flag} do not go together"))
+            .because("others could not share what one is encrypted for, and the far end would not have what is shared")
+            .hint("take a backup that holds all by itself; or export NAME makes one of an incremental one"));
     }
     // A scratch database is filled from a folder, and what passes by is read once, from its beginning.
     let of_a_folder =

@@ -12,8 +12,8 @@ use time::{Duration, OffsetDateTime};
 
 use crate::args::Options;
 use crate::folder::{Entry, Folder, Hold, partial};
-use crate::rollback;
 use crate::words::bytes;
+use crate::{rollback, store};
 
 /// What is known of a backup, as far as its fate depends on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,7 +23,10 @@ struct Candidate {
     kind: String,
     /// None: it does not say.
     created: Option<OffsetDateTime>,
+    /// Bytes of its own files.
     size: u64,
+    /// What of the store it needs: files and their bytes.
+    stored: Vec<(String, u64)>,
     complete: bool,
     /// A rollback point leads to it.
     needed: bool,
@@ -90,16 +93,21 @@ fn decide(
         })
         .collect();
     if let Some(most) = max_total {
-        let stays = |(_, fate): &(&Candidate, &Fate)| !fate.goes();
-        let mut total: u64 = candidates.iter().zip(&fates).filter(stays).map(|(backup, _)| backup.size).sum();
-        for (backup, fate) in candidates.iter().zip(&mut fates).rev() {
-            if total > most && *fate == Fate::Young {
-                *fate = Fate::TooMuch;
-                total -= backup.size;
+        for number in (0..candidates.len()).rev() {
+            if fates[number] == Fate::Young && total(candidates, &fates) > most {
+                fates[number] = Fate::TooMuch;
             }
         }
     }
     fates
+}
+
+/// What those that stay take, each file of the store once.
+fn total(candidates: &[Candidate], fates: &[Fate]) -> u64 {
+    let stay = || candidates.iter().zip(fates).filter(|(_, fate)| !fate.goes()).map(|(backup, _)| backup);
+    let stored: BTreeMap<&str, u64> =
+        stay().flat_map(|backup| &backup.stored).map(|(file, bytes)| (file.as_str(), *bytes)).collect();
+    stay().map(|backup| backup.size).sum::<u64>() + stored.values().sum::<u64>()
 }
 
 /// The whole command.
@@ -118,6 +126,7 @@ pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, day
             kind: entry.metadata.as_ref().map(|metadata| metadata.kind.clone()).unwrap_or_default(),
             created: entry.created,
             size: entry.size,
+            stored: entry.pieces().iter().map(|piece| (piece.file.clone(), piece.bytes)).collect(),
             complete: entry.complete(),
             needed: needed.contains(&entry.name),
         })
@@ -150,12 +159,55 @@ pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, day
         context.recorder.emit("backup", crate::list::record(entry, outcome));
     }
     context.recorder.count("removed", removed);
+    freed += empty_store(&folder, options.dry_run, &entries, &fates, &mut failed)?;
     if !failed.is_empty() {
         return Err(Error::new(Exit::Partial, "some backups could not be removed").because_all(failed));
     }
     let what = if options.dry_run { "would be removed" } else { "removed" };
     success!("✅ {removed} backups {what}, {}", bytes(freed));
     Ok(Exit::Done)
+}
+
+/// Removes what no backup needs of the store that they share; gives the bytes.
+fn empty_store(
+    folder: &Folder,
+    dry_run: bool,
+    entries: &[Entry],
+    fates: &[Fate],
+    failed: &mut Vec<String>,
+) -> Result<u64> {
+    // What cannot be read may need any of it.
+    if let Some(odd) = entries.iter().find(|entry| entry.metadata.is_err()) {
+        log::warn!("What no backup needs of {} is not removed: {} cannot be read", store::FOLDER, odd.name);
+        return Ok(0);
+    }
+    let cannot = |error: std::io::Error| {
+        Error::new(Exit::Config, format!("cannot look into {}", folder.path().join(store::FOLDER).display()))
+            .because(error)
+    };
+    // What could not be removed needs its pieces still.
+    let there: Vec<Entry> = if dry_run { Vec::new() } else { folder.entries()? };
+    let stay = entries.iter().zip(fates).filter(|(_, fate)| !fate.goes()).map(|(entry, _)| entry);
+    let used = if dry_run { store::used(stay) } else { store::used(there.iter()) };
+    let unused = store::unused(folder.path(), &used).map_err(cannot)?;
+    let mut freed = 0;
+    for (path, bytes) in &unused {
+        let removed = if dry_run { Ok(()) } else { fs::remove_file(path) };
+        match removed {
+            Ok(()) => freed += bytes,
+            Err(error) => failed.push(format!("{}: {error}", path.display())),
+        }
+    }
+    if !unused.is_empty() {
+        let what = if dry_run { "would be removed" } else { "removed" };
+        log::info!(
+            "{}: {} pieces that no backup needs: {what}, {}",
+            store::FOLDER,
+            unused.len(),
+            bytes(freed)
+        );
+    }
+    Ok(freed)
 }
 
 /// Out of sight first: what is half removed is no backup any more.
@@ -176,6 +228,7 @@ mod tests {
             kind: "full".into(),
             created: Some(created),
             size: 10,
+            stored: Vec::new(),
             complete: true,
             needed: false,
         }
@@ -214,5 +267,12 @@ mod tests {
         assert_eq!(fates(&all, 30, 1, Some(30)), [Last, Young, Young]);
         assert_eq!(fates(&all, 30, 1, Some(20)), [Last, Young, TooMuch]);
         assert_eq!(fates(&all, 30, 1, Some(0)), [Last, TooMuch, TooMuch]);
+        // What two need goes with the last of them.
+        let mut shared = all;
+        shared[1].stored = vec![("x".into(), 100)];
+        shared[2].stored = vec![("x".into(), 100), ("y".into(), 100)];
+        assert_eq!(fates(&shared, 30, 1, Some(230)), [Last, Young, Young]);
+        assert_eq!(fates(&shared, 30, 1, Some(229)), [Last, Young, TooMuch]);
+        assert_eq!(fates(&shared, 30, 1, Some(119)), [Last, TooMuch, TooMuch]);
     }
 }

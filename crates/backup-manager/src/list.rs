@@ -1,5 +1,7 @@
 //! `list`: what backups there are, how old, how large, whole or damaged, proven or not.
 
+use std::collections::BTreeMap;
+
 use ms5_common::config::{Settings, absolute};
 use ms5_common::error::Result;
 use ms5_common::exit::Exit;
@@ -12,6 +14,7 @@ use crate::args::Options;
 use crate::folder::metadata::Metadata;
 use crate::folder::proof::{self, Standing};
 use crate::folder::{Entry, Folder, Hold};
+use crate::store::{self, Used};
 use crate::words::{bytes, count};
 
 /// The whole command.
@@ -19,26 +22,30 @@ pub(crate) fn run(context: &Context, options: &Options, settings: &Settings) -> 
     let folder = Folder::open(&settings.backup_dir, Hold::Shared, options.lock_wait)?;
     context.recorder.start(None, None);
     let entries = folder.entries()?;
-    let total: u64 = entries.iter().map(|entry| entry.size).sum();
+    let used = store::used(entries.iter());
+    let stored: u64 = used.values().map(|piece| piece.bytes).sum();
+    let total: u64 = entries.iter().map(|entry| entry.size).sum::<u64>() + stored;
     if entries.is_empty() {
         log::info!("No backups in {}", absolute(folder.path()).display());
     } else {
         log::info!("Backups in {}, the newest first:", absolute(folder.path()).display());
         let width = entries.iter().map(|entry| entry.name.chars().count()).max().unwrap_or(0);
         log::info!(
-            "{:width$}  {:12} {:20} {:>9} {:>6} {:>14}  state",
+            "{:width$}  {:12} {:20} {:>9} {:>9} {:>6} {:>14}  state",
             "name",
             "type",
             "created",
-            "size",
+            "own",
+            "shared",
             "age",
             "rows"
         );
         for entry in &entries {
-            log::info!("{}", line(entry, width));
-            context
-                .recorder
-                .emit("backup", record(entry, if entry.complete() { "listed" } else { "damaged" }));
+            log::info!("{}", line(entry, width, &used));
+            context.recorder.emit(
+                "backup",
+                with_shares(record(entry, if entry.complete() { "listed" } else { "damaged" }), entry, &used),
+            );
             for why in &entry.damage {
                 log::warn!("  {}: {why}", entry.name);
             }
@@ -51,15 +58,17 @@ pub(crate) fn run(context: &Context, options: &Options, settings: &Settings) -> 
     Ok(Exit::Done)
 }
 
-fn line(entry: &Entry, width: usize) -> String {
+fn line(entry: &Entry, width: usize, used: &BTreeMap<String, Used>) -> String {
+    let (own, shared) = shares(entry, used);
     let metadata = entry.metadata.as_ref().ok();
     let rows = metadata.and_then(Metadata::rows);
     let created = metadata.map_or("?", |metadata| metadata.created_at.as_str());
     format!(
-        "{:width$}  {:12} {created:20} {:>9} {:>6} {:>14}  {}",
+        "{:width$}  {:12} {created:20} {:>9} {:>9} {:>6} {:>14}  {}",
         entry.name,
         metadata.map_or("?", |metadata| metadata.kind.as_str()),
-        bytes(entry.size),
+        bytes(own),
+        if entry.is_incremental() { bytes(shared) } else { "-".to_owned() },
         age(entry).unwrap_or_else(|| "?".to_owned()),
         rows.map_or_else(|| "?".to_owned(), count),
         state(entry),
@@ -70,12 +79,36 @@ fn state(entry: &Entry) -> String {
     if !entry.complete() {
         return "DAMAGED".to_owned();
     }
-    let complete = if entry.is_sealed() { "complete, encrypted" } else { "complete" };
+    let complete = match (entry.is_sealed(), entry.is_incremental()) {
+        (true, _) => "complete, encrypted",
+        (false, true) => "complete, incremental",
+        (false, false) => "complete",
+    };
     match proof::read(&entry.path) {
         Standing::Proven(proof) => format!("{complete}, verified {}", proof.verified_at),
         Standing::None => complete.to_owned(),
         Standing::Damaged(_) => format!("{complete}, its proof is damaged"),
     }
+}
+
+/// Bytes that would be free without a backup, and those that others need too.
+fn shares(entry: &Entry, used: &BTreeMap<String, Used>) -> (u64, u64) {
+    let mut files: Vec<&str> = entry.pieces().iter().map(|piece| piece.file.as_str()).collect();
+    files.sort_unstable();
+    files.dedup();
+    let (mut own, mut shared) = (entry.size, 0);
+    for piece in files.iter().filter_map(|file| used.get(*file)) {
+        *(if piece.backups > 1 { &mut shared } else { &mut own }) += piece.bytes;
+    }
+    (own, shared)
+}
+
+/// A record that says so too.
+fn with_shares(mut record: Value, entry: &Entry, used: &BTreeMap<String, Used>) -> Value {
+    let (own, shared) = shares(entry, used);
+    record["own_bytes"] = json!(own);
+    record["shared_bytes"] = json!(shared);
+    record
 }
 
 /// `5d`, `3h`, `12m`.

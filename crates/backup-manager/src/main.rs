@@ -5,6 +5,7 @@ mod args;
 mod aside;
 mod clean;
 mod dump;
+mod export;
 mod folder;
 mod list;
 mod offsite;
@@ -16,6 +17,7 @@ mod run;
 mod seal;
 mod sessions;
 mod sqltext;
+mod store;
 mod verify;
 mod words;
 

@@ -6,7 +6,7 @@ use ms5_common::exit::Exit;
 use ms5_common::tool::{Context, LogFile};
 
 use crate::args::{Command, Options};
-use crate::{clean, dump, list, offsite, restore, rollback, verify};
+use crate::{clean, dump, export, list, offsite, restore, rollback, verify};
 
 /// Where a run is written down.
 const LOG: LogFile = LogFile { folder: "backup", name: "backup_rollback", title: "backup and rollback" };
@@ -27,6 +27,7 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
             rollback::point(context, &options, &settings, name)
         }),
         Command::Rollback { name } => rollback::back(context, &options, &settings, name),
+        Command::Export { name } => export::run(context, &options, &settings, name),
         Command::Send { name } => offsite::send(context, &options, &settings, name),
         Command::Fetch { name } => offsite::fetch(context, &options, &settings, name.as_deref()),
         Command::RestoreFrom { name } => offsite::restore(context, &options, &settings, name.as_deref()),

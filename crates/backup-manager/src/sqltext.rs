@@ -6,7 +6,7 @@
 use ms5_common::sql::{escape_identifier, escape_literal};
 use serde_json::{Map, Value};
 
-use crate::dump::Scheduled;
+use crate::dump::{Added, Scheduled};
 use crate::folder::metadata::{Kind, Table};
 use crate::seal;
 
@@ -135,6 +135,49 @@ pub(crate) fn sequences(values: &[(String, i64, bool)]) -> String {
     }
     text.push_str(&format!("END\n{quote};\n\n"));
     text
+}
+
+/// Gives columns that were added to chunks with rows their values back for those rows that do not hold them: the server keeps
+/// them in its catalog, and only there can they be set for a table that has its rows.
+pub(crate) fn added(columns: &[Added]) -> String {
+    if columns.is_empty() {
+        return String::new();
+    }
+    let each = columns.iter().flat_map(|one| [one.table.as_str(), one.column.as_str(), one.value.as_str()]);
+    let quote = dollar(each);
+    let values: Vec<String> = columns
+        .iter()
+        .map(|one| {
+            format!(
+                "            ({}, {}, {})",
+                literal(&one.table),
+                literal(&one.column),
+                literal(&one.value)
+            )
+        })
+        .collect();
+    format!(
+        "{PINNED}DO {quote}
+DECLARE
+    done bigint;
+BEGIN
+    UPDATE pg_catalog.pg_attribute a
+    SET atthasmissing = true, attmissingval = pg_catalog.array_in(v.value::cstring, a.atttypid, a.atttypmod)
+    FROM (VALUES
+{}) v (name, col, value)
+    WHERE a.attrelid = v.name::pg_catalog.regclass AND a.attname = v.col;
+    GET DIAGNOSTICS done = ROW_COUNT;
+    IF done <> {} THEN
+        RAISE EXCEPTION 'the values of columns that were added to chunks cannot be given back: % of {}', done;
+    END IF;
+END
+{quote};
+
+",
+        values.join(",\n"),
+        columns.len(),
+        columns.len()
+    )
 }
 
 /// The self-check: every table has as many rows as were written, or the restore ends here.

@@ -19,6 +19,7 @@ use crate::rows::RowSum;
 use crate::seal::Key;
 use crate::sessions::stopped;
 use crate::sqltext::{ROWS_END, rows_begin};
+use crate::store;
 use crate::words::{bytes, count};
 
 /// What was looked at, and what is wrong.
@@ -132,6 +133,10 @@ pub(crate) fn sums(entry: &Entry) -> Result<Vec<String>> {
         }
         stopped()?;
     }
+    for piece in entry.pieces() {
+        damage.extend(store::check(entry.backups(), piece).err());
+        stopped()?;
+    }
     Ok(damage)
 }
 
@@ -182,10 +187,13 @@ fn members(
             return Ok(());
         }
     };
-    for (place, (file, _)) in metadata.files.iter().enumerate() {
+    let files: Vec<&str> = (metadata.files.iter().map(|(file, _)| file.as_str()))
+        .chain(entry.pieces().iter().map(|piece| piece.file.as_str()))
+        .collect();
+    for (place, file) in files.iter().enumerate() {
         let mut of_file = more.members.iter().filter(|member| member.file == place).peekable();
         // A file without members is small, and its checksum says all.
-        if of_file.peek().is_none() && metadata.files.len() > 1 {
+        if of_file.peek().is_none() && files.len() > 1 {
             continue;
         }
         let mut end = 0;
@@ -200,7 +208,7 @@ fn members(
             checked.damage.push(format!("{file}: the index ends at {end}"));
         }
     }
-    let named = |member: &Member| metadata.files.get(member.file).map_or("?", |(file, _)| file.as_str());
+    let named = |member: &Member| files.get(member.file).copied().unwrap_or("?");
     let next = AtomicUsize::new(0);
     let work = || -> Result<Found> {
         let (mut sums, mut damage) = (Vec::new(), Vec::new());

@@ -141,13 +141,21 @@ impl Reader {
         Ok(sql)
     }
 
+    /// The bytes of a member as they are stored.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(super) fn stored(&self, member: &Member) -> io::Result<impl Read + Send + use<>> {
+        Ok(self.part(member)?.from(member.offset)?.take(member.length))
+    }
+
     /// The SQL of a member that may be longer than memory.
     ///
     /// # Errors
     /// The system's.
     pub(crate) fn stream(&self, member: &Member) -> io::Result<Box<dyn Read + Send>> {
         let part = self.part(member)?;
-        let bytes = BufReader::with_capacity(1 << 16, part.from(member.offset)?.take(member.length));
+        let bytes = BufReader::with_capacity(1 << 16, self.stored(member)?);
         Ok(if part.packed { Box::new(GzDecoder::new(bytes)) } else { Box::new(bytes) })
     }
 }

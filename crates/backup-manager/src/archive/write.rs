@@ -8,8 +8,8 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::Tally;
 use super::sink::Sink;
+use super::{Reader, Tally};
 use crate::folder::metadata::{Member, Stage};
 use crate::seal::Recipients;
 
@@ -167,6 +167,22 @@ impl Archive {
         let length = state.sink.offset() - offset;
         let member = Member { file: 0, stage, table: None, range: None, offset, length, raw, rows: 0, hash };
         state.members.push(member);
+        Ok(())
+    }
+
+    /// Adds a member of another file as it is stored there.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn append_stored(&self, reader: &Reader, member: &Member) -> io::Result<()> {
+        let mut state = self.state();
+        let offset = state.sink.offset();
+        let mut sink = Counted { sink: &mut state.sink, path: &self.path };
+        let length = io::copy(&mut reader.stored(member)?, &mut sink)?;
+        if length != member.length {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a member ends early"));
+        }
+        state.members.push(Member { file: 0, offset, ..member.clone() });
         Ok(())
     }
 

@@ -10,7 +10,9 @@ use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 use ms5_common::progress::{self, Line};
 use ms5_common::timescale::hypertables::Chunk;
+use sha2::{Digest, Sha256};
 
+use super::pieces::Pieces;
 use crate::archive::{Archive, BLOCK};
 use crate::folder::metadata::{Stage, Table};
 use crate::rows::RowSum;
@@ -46,9 +48,19 @@ pub(super) struct Read<'a> {
     pub(super) table: &'a Table,
     /// What COPY ... TO reads.
     pub(super) source: String,
+    /// The table or chunk that its rows lie in.
+    pub(super) relation: String,
     /// How many bytes it takes on the server.
     pub(super) bytes: u64,
     pub(super) form: Form,
+}
+
+impl Read<'_> {
+    /// The COPY.
+    pub(super) fn sql(&self) -> String {
+        let options = if self.form == Form::Sql { "" } else { " WITH (FORMAT csv)" };
+        format!("COPY {} TO STDOUT{options}", self.source)
+    }
 }
 
 /// How rows stand in a file.
@@ -68,6 +80,7 @@ pub(super) fn whole(tables: &[(Table, u64)], first: usize) -> Vec<Read<'_>> {
             number,
             table,
             source: table.source(),
+            relation: table.name.clone(),
             bytes: *bytes,
             form: Form::Sql,
         })
@@ -87,6 +100,7 @@ pub(super) fn selected<'a>(
         number,
         table,
         source: table.source_of(&format!("ONLY {}", table.name)),
+        relation: table.name.clone(),
         bytes,
         form: form(None),
     };
@@ -96,6 +110,7 @@ pub(super) fn selected<'a>(
             number,
             table,
             source: table.source_of(&chunk.table),
+            relation: chunk.table.clone(),
             bytes: chunk.bytes,
             form: form(Some(chunk)),
         })
@@ -109,7 +124,7 @@ pub(super) fn largest_first(mut reads: Vec<Read<'_>>) -> Vec<Read<'_>> {
     reads
 }
 
-/// Reads one into the archive.
+/// Reads one into the archive; `hash` is of the rows' text.
 ///
 /// # Errors
 /// What the server or the disk says, or a signal's exit.
@@ -119,8 +134,9 @@ pub(super) fn read(
     stage: Stage,
     archive: &Archive,
     progress: &Progress,
+    mut hash: Option<&mut Sha256>,
 ) -> Result<RowSum> {
-    let Read { number, table, source, form, .. } = read;
+    let Read { number, table, form, .. } = read;
     let (begin, end, range) = match form {
         Form::Sql => (rows_begin(table), ROWS_END, None),
         Form::Csv(_, range) => (String::new(), "", *range),
@@ -128,7 +144,7 @@ pub(super) fn read(
     let mut sum = RowSum::default();
     let mut block: Vec<u8> = Vec::with_capacity(BLOCK + (BLOCK >> 3));
     block.extend_from_slice(begin.as_bytes());
-    let flush = |block: &mut Vec<u8>, sum: &mut RowSum| -> std::result::Result<(), Stop> {
+    let mut flush = |block: &mut Vec<u8>, sum: &mut RowSum| -> std::result::Result<(), Stop> {
         if block.len() == begin.len() {
             return Ok(());
         }
@@ -138,6 +154,9 @@ pub(super) fn read(
         match form {
             Form::Sql => part.add(rows),
             Form::Csv(..) => part.add_csv(rows),
+        }
+        if let Some(hash) = &mut hash {
+            hash.update(rows);
         }
         progress.bytes.fetch_add(rows.len() as u64, Ordering::Relaxed);
         progress.rows.fetch_add(part.rows, Ordering::Relaxed);
@@ -149,14 +168,12 @@ pub(super) fn read(
         block.shrink_to(BLOCK * 2);
         Ok(())
     };
-    let options = if *form == Form::Sql { "" } else { " WITH (FORMAT csv)" };
-    let sql = format!("COPY {source} TO STDOUT{options}");
     let mut take = |data: &[u8]| {
         block.extend_from_slice(data);
         // Only whole rows come, so a block ends with one.
         if block.len() >= BLOCK && data.ends_with(b"\n") { flush(&mut block, &mut sum) } else { Ok(()) }
     };
-    let done = session.client.copy_out(&sql, &mut take).and_then(|()| flush(&mut block, &mut sum));
+    let done = session.client.copy_out(&read.sql(), &mut take).and_then(|()| flush(&mut block, &mut sum));
     match done {
         Ok(()) => Ok(sum),
         Err(stop) => {
@@ -201,6 +218,7 @@ pub(super) fn all_shown(
     sessions: Vec<Session>,
     reads: &[Read<'_>],
     archives: &[Archive],
+    pieces: Option<&Pieces<'_>>,
 ) -> Result<BTreeMap<usize, RowSum>> {
     let progress = Progress::default();
     let done = AtomicBool::new(false);
@@ -208,7 +226,7 @@ pub(super) fn all_shown(
         if progress::shown() {
             scope.spawn(|| show(&progress, reads, &done));
         }
-        let rows = all(sessions, reads, archives, &progress);
+        let rows = all(sessions, reads, archives, pieces, &progress);
         done.store(true, Ordering::Relaxed);
         rows
     })
@@ -222,19 +240,25 @@ fn all(
     sessions: Vec<Session>,
     reads: &[Read<'_>],
     archives: &[Archive],
+    pieces: Option<&Pieces<'_>>,
     progress: &Progress,
 ) -> Result<BTreeMap<usize, RowSum>> {
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
     let work = |mut session: Session| -> Result<Vec<(usize, RowSum)>> {
         let mut sums = Vec::new();
+        let mut pages = pieces.map(Pieces::session).transpose()?.flatten();
         while !stop.load(Ordering::Relaxed) {
             let Some(wanted) = reads.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
             let (place, stage) = match wanted.form {
                 Form::Sql => (0, Stage::Table),
                 Form::Csv(place, _) => (place, Stage::Csv),
             };
-            match read(&mut session, wanted, stage, &archives[place], progress) {
+            let done = match pieces.filter(|pieces| pieces.wants(wanted)) {
+                Some(pieces) => pieces.take(&mut session, pages.as_mut(), wanted, stage, progress),
+                None => read(&mut session, wanted, stage, &archives[place], progress, None),
+            };
+            match done {
                 Ok(sum) => sums.push((wanted.number, sum)),
                 Err(error) => {
                     stop.store(true, Ordering::Relaxed);

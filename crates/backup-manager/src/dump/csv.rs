@@ -12,6 +12,7 @@ use ms5_common::timescale::hypertables::{self, Chunk};
 
 use super::copy::{self, Form, Read};
 use super::definitions::{LEFT_OUT, Name, of_tables};
+use super::pieces::Pieces;
 use super::plan::Plan;
 use super::{Files, Job, Source, finish};
 use crate::archive::Archive;
@@ -22,7 +23,13 @@ use crate::sessions::failed;
 
 impl Job<'_> {
     /// Writes the files of a backup of hypertables.
-    pub(super) fn hypertables(&self, source: Source, plan: &Plan, more: &mut More) -> Result<Files> {
+    pub(super) fn hypertables(
+        &self,
+        source: Source,
+        plan: &Plan,
+        more: &mut More,
+        pieces: Option<&Pieces<'_>>,
+    ) -> Result<Files> {
         let since = Instant::now();
         let Source { mut aside, readers } = source;
         let theirs = Theirs::read(&mut aside.client, plan)
@@ -41,9 +48,10 @@ impl Job<'_> {
             let table = found.ok_or_else(|| Error::new(Exit::Bug, format!("{known} is no table")))?;
             let table = Table { by_select: true, ..table.clone() };
             let file = self.named(&file_name(&hypertable.schema, &hypertable.name, self.options.compress));
-            let archive = self.archive(&file)?;
+            let base = self.base(file.clone());
+            let archive = self.archive(&base)?;
             header(&archive, &theirs.columns(hypertable))?;
-            archives.push((file.clone(), archive));
+            archives.push((base, archive));
             let mut outline = outline(hypertable, &table, file, plan, &theirs, functions);
             outline.make = statements.remove(&name_of(hypertable)).unwrap_or_default();
             outlines.push(outline);
@@ -51,7 +59,7 @@ impl Job<'_> {
         }
         let reads = reads(&tables, &theirs);
         let (names, archives): (Vec<String>, Vec<Archive>) = archives.into_iter().unzip();
-        let sums = copy::all_shown(readers, &reads, &archives)?;
+        let sums = copy::all_shown(readers, &reads, &archives, pieces)?;
         drop(reads);
         for (number, (table, outline)) in tables.iter_mut().zip(&mut outlines).enumerate() {
             let sum = sums.get(&number).copied().unwrap_or_default();

@@ -48,7 +48,7 @@ impl Job<'_> {
         put(Stage::Aside, &aside::aside(&listed))?;
         archive.rows_gate().open();
         let reads = reads(&tables, &theirs.chunks);
-        let rows = copy::all_shown(readers, &reads, std::slice::from_ref(&archive))?;
+        let rows = copy::all_shown(readers, &reads, std::slice::from_ref(&archive), None)?;
         more.time(metadata::TIMINGS[2], since.elapsed().as_millis());
         let sum = |number| rows.get(&number).copied().unwrap_or_default();
         more.tables = (listed.iter().enumerate())

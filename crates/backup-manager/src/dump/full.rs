@@ -10,9 +10,11 @@ use ms5_common::error::Result;
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::copy::{self, Form, Progress, Read, cannot_write, put};
+use super::pieces::Pieces;
 use super::plan::Plan;
 use super::{Files, Job, Source, finish, sections};
 use crate::archive::Archive;
+use crate::export::whole_name;
 use crate::folder::metadata::{self, More, Stage, Table};
 use crate::rows::RowSum;
 use crate::sessions::{Session, failed, stopped};
@@ -31,8 +33,14 @@ struct Beside {
 
 impl Job<'_> {
     /// Writes the members of a full backup.
-    pub(super) fn full(&self, source: Source, plan: &Plan, more: &mut More) -> Result<Files> {
-        let file = self.named(&self.kind.file(self.options.compress));
+    pub(super) fn full(
+        &self,
+        source: Source,
+        plan: &Plan,
+        more: &mut More,
+        pieces: Option<&Pieces<'_>>,
+    ) -> Result<Files> {
+        let file = self.base(self.named(&self.kind.file(self.options.compress)));
         let archive = self.archive(&file)?;
         more.superuser = plan.superuser;
         more.extension_schema = plan.extension.schema.clone();
@@ -40,9 +48,12 @@ impl Job<'_> {
         more.large_objects = plan.large_objects;
         let since = Instant::now();
         let put = |stage, sql: &str| put(&archive, stage, sql);
-        put(Stage::Begin, &sqltext::begin(self.kind, self.partial.name(), &file, plan.superuser))?;
+        put(
+            Stage::Begin,
+            &sqltext::begin(self.kind, self.partial.name(), whole_name(&file), plan.superuser),
+        )?;
         let Source { mut aside, readers } = source;
-        let (beside, rows) = self.rows(readers, &mut aside, plan, &archive, &more.snapshot)?;
+        let (beside, rows) = self.rows(readers, &mut aside, plan, &archive, &more.snapshot, pieces)?;
         more.time(metadata::TIMINGS[1], beside.took);
         more.time(metadata::TIMINGS[2], since.elapsed().as_millis());
         let catalog = plan.catalog.iter().zip(beside.catalog.iter().copied());
@@ -57,7 +68,7 @@ impl Job<'_> {
         }
         drop(aside);
         let (post, refresh) = sections::after_rows(&beside.post, &plan.hypertables)?;
-        put(Stage::PostData, &post)?;
+        put(Stage::PostData, &(post + &sqltext::added(&plan.added)))?;
         put(Stage::Check, &sqltext::check(&more.tables))?;
         let schema = plan.extension.schema.as_deref();
         if let Some(schema) = schema.filter(|_| plan.superuser) {
@@ -91,12 +102,13 @@ impl Job<'_> {
         plan: &Plan,
         archive: &Archive,
         snapshot: &str,
+        pieces: Option<&Pieces<'_>>,
     ) -> Result<(Beside, Vec<RowSum>)> {
         let first = plan.catalog.len();
         let reads = copy::whole(&plan.tables, first);
         thread::scope(|scope| {
             let beside = scope.spawn(|| self.beside(aside, plan, archive, snapshot));
-            let rows = copy::all_shown(sessions, &reads, std::slice::from_ref(archive));
+            let rows = copy::all_shown(sessions, &reads, std::slice::from_ref(archive), pieces);
             let beside = beside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             // Without what stands before them the rows have failed too, and do not know why.
             let (beside, rows) = (beside?, rows?);
@@ -112,8 +124,15 @@ impl Job<'_> {
         put(archive, Stage::PreData, &self.definitions(plan, snapshot)?)?;
         let mut catalog = Vec::with_capacity(plan.catalog.len());
         for (number, table) in plan.catalog.iter().enumerate() {
-            let read = Read { number, table, source: table.source(), bytes: 0, form: Form::Sql };
-            catalog.push(copy::read(aside, &read, Stage::Catalog, archive, &Progress::default())?);
+            let read = Read {
+                number,
+                table,
+                source: table.source(),
+                relation: table.name.clone(),
+                bytes: 0,
+                form: Form::Sql,
+            };
+            catalog.push(copy::read(aside, &read, Stage::Catalog, archive, &Progress::default(), None)?);
         }
         gate.open();
         let took = since.elapsed().as_millis();

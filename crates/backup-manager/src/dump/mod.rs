@@ -5,13 +5,14 @@ mod csv;
 mod data;
 mod definitions;
 mod full;
+mod pieces;
 mod plan;
 mod schema;
 mod sections;
 mod snapshot;
 
 pub(crate) use copy::cannot_write;
-pub(crate) use plan::{Scheduled, TABLE_COUNT, database, jobs};
+pub(crate) use plan::{Added, Scheduled, TABLE_COUNT, database, jobs};
 pub(crate) use sections::{Piece, creates_timescale, pieces};
 
 use std::path::Path;
@@ -33,14 +34,17 @@ use serde_json::json;
 
 use crate::archive::{Archive, Written, free, small};
 use crate::args::{Options, TOOL, TOOL_VERSION};
+use crate::export::BASE;
 use crate::folder::metadata::{self, Kind, Member, Metadata, More, Sealed};
 use crate::folder::partial::{self, Partial};
-use crate::folder::{Entry, Folder, Hold, checksums, write_whole};
+use crate::folder::{Entry, Folder, Hold, write_index};
 use crate::restore::server::{Needs, Wanted};
 use crate::seal::{self, Recipients};
 use crate::sessions::{self, Session, failed};
+use crate::store::key::Keys;
 use crate::verify;
 use crate::words::{bytes, count};
+use pieces::{Done, Pieces};
 use plan::Plan;
 use snapshot::Snapshot;
 
@@ -55,6 +59,9 @@ pub(crate) fn run(
     accept: impl FnOnce(Needs<'_>) -> Result<()>,
 ) -> Result<Entry> {
     crate::folder::name::check(name)?;
+    if options.incremental {
+        pieces::can_be_of(kind)?;
+    }
     let recipients = options.encrypt_to.as_deref().map(Recipients::parse).transpose()?;
     let begun = Instant::now();
     let _work = sessions::work()?;
@@ -102,6 +109,7 @@ pub(crate) fn run(
         recipients: recipients.as_ref(),
         server: &server,
         pg_dump: &pg_dump,
+        folder: &folder,
         partial: &partial,
     };
     let readers = if kind == Kind::Schema { 0 } else { options.jobs };
@@ -178,6 +186,7 @@ struct Job<'a> {
     recipients: Option<&'a Recipients>,
     server: &'a Server,
     pg_dump: &'a ClientProgram,
+    folder: &'a Folder,
     partial: &'a Partial,
 }
 
@@ -203,10 +212,34 @@ impl Job<'_> {
         format!("{file}{}", if self.recipients.is_some() { seal::ENDING } else { "" })
     }
 
+    /// The name of a file that holds what is not in the store, where there is one: whoever finds it must not take it for all.
+    fn base(&self, file: String) -> String {
+        if self.options.incremental { format!("{BASE}{file}") } else { file }
+    }
+
+    fn level(&self) -> Option<u32> {
+        self.options.compress.then_some(self.options.level)
+    }
+
+    /// What an incremental backup takes from the store, and puts there.
+    fn pieces(&self, plan: &Plan, inserted: Option<&str>, writers: &[u32]) -> Result<Option<Pieces<'_>>> {
+        if !self.options.incremental {
+            return Ok(None);
+        }
+        let keys = match Keys::read(self.settings, inserted, writers, &plan.hypertables)? {
+            Ok(keys) => Some(keys),
+            Err(why) => {
+                log::info!("What has changed is told by reading it: {why}");
+                None
+            }
+        };
+        let Self { settings, folder, partial, kind, .. } = *self;
+        Pieces::of(settings, folder, partial.path(), kind, self.level(), keys).map(Some)
+    }
+
     /// A new file of the backup.
     fn archive(&self, file: &str) -> Result<Archive> {
-        let level = self.options.compress.then_some(self.options.level);
-        Archive::create(&self.partial.path().join(file), level, self.recipients)
+        Archive::create(&self.partial.path().join(file), self.level(), self.recipients)
             .map_err(|error| cannot_write(&error))
     }
 
@@ -225,7 +258,7 @@ impl Job<'_> {
         begun: Instant,
         locks: u128,
     ) -> Result<Metadata> {
-        let Snapshot { sessions, id, wal_position } = snapshot;
+        let Snapshot { sessions, id, wal_position, inserted, writers } = snapshot;
         let mut more = More { snapshot: id, wal_position, ..More::default() };
         more.time(metadata::TIMINGS[0], locks);
         let mut sessions = sessions.into_iter();
@@ -250,14 +283,20 @@ impl Job<'_> {
             superuser: plan.superuser,
             timescaledb: Wanted::exactly(plan.extension.installed.as_deref()),
         })?;
+        let pieces = self.pieces(&plan, inserted.as_deref(), &writers)?;
         let files = match self.kind {
-            Kind::Full => self.full(source, &plan, &mut more)?,
+            Kind::Full => self.full(source, &plan, &mut more, pieces.as_ref())?,
             Kind::Schema => self.schema(source, &plan, &mut more)?,
             Kind::Data => self.data(source, &plan, &mut more)?,
-            Kind::Hypertables => self.hypertables(source, &plan, &mut more)?,
+            Kind::Hypertables => self.hypertables(source, &plan, &mut more, pieces.as_ref())?,
         };
+        let pieces = pieces
+            .map(|pieces| {
+                sessions::open(self.settings, "keys").and_then(|mut session| pieces.settle(&mut session))
+            })
+            .transpose()?;
         more.time(metadata::TIMINGS[3], begun.elapsed().as_millis());
-        self.describe(plan, more, files)
+        self.describe(plan, more, files, pieces)
     }
 
     /// Both of pg_dump's sections, of the same arguments.
@@ -276,7 +315,13 @@ impl Job<'_> {
     }
 
     /// Writes metadata.json and checksums.sha256.
-    fn describe(&self, plan: Plan, mut more: More, written: Files) -> Result<Metadata> {
+    fn describe(
+        &self,
+        plan: Plan,
+        mut more: More,
+        written: Files,
+        pieces: Option<Vec<Done>>,
+    ) -> Result<Metadata> {
         let identity = &self.server.identity;
         more.tool_version = TOOL_VERSION.to_owned();
         more.server = self.server.version.clone();
@@ -290,6 +335,14 @@ impl Job<'_> {
             files.push((name, file.sha256));
             more.members.extend(file.members.into_iter().map(|member| Member { file: place, ..member }));
         }
+        // Their places go on behind those of the files.
+        more.pieces = pieces.map(|pieces| {
+            let placed = (files.len()..).zip(pieces).map(|(place, Done { piece, members, .. })| {
+                more.members.extend(members.into_iter().map(|member| Member { file: place, ..member }));
+                piece
+            });
+            placed.collect()
+        });
         let connection = &self.settings.connection;
         more.sealed =
             (self.recipients).map(|recipients| Sealed { recipients: recipients.words(), rows: more.rows() });
@@ -322,13 +375,7 @@ impl Job<'_> {
             metadata.files.push((name, index.sha256));
             metadata.more.iter_mut().for_each(|more| more.sizes.push(index.bytes));
         }
-        let text = metadata.render();
-        let path = self.partial.path();
-        write_whole(&path.join(metadata::FILE), &text, 0o600)
-            .and_then(|()| {
-                write_whole(&path.join(checksums::FILE), &checksums::render(&text, &metadata), 0o600)
-            })
-            .map_err(|error| cannot_write(&error))?;
+        write_index(self.partial.path(), &metadata).map_err(|error| cannot_write(&error))?;
         Ok(metadata)
     }
 }

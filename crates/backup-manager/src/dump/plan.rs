@@ -23,6 +23,8 @@ pub(crate) struct Plan {
     pub(crate) hypertables: Vec<TableName>,
     /// Those that others inherit from.
     pub(crate) parents: BTreeSet<String>,
+    /// Values that columns added later have in rows of before, where the rows do not hold them.
+    pub(crate) added: Vec<Added>,
     pub(crate) sequences: Vec<(String, i64, bool)>,
     pub(crate) extension: Extension,
     /// Whether TimescaleDB has rows of its own, which only a superuser can load.
@@ -35,6 +37,17 @@ pub(crate) struct Plan {
     pub(crate) hypertable_count: u64,
     pub(crate) database: Map<String, Value>,
     pub(crate) database_bytes: u64,
+}
+
+/// A column that was added to a chunk when it had rows: those that are compressed do not hold its default, which the catalog alone
+/// knows. `pg_dump` does not take it along, and they would come back as NULL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Added {
+    /// `schema.name`, as SQL.
+    pub(crate) table: String,
+    pub(crate) column: String,
+    /// As an array of one, in its text.
+    pub(crate) value: String,
 }
 
 /// A job that runs by schedule.
@@ -78,6 +91,7 @@ impl Plan {
             tables: plain_tables(client)?,
             strange_schemas: strange_schemas(client)?,
             parents: parents(client)?,
+            added: if superuser { added(client)? } else { Vec::new() },
             extension,
             superuser,
             jobs_table,
@@ -151,6 +165,20 @@ fn parents(client: &mut Client) -> SqlResult<BTreeSet<String>> {
         &[],
     )?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// Of tables that inherit, as chunks do. Rows that are not compressed are loaded whole.
+fn added(client: &mut Client) -> SqlResult<Vec<Added>> {
+    let rows = client.query_typed(
+        "SELECT format('%I.%I', n.nspname, c.relname), a.attname::text, a.attmissingval::text
+         FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         WHERE a.atthasmissing AND NOT a.attisdropped AND c.relkind = 'r'
+           AND EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid)
+         ORDER BY 1, 2",
+        &[],
+    )?;
+    Ok(rows.iter().map(|row| Added { table: row.get(0), column: row.get(1), value: row.get(2) }).collect())
 }
 
 /// What pg_extension says is the user's: TimescaleDB's catalog, PostGIS' systems of reference.

@@ -30,6 +30,10 @@ pub(crate) struct Snapshot {
     pub(crate) id: String,
     /// Where the server was writing right before.
     pub(crate) wal_position: String,
+    /// Where what had been inserted into the WAL by then ended; None on a standby.
+    pub(crate) inserted: Option<String>,
+    /// Relations that somebody held a lock to write on, after that and before the snapshot.
+    pub(crate) writers: Vec<u32>,
 }
 
 /// Tables with rows, and those above them: the user's, and what extensions say is the user's of theirs.
@@ -93,15 +97,26 @@ fn attempt(settings: &Settings, count: usize, patience: Duration) -> std::result
         locked.extend(new);
     }
     let tables: Vec<String> = locked.iter().cloned().collect();
-    let wal_position: String = first
+    let row = first
         .client
         .query_typed_one(
             "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
-                         ELSE pg_catalog.pg_current_wal_lsn() END::text",
+                         ELSE pg_catalog.pg_current_wal_lsn() END::text,
+                    CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_insert_lsn() END::text",
             &[],
         )
-        .map_err(|error| failed("ask for the WAL position", &error))?
-        .get(0);
+        .map_err(|error| failed("ask for the WAL position", &error))?;
+    let (wal_position, inserted) = (row.get(0), row.get(1));
+    let writers = first
+        .client
+        .query_typed(
+            "SELECT DISTINCT relation FROM pg_catalog.pg_locks
+             WHERE locktype = 'relation' AND mode NOT IN ('AccessShareLock', 'RowShareLock')
+               AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())",
+            &[],
+        )
+        .map_err(|error| failed("ask who is writing", &error))?;
+    let writers = writers.iter().map(|row| row.get(0)).collect();
     let mut joined = Vec::with_capacity(count);
     let mut id = String::new();
     for number in 0..count {
@@ -129,7 +144,7 @@ fn attempt(settings: &Settings, count: usize, patience: Duration) -> std::result
     }
     // Each session has its own locks now.
     let _ = first.client.batch_execute("COMMIT");
-    Ok(Snapshot { sessions: joined, id, wal_position })
+    Ok(Snapshot { sessions: joined, id, wal_position, inserted, writers })
 }
 
 fn begin(client: &mut Client, mode: &str, patience: Duration) -> Result<()> {

@@ -8,15 +8,19 @@ use sha2::{Digest, Sha256};
 
 use super::metadata::{self, Metadata};
 use super::read_text;
+use crate::store;
 
 /// The file's name.
 pub(crate) const FILE: &str = "checksums.sha256";
 
-/// The file's text: the metadata first, then the files in its order.
+/// The file's text: the metadata first, then the files in its order, then what lies in the store.
 pub(crate) fn render(metadata_text: &str, metadata: &Metadata) -> String {
     let mut text = format!("{}  {}\n", hex_of(metadata_text.as_bytes()), metadata::FILE);
     for (file, hash) in &metadata.files {
         text.push_str(&format!("{hash}  {file}\n"));
+    }
+    for piece in metadata.pieces() {
+        text.push_str(&format!("{}  ../{}\n", store::sum_of(&piece.file), store::place(&piece.file)));
     }
     text
 }

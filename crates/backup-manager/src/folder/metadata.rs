@@ -3,6 +3,8 @@
 use ms5_common::catalog::Inventory;
 use serde_json::{Map, Value, json};
 
+use crate::store;
+
 /// The file's name.
 pub(crate) const FILE: &str = "metadata.json";
 
@@ -107,8 +109,32 @@ pub(crate) struct More {
     pub(crate) tables: Vec<Table>,
     pub(crate) members: Vec<Member>,
     pub(crate) inventory: Inventory,
+    /// What of its rows lies in the store; None: it is not incremental.
+    pub(crate) pieces: Option<Vec<Piece>>,
     /// Of an encrypted backup. What tells of the database's objects is in [`INDEX`] then.
     pub(crate) sealed: Option<Sealed>,
+}
+
+/// Rows that lie in the store, in a file of their own: those of a table, or of a part of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Piece {
+    /// The file's name in the store.
+    pub(crate) file: String,
+    /// The file's.
+    pub(crate) bytes: u64,
+    /// The number of the table in `tables`.
+    pub(crate) table: usize,
+    /// What COPY read.
+    pub(crate) source: String,
+    /// The sha256 of the rows' text.
+    pub(crate) text: String,
+    pub(crate) rows: u64,
+    /// The sum of the rows' hashes.
+    pub(crate) hash: u128,
+    /// What tells without reading them whether they have changed since; None: nothing does.
+    pub(crate) key: Option<String>,
+    /// How long it took to read and pack them, in milliseconds.
+    pub(crate) took: u64,
 }
 
 /// What is said in the clear of an encrypted backup.
@@ -174,7 +200,7 @@ impl Table {
 /// A part of the file: a gzip member, or a stretch of a plain file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Member {
-    /// The place of its file in `files`.
+    /// The place of its file in `files`, or behind those in `pieces`.
     pub(crate) file: usize,
     pub(crate) stage: Stage,
     /// The number of its table in `tables`.
@@ -388,6 +414,9 @@ impl Metadata {
             keys.push(("members", array(more.members.iter().map(member_text).collect())));
             let objects = more.inventory.iter().map(|(name, is)| (name.to_owned(), text(is)));
             keys.push(("inventory", object(objects.collect())));
+            if let Some(pieces) = &more.pieces {
+                keys.push(("pieces", array(pieces.iter().map(piece_text).collect())));
+            }
         }
         keys
     }
@@ -456,6 +485,16 @@ impl Metadata {
         Some(&self.more.as_ref()?.sealed.as_ref()?.recipients)
     }
 
+    /// What of its rows lies in the store.
+    pub(crate) fn pieces(&self) -> &[Piece] {
+        self.more.as_ref().and_then(|more| more.pieces.as_deref()).unwrap_or_default()
+    }
+
+    /// Whether it shares the store with others.
+    pub(crate) fn is_incremental(&self) -> bool {
+        self.more.as_ref().is_some_and(|more| more.pieces.is_some())
+    }
+
     /// Rows of all tables; None where the backup does not say.
     pub(crate) fn rows(&self) -> Option<u64> {
         let more = self.more.as_ref()?;
@@ -490,6 +529,38 @@ fn table_text(table: &Table) -> String {
         value["by_select"] = Value::Bool(true);
     }
     value.to_string()
+}
+
+fn piece_text(piece: &Piece) -> String {
+    json!({
+        "file": piece.file,
+        "bytes": piece.bytes,
+        "table": piece.table,
+        "source": piece.source,
+        "text": piece.text,
+        "rows": piece.rows,
+        "hash": piece.hash.to_string(),
+        "key": piece.key,
+        "took": piece.took,
+    })
+    .to_string()
+}
+
+fn piece(value: &Value) -> Option<Piece> {
+    let text = |key: &str| Some(value.get(key)?.as_str()?.to_owned());
+    let number = |key: &str| value.get(key)?.as_u64();
+    Some(Piece {
+        // No other name leads to a file.
+        file: text("file").filter(|file| store::is_name(file))?,
+        bytes: number("bytes")?,
+        table: usize::try_from(number("table")?).ok()?,
+        source: text("source")?,
+        text: text("text")?,
+        rows: number("rows")?,
+        hash: text("hash")?.parse().ok()?,
+        key: text("key"),
+        took: number("took")?,
+    })
 }
 
 fn member_text(member: &Member) -> String {
@@ -538,6 +609,14 @@ impl More {
             Some(sealed) => Some(self::sealed(sealed).ok_or_else(|| missing("/encryption"))?),
             None => None,
         };
+        let pieces = match value.get("pieces") {
+            Some(Value::Array(pieces)) => {
+                let pieces = pieces.iter().map(piece).collect::<Option<_>>();
+                Some(pieces.ok_or_else(|| missing("/pieces"))?)
+            }
+            Some(_) => return Err(missing("/pieces")),
+            None => None,
+        };
         let mut more = Self {
             tool_version: words("/tool_version")?,
             server: words("/versions/postgresql")?,
@@ -548,6 +627,7 @@ impl More {
             system_identifier: words("/snapshot/system_identifier")?,
             sizes: files.iter().map(size).collect::<Option<_>>().ok_or_else(|| missing("/sizes"))?,
             timings: TIMINGS.iter().filter_map(|key| timing(key)).collect(),
+            pieces,
             sealed,
             ..Self::default()
         };
@@ -651,6 +731,13 @@ mod tests {
             more: Some(More {
                 sizes: vec![7],
                 start_jobs: Some("SELECT 1;".into()),
+                pieces: Some(vec![Piece {
+                    file: format!("{}.gz", "0a".repeat(32)),
+                    source: "f.m (a)".into(),
+                    hash: u128::MAX,
+                    key: Some("1:2".into()),
+                    ..Piece::default()
+                }]),
                 timings: vec![("locks".into(), 3), ("all".into(), 9)],
                 tables: vec![Table {
                     name: "f.m".into(),
@@ -721,6 +808,7 @@ mod tests {
         let mut whole = sample();
         let sealed = Sealed { recipients: vec!["age1x".into()], rows: 3 };
         whole.more.as_mut().unwrap().sealed = Some(sealed);
+        whole.more.as_mut().unwrap().pieces = None;
         let text = whole.render();
         for word in ["f.m", "SELECT", "inventory", "members", "database_settings"] {
             assert!(!text.contains(word), "{text}");
@@ -741,6 +829,7 @@ mod tests {
             ("\"format\": 1", "\"format\": 2"),
             ("\"stage\":\"table\"", "\"stage\":\"x\""),
             ("full_database.sql.gz\"\n", "../x\"\n"),
+            ("\"file\":\"0a0a", "\"file\":\"../../a"),
         ] {
             let text = sample().render().replacen(from, to, 1);
             assert!(Metadata::parse(&text).is_err(), "{text}");

@@ -24,7 +24,8 @@ use time::OffsetDateTime;
 use crate::archive::Reader;
 use crate::args::IDENTITY;
 use crate::seal::{self, Key};
-use metadata::Metadata;
+use crate::store;
+use metadata::{Metadata, Piece};
 
 /// The file whose lock keeps `clean` away from what others use.
 const LOCK: &str = ".lock";
@@ -188,12 +189,32 @@ impl Entry {
         let mut damage = Vec::new();
         match &metadata {
             Err(why) => damage.push(format!("{}: {why}", metadata::FILE)),
-            Ok(metadata) => checksums::glance(&path, &name, metadata, &mut damage),
+            Ok(metadata) => {
+                checksums::glance(&path, &name, metadata, &mut damage);
+                let backups = path.parent().unwrap_or(Path::new("."));
+                let pieces = metadata.pieces().iter();
+                damage.extend(pieces.filter_map(|piece| store::glance(backups, piece).err()));
+            }
         }
         if created.is_none() && metadata.is_ok() {
             damage.push(format!("{}: created_at is no time", metadata::FILE));
         }
         Self { name, path, metadata, created, size, damage, key: None }
+    }
+
+    /// What of its rows lies in the store.
+    pub(crate) fn pieces(&self) -> &[Piece] {
+        self.metadata.as_ref().map(Metadata::pieces).unwrap_or_default()
+    }
+
+    /// Whether it shares the store with others.
+    pub(crate) fn is_incremental(&self) -> bool {
+        self.metadata.as_ref().is_ok_and(Metadata::is_incremental)
+    }
+
+    /// The folder of the backups that it is in.
+    pub(crate) fn backups(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("."))
     }
 
     /// Whether it is encrypted.
@@ -257,8 +278,9 @@ impl Entry {
     /// The system's, with the path.
     pub(crate) fn reader(&self) -> io::Result<Reader> {
         let files = self.metadata.as_ref().map(|metadata| metadata.files.as_slice()).unwrap_or_default();
-        let paths: Vec<PathBuf> = files.iter().map(|(file, _)| self.path.join(file)).collect();
-        Reader::open(&paths, self.key.as_ref())
+        let files = files.iter().map(|(file, _)| self.path.join(file));
+        let pieces = self.pieces().iter().map(|piece| self.backups().join(store::place(&piece.file)));
+        Reader::open(&files.chain(pieces).collect::<Vec<PathBuf>>(), self.key.as_ref())
     }
 
     /// Whether nothing is known to be wrong with it.
@@ -289,6 +311,16 @@ pub(crate) fn write_whole(path: &Path, text: &str, mode: u32) -> io::Result<()> 
     file.sync_all()?;
     fs::rename(&beside, path)?;
     sync_folder(path.parent().unwrap_or(Path::new(".")))
+}
+
+/// Writes what a backup says of itself: metadata.json and checksums.sha256.
+///
+/// # Errors
+/// The system's.
+pub(crate) fn write_index(folder: &Path, metadata: &Metadata) -> io::Result<()> {
+    let text = metadata.render();
+    write_whole(&folder.join(metadata::FILE), &text, 0o600)?;
+    write_whole(&folder.join(checksums::FILE), &checksums::render(&text, metadata), 0o600)
 }
 
 /// Makes a folder's entries durable.

@@ -143,6 +143,9 @@ fn head(tar: &mut Reader<impl Read>) -> std::result::Result<Head, Untaken> {
     if metadata.render() != text || clock::parse_record_time(&metadata.created_at).is_none() {
         return Err(odd("it is not as it was written".to_owned()));
     }
+    if metadata.is_incremental() {
+        return Err(odd("it is incremental: its rows are where it was made".to_owned()));
+    }
     files_are_sound(&metadata, more).map_err(odd)?;
     let member = tar.next()?;
     let sums = checksums::render(&text, &metadata);

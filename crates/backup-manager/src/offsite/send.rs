@@ -46,6 +46,18 @@ impl Parcel {
                 .hint("take one of your own: backup-manager backup NAME full --pipe-to=COMMAND")
                 .hint(format!("or send its folder by hand: tar -c {} | COMMAND", entry.name)));
         };
+        if metadata.is_incremental() {
+            return Err(Error::new(
+                Exit::Config,
+                format!("{} is incremental and cannot be sent", entry.name),
+            )
+            .because("the far end would not have the rows that it shares with others")
+            .because("nothing was sent")
+            .hint(format!(
+                "make one of it that holds all by itself, and send that: backup-manager export {}",
+                entry.name
+            )));
+        }
         if let Ok(metadata) = &entry.metadata {
             verify::strangers(entry, metadata);
         }

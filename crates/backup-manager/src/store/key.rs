@@ -1,0 +1,305 @@
+//! Has a table changed since another backup? Its key tells without reading its rows: equal keys, equal rows.
+//!
+//! The key holds which server and database it is of, the relation, its file, its pages, and the place in the WAL of the last
+//! change of every page, of the table and of what lies beside it (TOAST, the compressed rows of a chunk). Every change that is
+//! logged moves a page's place, so equal keys mean equal pages. Equal rows they mean only where all that was on the pages was
+//! decided when the key was taken: so one is kept only if no page was changed after the WAL position that was read before the
+//! snapshot, no session then held a lock to write, and what was committed was durable (a crash could take it back).
+//!
+//! Rows are texts, and a text may change without its page: the label of an enum, the name of a table in a regclass. Tables
+//! with any but plain built-in types have no key. Then, and where pages cannot be looked at (no superuser, no pageinspect, a
+//! standby), content is read and hashed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::thread;
+use std::time::Duration;
+
+use ms5_common::config::Settings;
+use ms5_common::db::client::Client;
+use ms5_common::error::Result;
+use ms5_common::sql::TableName;
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::sessions::{self, Session, failed, stopped};
+
+/// The version of what is in a key.
+const VERSION: u32 = 1;
+/// Pages have not been laid out otherwise up to this version of PostgreSQL.
+const NEWEST: u32 = 18;
+
+/// The function that gives a page, for the session alone: nothing is made in the database that others see.
+const PAGE: &str = "CREATE FUNCTION pg_temp.ms5_page(text, text, bigint) RETURNS bytea
+     AS '$libdir/pageinspect', 'get_raw_page_fork_1_9' LANGUAGE c STRICT";
+
+/// What can be said of tables as they are in one snapshot.
+pub(crate) struct Keys {
+    /// Server, timeline and database.
+    origin: String,
+    /// Where the WAL was before the snapshot.
+    before: u64,
+    /// Where it was when everything that the snapshot shows was committed.
+    committed: String,
+    /// Who was being written to.
+    writers: BTreeSet<u32>,
+    tables: BTreeMap<String, Known>,
+    /// The table with the compressed rows of a chunk.
+    compressed: BTreeMap<u32, u32>,
+    /// And the other way round.
+    chunks: BTreeMap<u32, u32>,
+}
+
+struct Known {
+    oid: u32,
+    /// None: its rows' text may change while its pages do not.
+    columns: Option<String>,
+}
+
+/// A key, and whether it may be kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Key {
+    pub(crate) text: String,
+    pub(crate) settled: bool,
+}
+
+impl Keys {
+    /// Asks for what all tables need. Why there are no keys, where there are none.
+    ///
+    /// # Errors
+    /// The server's.
+    pub(crate) fn read(
+        settings: &Settings,
+        before: Option<&str>,
+        writers: &[u32],
+        hypertables: &[TableName],
+    ) -> Result<std::result::Result<Self, String>> {
+        let mut session = sessions::open(settings, "keys")?;
+        let client = &mut session.client;
+        let asked = |error: postgres::Error| {
+            failed("ask what of the tables can be told without reading them", &error)
+        };
+        let row = client
+            .query_typed_one(
+                "SELECT pg_catalog.current_setting('is_superuser') = 'on', pg_catalog.pg_is_in_recovery(),
+                        pg_catalog.version() ~ '(x86_64|aarch64)', pg_catalog.current_setting('server_version_num')::int4 / 10000",
+                &[],
+            )
+            .map_err(asked)?;
+        let (superuser, standby, known_pages, major): (bool, bool, bool, i32) =
+            (row.get(0), row.get(1), row.get(2), row.get(3));
+        if !superuser {
+            return Ok(Err("only a superuser can look at pages".to_owned()));
+        }
+        if standby {
+            return Ok(Err("a standby does not know who is writing".to_owned()));
+        }
+        if !known_pages || u32::try_from(major).is_ok_and(|major| major > NEWEST) {
+            return Ok(Err("pages of this server may be laid out in another way".to_owned()));
+        }
+        if client.batch_execute(PAGE).is_err() {
+            return Ok(Err("the server does not have pageinspect (postgresql-contrib)".to_owned()));
+        }
+        let row = client
+            .query_typed_one(
+                "SELECT (SELECT system_identifier::text FROM pg_catalog.pg_control_system()),
+                        pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 8),
+                        (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()),
+                        pg_catalog.pg_current_wal_insert_lsn()::text",
+                &[],
+            )
+            .map_err(asked)?;
+        let origin = format!(
+            "{VERSION}:{}:{}:{}",
+            row.get::<_, String>(0),
+            row.get::<_, String>(1),
+            row.get::<_, u32>(2)
+        );
+        let committed = row.get(3);
+        let (tables, compressed) = tables(client, hypertables).map_err(asked)?;
+        let Some(before) = before.and_then(position) else {
+            return Ok(Err("the WAL position is not known".to_owned()));
+        };
+        let writers = writers.iter().copied().collect();
+        let chunks = compressed.iter().map(|(chunk, packed)| (*packed, *chunk)).collect();
+        Ok(Ok(Self { origin, before, committed, writers, tables, compressed, chunks }))
+    }
+
+    /// A session that can look at pages.
+    ///
+    /// # Errors
+    /// The server's.
+    pub(crate) fn session(&self, settings: &Settings) -> Result<Session> {
+        let mut session = sessions::open(settings, "keys")?;
+        session.client.batch_execute(PAGE).map_err(|error| failed("look at pages", &error))?;
+        Ok(session)
+    }
+
+    /// The key of a table as it is now, which must be after the snapshot; None: it has none.
+    ///
+    /// # Errors
+    /// The server's.
+    pub(crate) fn of(&self, session: &mut Session, table: &str, by_select: bool) -> Result<Option<Key>> {
+        let Some(Known { oid, columns: Some(columns) }) = self.tables.get(table) else { return Ok(None) };
+        let mut oids = vec![*oid];
+        if by_select {
+            oids.extend(self.compressed.get(oid));
+        }
+        let rows = session
+            .client
+            .query(
+                "SELECT c.oid, pg_catalog.pg_relation_filenode(c.oid),
+                        (SELECT pg_catalog.string_agg(pg_catalog.substr(
+                                    pg_temp.ms5_page(c.oid::pg_catalog.regclass::text, 'main', page), 1, 8), ''::bytea)
+                         FROM pg_catalog.generate_series(0, pg_catalog.pg_relation_size(c.oid)
+                              / pg_catalog.current_setting('block_size')::bigint - 1) page)
+                 FROM pg_catalog.pg_class c
+                 WHERE c.oid = ANY ($1) OR c.oid IN (SELECT reltoastrelid FROM pg_catalog.pg_class WHERE oid = ANY ($1))
+                 ORDER BY c.oid",
+                &[&oids],
+            );
+        let rows = match rows {
+            Ok(rows) => rows,
+            Err(error) => {
+                stopped()?;
+                // Nobody's lock keeps a vacuum from cutting the end of what lies beside a table.
+                log::debug!("the pages of {table} cannot be looked at: {error}");
+                return Ok(None);
+            }
+        };
+        let mut text = format!("{}:{columns}", self.origin);
+        // Whoever writes to compressed rows holds the chunk, and the other way round.
+        let mut settled = !self.related(*oid).any(|other| self.writers.contains(&other));
+        for row in &rows {
+            let (oid, file): (u32, Option<u32>) = (row.get(0), row.get(1));
+            let places = row.get::<_, Option<&[u8]>>(2).unwrap_or_default();
+            let Some(last) = last(places) else { return Ok(None) };
+            settled &= last <= self.before && !self.writers.contains(&oid);
+            let pages = places.len() / 8;
+            text.push_str(&format!(
+                ":{oid}.{}.{pages}.{last:X}.{:032x}",
+                file.unwrap_or_default(),
+                xxh3_128(places)
+            ));
+        }
+        Ok(Some(Key { text, settled }))
+    }
+
+    /// The chunk of compressed rows, and the compressed rows of a chunk.
+    fn related(&self, oid: u32) -> impl Iterator<Item = u32> {
+        [self.compressed.get(&oid), self.chunks.get(&oid)].into_iter().flatten().copied()
+    }
+
+    /// Whether all that the snapshot shows is durable by now; waits for it a little.
+    ///
+    /// # Errors
+    /// The server's.
+    pub(crate) fn are_durable(&self, client: &mut Client) -> Result<bool> {
+        for _ in 0..20 {
+            let row = client
+                .query_one(
+                    "SELECT pg_catalog.pg_current_wal_flush_lsn() >= $1::text::pg_catalog.pg_lsn",
+                    &[&self.committed],
+                )
+                .map_err(|error| failed("ask whether all is durable", &error))?;
+            if row.get(0) {
+                return Ok(true);
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+        Ok(false)
+    }
+}
+
+/// All tables, and the compressed rows of chunks.
+#[allow(clippy::type_complexity)]
+fn tables(
+    client: &mut Client,
+    hypertables: &[TableName],
+) -> std::result::Result<(BTreeMap<String, Known>, BTreeMap<u32, u32>), postgres::Error> {
+    // A table without columns has no rows' text that could change.
+    let rows = client.query_typed(
+        "SELECT c.oid, format('%I.%I', n.nspname, c.relname),
+                c.relpersistence = 'p' AND c.relam = (SELECT oid FROM pg_catalog.pg_am WHERE amname = 'heap'),
+                coalesce(bool_and(t.typnamespace = 'pg_catalog'::pg_catalog.regnamespace AND t.typtype = 'b'
+                                  AND t.typname !~ '^_?(reg|aclitem)'), true),
+                coalesce(bool_and((t.typnamespace = 'pg_catalog'::pg_catalog.regnamespace AND t.typtype = 'b'
+                                   AND t.typname !~ '^_?(reg|aclitem)')
+                                  OR t.oid = pg_catalog.to_regtype('_timescaledb_internal.compressed_data')), true),
+                md5(coalesce(string_agg(format('%s %s %s %s %s %s', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attgenerated,
+                                               a.attmissingval::text), ',' ORDER BY a.attnum), ''))
+         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+         LEFT JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+         WHERE c.relkind = 'r' AND n.nspname !~ '^pg_'
+         GROUP BY c.oid, n.nspname, c.relname",
+        &[],
+    )?;
+    let is_hypertable = |name: &str| TableName::parse(name).is_some_and(|name| hypertables.contains(&name));
+    // What is compressed is the rows of some hypertable, and which one is not asked.
+    let all_plain = rows.iter().filter(|row| is_hypertable(row.get(1))).all(|row| row.get(3));
+    let mut compressed = BTreeMap::new();
+    let mapped: bool = client
+        .query_typed_one(
+            "SELECT EXISTS (SELECT FROM pg_catalog.pg_attribute
+                            WHERE attrelid = pg_catalog.to_regclass('_timescaledb_catalog.compression_settings')
+                              AND attname = 'compress_relid')",
+            &[],
+        )?
+        .get(0);
+    if mapped {
+        let rows = client.query_typed(
+            "SELECT relid::oid, compress_relid::oid FROM _timescaledb_catalog.compression_settings
+             WHERE compress_relid IS NOT NULL",
+            &[],
+        )?;
+        compressed = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    } else if !hypertables.is_empty() {
+        // Before 2.19 it is not written there.
+        let packed = client.query_typed_one(
+            "SELECT EXISTS (SELECT FROM timescaledb_information.chunks WHERE is_compressed)",
+            &[],
+        )?;
+        if packed.get(0) {
+            return Ok((BTreeMap::new(), compressed));
+        }
+    }
+    let known = |row: &postgres::Row| {
+        let (stored, plain, plain_or_packed): (bool, bool, bool) = (row.get(2), row.get(3), row.get(4));
+        let told = stored && (plain || (plain_or_packed && all_plain));
+        (row.get(1), Known { oid: row.get(0), columns: told.then(|| row.get(5)) })
+    };
+    Ok((rows.iter().map(known).collect(), compressed))
+}
+
+/// A place in the WAL, as the server writes it: `4/1E8ACF90`.
+fn position(text: &str) -> Option<u64> {
+    let (high, low) = text.split_once('/')?;
+    Some((u64::from_str_radix(high, 16).ok()? << 32) | u64::from_str_radix(low, 16).ok()?)
+}
+
+/// The last of the places that pages begin with; None where they are no such places.
+fn last(places: &[u8]) -> Option<u64> {
+    let (pieces, rest) = places.as_chunks::<8>();
+    if !rest.is_empty() {
+        return None;
+    }
+    let place = |bytes: &[u8; 8]| {
+        let [a, b, c, d, e, f, g, h] = *bytes;
+        (u64::from(u32::from_le_bytes([a, b, c, d])) << 32) | u64::from(u32::from_le_bytes([e, f, g, h]))
+    };
+    Some(pieces.iter().map(place).max().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_in_the_wal() {
+        assert_eq!(position("4/1E8ACF90"), Some(0x4_1E8A_CF90));
+        assert_eq!(position("x"), None);
+        let bytes = [4, 0, 0, 0, 0x90, 0xCF, 0x8A, 0x1E, 3, 0, 0, 0, 255, 255, 255, 255];
+        assert_eq!(last(&bytes), Some(0x4_1E8A_CF90));
+        assert_eq!(last(&[]), Some(0));
+        assert_eq!(last(&bytes[..9]), None);
+    }
+}

@@ -1,0 +1,148 @@
+//! The store of rows that incremental backups share: a file for the rows of a chunk (or of any table that is not small), named by
+//! its own sha256, so that equal content is there once and every file proves itself.
+//!
+//! Nothing counts who needs a file: that is read from the backups each time it is asked for. A file is written under another
+//! name in the folder of the backup that is being made, and comes here when it is whole; a kill leaves none that is half written.
+
+pub(crate) mod key;
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use crate::folder::metadata::Piece;
+use crate::folder::{Entry, checksums, sync_folder};
+
+/// Its folder, beside the backups.
+pub(crate) const FOLDER: &str = ".chunks";
+
+/// How long the sha256 is in a name.
+const SUM: usize = 64;
+
+/// Whether a text is the name of a file of the store: nothing that leads elsewhere is.
+pub(crate) fn is_name(file: &str) -> bool {
+    let (sum, end) = file.split_at_checked(SUM).unwrap_or_default();
+    !sum.is_empty()
+        && sum.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+        && ["", ".gz"].contains(&end)
+}
+
+/// The sha256 that a file must have.
+pub(crate) fn sum_of(file: &str) -> &str {
+    file.get(..SUM).unwrap_or_default()
+}
+
+/// Where a file is, from the folder of the backups on.
+pub(crate) fn place(file: &str) -> String {
+    format!("{FOLDER}/{}/{file}", file.get(..2).unwrap_or_default())
+}
+
+/// Takes a file in that is whole and synced. One that is there already is replaced: it has the same content, or is damaged.
+///
+/// # Errors
+/// The system's.
+pub(crate) fn adopt(backups: &Path, from: &Path, file: &str) -> io::Result<()> {
+    let to = backups.join(place(file));
+    let folder = to.parent().unwrap_or(backups);
+    if !folder.is_dir() {
+        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        sync_folder(&backups.join(FOLDER))?;
+        sync_folder(backups)?;
+    }
+    fs::rename(from, &to)?;
+    sync_folder(folder)
+}
+
+/// What is wrong with a piece, looking at all of its file.
+///
+/// # Errors
+/// In words.
+pub(crate) fn check(backups: &Path, piece: &Piece) -> Result<(), String> {
+    glance(backups, piece)?;
+    match checksums::of_file(&backups.join(place(&piece.file)), |_| ()) {
+        Ok(sum) if sum == sum_of(&piece.file) => Ok(()),
+        Ok(_) => Err(format!("{} is not what was written: its checksum differs", place(&piece.file))),
+        Err(error) => Err(format!("{} cannot be read: {error}", place(&piece.file))),
+    }
+}
+
+/// The same without reading it.
+///
+/// # Errors
+/// In words.
+pub(crate) fn glance(backups: &Path, piece: &Piece) -> Result<(), String> {
+    let file = place(&piece.file);
+    match backups.join(&file).metadata() {
+        Ok(there) if there.is_file() && there.len() == piece.bytes => Ok(()),
+        Ok(there) => Err(format!("{file} has {} bytes instead of {}", there.len(), piece.bytes)),
+        Err(_) => Err(format!("{file} is missing")),
+    }
+}
+
+/// A file of the store that backups need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Used {
+    pub(crate) bytes: u64,
+    /// By how many backups.
+    pub(crate) backups: usize,
+}
+
+/// What backups need of the store.
+pub(crate) fn used<'a>(entries: impl Iterator<Item = &'a Entry>) -> BTreeMap<String, Used> {
+    let mut used: BTreeMap<String, Used> = BTreeMap::new();
+    for entry in entries {
+        let mut files: Vec<(&str, u64)> =
+            entry.pieces().iter().map(|piece| (piece.file.as_str(), piece.bytes)).collect();
+        files.sort_unstable();
+        files.dedup_by_key(|(file, _)| *file);
+        for (file, bytes) in files {
+            used.entry(file.to_owned()).or_insert(Used { bytes, backups: 0 }).backups += 1;
+        }
+    }
+    used
+}
+
+/// What no backup needs: its files and their bytes.
+///
+/// # Errors
+/// The system's.
+pub(crate) fn unused(backups: &Path, used: &BTreeMap<String, Used>) -> io::Result<Vec<(PathBuf, u64)>> {
+    let mut found = Vec::new();
+    let folders = match fs::read_dir(backups.join(FOLDER)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+        folders => folders?,
+    };
+    for folder in folders {
+        let folder = folder?;
+        if !folder.file_type()?.is_dir() {
+            continue;
+        }
+        for file in fs::read_dir(folder.path())? {
+            let file = file?;
+            let name = file.file_name().to_string_lossy().into_owned();
+            // What is not ours is somebody's.
+            if is_name(&name) && !used.contains_key(&name) {
+                found.push((file.path(), file.metadata()?.len()));
+            }
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_sums_and_nothing_else() {
+        let sum = "0123456789abcdef".repeat(4);
+        assert!(is_name(&sum) && is_name(&format!("{sum}.gz")));
+        assert_eq!(place(&format!("{sum}.gz")), format!(".chunks/01/{sum}.gz"));
+        for other in ["", "..", &sum[1..], &format!("{sum}/x"), &format!("{sum}.sql"), &sum.to_uppercase()] {
+            assert!(!is_name(other), "{other}");
+        }
+        assert!(!is_name(&format!("../{}", &sum[3..])));
+    }
+}

@@ -1,0 +1,520 @@
+//! Incremental backups: what has not changed is stored once, what has changed is never missed, and each is restorable alone.
+//!
+//! The model goes through rounds of changes, each followed by a backup; a random one of all that are there is restored and must
+//! be what was recorded when it was made. MS5_MODEL_ROUNDS sets how many rounds there are (24; an operator's proof: 200),
+//! MS5_MODEL_SEED repeats one run.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use migration_tests::backups::{Backups, Dice, EVERY_TYPE, HYPERTABLES, PLAIN, content, gunzip};
+use migration_tests::program::Program;
+use migration_tests::server::{Engine, Server, not_run};
+use postgres::Client;
+use serde_json::Value;
+
+/// Rows in chunks that are large enough for the store, and tables beside them.
+const ROWS: &str = "CREATE EXTENSION IF NOT EXISTS timescaledb;
+CREATE TABLE m (ts timestamptz NOT NULL, dev int NOT NULL, v float8, note text);
+SELECT create_hypertable('m', 'ts', chunk_time_interval => interval '1 day');
+INSERT INTO m SELECT '2025-01-01'::timestamptz + i * interval '2 minutes', i % 7, i, 'row ' || i FROM generate_series(0, 7199) i;
+CREATE TYPE mood AS ENUM ('calm', 'busy');
+CREATE TABLE p (id int PRIMARY KEY, mood mood, words text);
+INSERT INTO p SELECT i, CASE WHEN i % 2 = 0 THEN 'calm' ELSE 'busy' END::mood, repeat(md5(i::text), 3) FROM generate_series(1, 1500) i;
+CREATE TABLE wide (id int PRIMARY KEY, words text);
+ALTER TABLE wide ALTER words SET STORAGE EXTERNAL;
+INSERT INTO wide SELECT i, repeat(md5(i::text), 200) FROM generate_series(1, 20) i;
+CREATE TABLE small (id int);
+INSERT INTO small VALUES (1);
+VACUUM (FREEZE, ANALYZE);
+";
+
+/// backup-manager as the superuser, who can look at pages.
+fn as_superuser(backups: &Backups<'_>, server: &Server, line: &str) -> Program {
+    backups
+        .tool(line)
+        .env("DB_USER", server.variable("MS5_SANDBOX_SUPERUSER"))
+        .env("POSTGRES_PASSWORD_TEST", server.variable("MS5_SANDBOX_SUPERUSER_PASSWORD"))
+}
+
+/// The files of the store.
+fn store(backups: &Backups<'_>) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = fs::read_dir(backups.folder().join(".chunks"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .flat_map(|folder| fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().path()))
+        .collect();
+    files.sort();
+    files
+}
+
+fn metadata(folder: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(folder.join("metadata.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn what_is_unchanged_is_taken_from_the_store_and_each_is_restorable_alone() {
+    let server = Server::shared(Engine::Pg17);
+    let backups = Backups::new(Engine::Pg17, &format!("{PLAIN}{ROWS}"));
+    for (kind, superuser) in [("full", true), ("full", false), ("hypertables", true), ("hypertables", false)]
+    {
+        let name = format!("{kind}_{superuser}");
+        let run = |line: &str| {
+            let ran = if superuser { as_superuser(&backups, server, line).run() } else { backups.run(line) };
+            ran.expect(0)
+        };
+        let told = if superuser { "by their pages" } else { "only a superuser can look at pages" };
+        let _ = run(&format!("backup {name} {kind} --incremental"));
+        let first =
+            backups.folder().join(backups.names().into_iter().find(|one| one.starts_with(&name)).unwrap());
+        let before = backups.content();
+        let first = metadata(&first);
+        let pieces = first["pieces"].as_array().unwrap();
+        // Enums and arrays of them have none.
+        let keyed = pieces.iter().filter(|piece| !piece["key"].is_null()).count();
+        let pieces = pieces.len();
+        assert!(
+            pieces >= 10
+                && if superuser { keyed >= 10 && (keyed < pieces) == (kind == "full") } else { keyed == 0 },
+            "{first}"
+        );
+        let stored = store(&backups);
+        let ran = run(&format!("backup {name} {kind} --incremental")).shows(&[told]);
+        let line = format!("{pieces} of {pieces} pieces are unchanged ({keyed} by their pages");
+        assert!(ran.to_string().contains(&line), "{line}\n{ran}");
+        assert_eq!(store(&backups), stored, "nothing new is stored");
+
+        // One chunk changes; the other backup stays what it was.
+        backups.lab.sql("UPDATE m SET v = v + 1 WHERE ts >= '2025-01-03' AND ts < '2025-01-03 01:00'");
+        let after = backups.content();
+        let _ = run(&format!("backup {name} {kind} --incremental"))
+            .shows(&[&format!("{} of {pieces} pieces", pieces - 1)]);
+        assert_eq!(store(&backups).len(), stored.len() + 1);
+        let _ = backups.run("list").expect(0).shows(&["complete, incremental", "shared"]);
+        let mut names: Vec<String> =
+            backups.names().into_iter().filter(|one| one.starts_with(&name)).collect();
+        names.sort();
+        let sums = Program::at(Path::new("/usr/bin/sha256sum"))
+            .args(["-c", "--quiet", "checksums.sha256"])
+            .current_dir(&backups.folder().join(&names[2]))
+            .run();
+        let _ = sums.expect(0);
+        if kind == "full" {
+            let _ = backups.restorer(&format!("verify {} --deep", names[2])).run().expect(0);
+        }
+        // The second is lost, the first is cleaned away; the third does not mind.
+        fs::remove_dir_all(backups.folder().join(&names[1])).unwrap();
+        restores(&backups, kind, &names[0], &before);
+        fs::remove_dir_all(backups.folder().join(&names[0])).unwrap();
+        let _ = backups.run("clean 9999").expect(0).shows(&["pieces that no backup needs"]);
+        let _ = backups.run(&format!("verify {}", names[2])).expect(0);
+        restores(&backups, kind, &names[2], &after);
+        fs::remove_dir_all(backups.folder().join(&names[2])).unwrap();
+        let _ = backups.run("clean 9999").expect(0);
+        assert!(store(&backups).is_empty());
+    }
+}
+
+/// Restores a backup in place of what is there.
+fn restores(backups: &Backups<'_>, kind: &str, name: &str, wanted: &[String]) {
+    if kind == "full" {
+        let _ = backups.restorer(&format!("restore {name} --force --drop-old")).run().expect(0);
+    } else {
+        let _ = backups.run(&format!("restore {name} --force")).expect(0);
+    }
+    assert_eq!(backups.content(), wanted, "{name}");
+}
+
+#[test]
+fn a_writer_that_was_open_and_a_label_that_was_renamed_are_not_missed() {
+    let server = Server::shared(Engine::Pg17);
+    let backups = Backups::new(Engine::Pg17, ROWS);
+    let backup = |name: &str| {
+        let _ = as_superuser(&backups, server, &format!("backup {name} full --incremental")).run().expect(0);
+    };
+    let restored = |name: &str, wanted: &[String]| {
+        let to = backups.empty_database(name);
+        backups.superuser("postgres").batch_execute(&format!("DROP DATABASE {to}")).unwrap();
+        let _ = backups.restorer(&format!("restore {name}")).env("DB_NAME", &to).run().expect(0);
+        assert_eq!(content(&mut backups.superuser(&to)), wanted, "{name}");
+    };
+    // It has written, and its pages stay as they are when it commits.
+    let mut writer = backups.lab.client();
+    writer
+        .batch_execute("BEGIN; DELETE FROM m WHERE ts < '2025-01-02'; UPDATE p SET words = 'x' WHERE id = 7")
+        .unwrap();
+    backups.superuser("postgres").batch_execute("CHECKPOINT").unwrap();
+    let open = backups.content();
+    backup("open");
+    writer.batch_execute("COMMIT").unwrap();
+    let ended = backups.content();
+    assert_ne!(open, ended);
+    backup("ended");
+    backups.lab.sql("ALTER TYPE mood RENAME VALUE 'busy' TO 'hectic'");
+    let renamed = backups.content();
+    assert_ne!(renamed, ended);
+    backup("renamed");
+    backups.lab.sql("ALTER TABLE m ADD COLUMN extra int DEFAULT 7; ALTER TABLE wide DROP COLUMN words");
+    let altered = backups.content();
+    backup("altered");
+    for (name, wanted) in [("open", &open), ("ended", &ended), ("renamed", &renamed), ("altered", &altered)] {
+        restored(name, wanted);
+    }
+}
+
+#[test]
+fn damage_in_the_store_is_found_and_the_next_backup_mends_it() {
+    let backups = Backups::new(Engine::Pg17, ROWS);
+    let _ = backups.backup("x full --incremental");
+    let piece = store(&backups).into_iter().max_by_key(|file| fs::metadata(file).unwrap().len()).unwrap();
+    let sound = fs::read(&piece).unwrap();
+    let mut bytes = sound.clone();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    for (bytes, listed) in
+        [(Some(bytes), "complete"), (Some(sound[..middle].to_vec()), "DAMAGED"), (None, "DAMAGED")]
+    {
+        match &bytes {
+            Some(bytes) => fs::write(&piece, bytes).unwrap(),
+            None => fs::remove_file(&piece).unwrap(),
+        }
+        let _ = backups.run("list").expect(0).shows(&[listed]);
+        let _ = backups.run("verify x").expect(1).shows(&[".chunks/"]);
+        let _ = backups
+            .restorer("restore x --force")
+            .run()
+            .expect(1)
+            .shows(&["is damaged", "nothing was touched"]);
+        let _ = backups.run("export x").expect(1).shows(&["is damaged"]);
+        let _ = backups.backup("next full --incremental");
+        assert_eq!(fs::read(&piece).unwrap(), sound);
+        let _ = backups.run("verify x").expect(0);
+    }
+    // What cannot be read may need any of them.
+    let broken = backups.backup("broken full --incremental");
+    backups.lab.sql("UPDATE m SET v = 0");
+    let _ = backups.backup("later full --incremental");
+    fs::write(broken.join("metadata.json"), "{").unwrap();
+    let before = store(&backups);
+    let _ = backups.run("clean 0").expect(0).shows(&["cannot be read"]);
+    assert_eq!(store(&backups), before);
+}
+
+#[test]
+fn an_export_holds_all_by_itself() {
+    for (engine, kind, more) in [
+        (Engine::Plain, "full", ""),
+        (Engine::Pg17, "full", " --no-compression"),
+        (Engine::Pg17, "hypertables", ""),
+    ] {
+        let sql = if engine == Engine::Plain {
+            format!(
+                "{PLAIN}{EVERY_TYPE}CREATE TABLE large AS SELECT i, md5(i::text) FROM generate_series(1, 200000) i;\nSELECT lo_from_bytea(0, 'large');\n"
+            )
+        } else {
+            format!("{PLAIN}{HYPERTABLES}{}", ROWS.replace(" m ", " m3 ").replace("'m'", "'m3'"))
+        };
+        let backups = Backups::new(engine, &sql);
+        let before = backups.content();
+        let made = backups.backup(&format!("x {kind} --incremental{more}"));
+        assert!(!metadata(&made)["pieces"].as_array().unwrap().is_empty());
+        assert!(fs::read_dir(&made).unwrap().all(|file| file.unwrap().file_name() != "full_database.sql.gz"));
+        let _ =
+            backups.tool("send x").arg("--pipe-to").arg("cat >/dev/null").run().expect(3).shows(&["export"]);
+        let _ = backups.run("export x").expect(0).shows(&["✅ Backup exported: x_export_"]);
+        fs::remove_dir_all(&made).unwrap();
+        let _ = backups.run("clean 9999").expect(0);
+        assert!(store(&backups).is_empty());
+        let _ = backups.run("verify x_export").expect(0);
+        let _ = backups.tool("send x_export").arg("--pipe-to").arg("cat >/dev/null").run().expect(0);
+        let _ = backups.run("export x_export").expect(3).shows(&["is not incremental"]);
+        let folder = backups.folder().join(&backups.names()[0]);
+        if kind == "full" {
+            let file =
+                folder.join(if more.is_empty() { "full_database.sql.gz" } else { "full_database.sql" });
+            let bytes = fs::read(file).unwrap();
+            let to = backups.empty_database("hand");
+            let _ = backups.psql(&to, if more.is_empty() { gunzip(&bytes) } else { bytes }).expect(0);
+            assert_eq!(content(&mut backups.superuser(&to)), before);
+            let _ = backups.restorer("restore x_export --force --drop-old").run().expect(0);
+        } else {
+            let _ = backups.run("restore x_export --force").expect(0);
+        }
+        assert_eq!(backups.content(), before);
+    }
+}
+
+#[test]
+fn two_at_once_and_what_makes_no_sense() {
+    let backups = Backups::new(Engine::Pg17, ROWS);
+    let before = backups.content();
+    let running: Vec<_> = ["a", "b", "c"]
+        .iter()
+        .map(|name| backups.tool(&format!("backup {name} full --incremental")).start())
+        .collect();
+    for run in running {
+        let _ = run.wait().expect(0);
+    }
+    for name in ["a", "b", "c"] {
+        let _ = backups.run(&format!("verify {name}")).expect(0);
+    }
+    let _ = backups.restorer("restore b --force --drop-old").run().expect(0);
+    assert_eq!(backups.content(), before);
+    for line in [
+        "backup x schema --incremental",
+        "backup x data --incremental",
+        "backup x full --incremental --encrypt-to=age1x",
+        "backup x incremental",
+    ] {
+        let _ = backups.run(line).expect(2);
+    }
+    let _ = backups.run("backup x --incremental --pipe-to=cat").expect(2);
+    let left: Vec<String> =
+        backups.all_names().into_iter().filter(|name| name.starts_with(".partial")).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// What has happened, for who must repeat it.
+struct Model<'a> {
+    backups: Backups<'a>,
+    server: &'a Server,
+    dice: Dice,
+    /// Whether the server can be stopped, and whether it compresses.
+    ours: bool,
+    compresses: bool,
+    writer: Option<Client>,
+    /// What each backup must come back as.
+    recorded: BTreeMap<String, (String, Vec<String>)>,
+    story: Vec<String>,
+}
+
+impl Model<'_> {
+    fn sql(&mut self, text: &str) {
+        self.story.push(text.to_owned());
+        let mut client = self.backups.superuser(&self.backups.lab.database.name);
+        // Against a writer that is open some must not wait.
+        client.batch_execute("SET lock_timeout = '300ms'").unwrap();
+        if let Err(error) = client.batch_execute(text) {
+            self.story.push(format!("  not done: {error}"));
+        }
+    }
+
+    fn chunk(&mut self) -> Option<String> {
+        let mut client = self.backups.superuser(&self.backups.lab.database.name);
+        let rows = client.query("SELECT show_chunks('m')::text", &[]).unwrap();
+        (!rows.is_empty()).then(|| rows[self.dice.below(rows.len())].get(0))
+    }
+
+    fn change(&mut self) {
+        let day = self.dice.below(12) + 1;
+        let span = format!("ts >= '2025-01-{day:02}' AND ts < '2025-01-{day:02} 12:00'");
+        let many = self.dice.below(40) + 1;
+        let async_commit = if self.dice.below(2) == 0 { "SET synchronous_commit = off; " } else { "" };
+        let chunk = self.chunk();
+        match self.dice.below(20) {
+            0..=2 => self.sql(&format!(
+                "{async_commit}INSERT INTO m SELECT '2025-01-{day:02}'::timestamptz + i * interval '7 minutes', i, random(), 'new'
+                 FROM generate_series(1, {many}) i"
+            )),
+            3 | 4 => self.sql(&format!("{async_commit}UPDATE m SET v = v + 1 WHERE {span} AND dev = 3")),
+            5 => self.sql(&format!("{async_commit}DELETE FROM m WHERE {span} AND dev = 2")),
+            6 => self.sql(&format!("BEGIN; UPDATE m SET v = -1 WHERE {span}; DELETE FROM p WHERE id < {many}; ROLLBACK")),
+            7 => self.sql(&format!("UPDATE p SET words = md5(random()::text) WHERE id % 50 = {}", many % 50)),
+            8 => self.sql(&format!("UPDATE wide SET words = repeat(md5(random()::text), 200) WHERE id = {many}")),
+            9 => {
+                let (from, to) = if self.dice.below(2) == 0 { ("calm", "busy") } else { ("busy", "calm") };
+                self.sql(&format!(
+                    "ALTER TYPE mood RENAME VALUE '{from}' TO 'other'; ALTER TYPE mood RENAME VALUE '{to}' TO '{from}';
+                     ALTER TYPE mood RENAME VALUE 'other' TO '{to}'"
+                ));
+            }
+            10 => self.sql(&format!("ALTER TABLE m ADD COLUMN IF NOT EXISTS extra_{} int DEFAULT {many}", many % 4)),
+            11 => self.sql("VACUUM"),
+            12 => self.sql("CHECKPOINT"),
+            13 => {
+                if let Some(chunk) = chunk {
+                    self.sql(&format!("VACUUM FULL {chunk}"));
+                }
+            }
+            14 => {
+                if let Some(chunk) = chunk {
+                    self.sql(&format!("TRUNCATE {chunk}"));
+                }
+            }
+            15 => self.sql(&format!(
+                "SELECT drop_chunks('m', older_than => '2025-01-{:02}'::timestamptz, newer_than => '2025-01-{day:02}'::timestamptz)",
+                day + 1
+            )),
+            16 | 17 if self.compresses => {
+                if let Some(chunk) = chunk {
+                    let call = if self.dice.below(2) == 0 { "compress_chunk" } else { "decompress_chunk" };
+                    self.sql(&format!("SELECT {call}('{chunk}', true)"));
+                }
+            }
+            18 => match self.writer.take() {
+                Some(mut writer) => {
+                    let end = if self.dice.below(2) == 0 { "COMMIT" } else { "ROLLBACK" };
+                    self.story.push(format!("the writer: {end}"));
+                    if let Err(error) = writer.batch_execute(end) {
+                        self.story.push(format!("  not done: {error}"));
+                    }
+                }
+                None => {
+                    let mut writer = self.backups.superuser(&self.backups.lab.database.name);
+                    let text = format!("BEGIN; UPDATE m SET v = -v WHERE {span}; UPDATE p SET words = 'w' WHERE id = {many}");
+                    self.story.push(format!("the writer: {text}"));
+                    if writer.batch_execute(&text).is_ok() {
+                        self.writer = Some(writer);
+                    }
+                }
+            },
+            19 if self.ours => {
+                let mode = if self.dice.below(2) == 0 { "immediate" } else { "fast" };
+                self.story.push(format!("restart, {mode}"));
+                self.writer = None;
+                self.server.sandbox(&["stop", &format!("--mode={mode}")]).unwrap();
+                self.server.sandbox(&["start"]).unwrap();
+            }
+            _ => self.story.push("nothing".to_owned()),
+        }
+    }
+
+    fn backup(&mut self, round: usize) {
+        let kind = if self.dice.below(3) == 0 { "hypertables" } else { "full" };
+        let line = format!("backup r{round} {kind} --incremental");
+        let superuser = self.dice.below(3) > 0;
+        let tool = |model: &Self| {
+            if superuser {
+                as_superuser(&model.backups, model.server, &line)
+            } else {
+                model.backups.tool(&line)
+            }
+        };
+        if self.dice.below(5) == 0 {
+            let wait = self.dice.below(600) as u64;
+            self.story.push(format!("{line}, killed after {wait} ms"));
+            let mut running =
+                tool(self).into_command().stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            std::thread::sleep(Duration::from_millis(wait));
+            let _ = running.kill();
+            let _ = running.wait();
+        }
+        let state = self.backups.content();
+        let known = self.backups.names();
+        let _ = tool(self).run().expect(0);
+        assert_eq!(self.backups.content(), state, "nobody writes meanwhile");
+        let name = self.backups.names().into_iter().find(|name| !known.contains(name)).unwrap();
+        self.story.push(format!("{line} as {name}{}", if superuser { "" } else { ", by content" }));
+        // One that came to its end before it was killed is as good.
+        for other in known.into_iter().filter(|name| !self.recorded.contains_key(name)).collect::<Vec<_>>() {
+            self.recorded.insert(other, (kind.to_owned(), state.clone()));
+        }
+        self.recorded.insert(name, (kind.to_owned(), state));
+    }
+
+    fn lose(&mut self) {
+        match self.dice.below(6) {
+            0 => {
+                let names: Vec<String> = self.recorded.keys().cloned().collect();
+                let name = names[self.dice.below(names.len())].clone();
+                self.story.push(format!("{name} is lost"));
+                fs::remove_dir_all(self.backups.folder().join(&name)).unwrap();
+                self.recorded.remove(&name);
+            }
+            1 => {
+                let line = format!("clean 0 --keep-last={}", self.dice.below(6) + 1);
+                self.story.push(line.clone());
+                let _ = self.backups.run(&line).expect(0);
+                let left = self.backups.names();
+                self.recorded.retain(|name, _| left.contains(name));
+            }
+            _ => {}
+        }
+    }
+
+    /// Restores one and compares it.
+    fn restore(&mut self) {
+        let names: Vec<String> = self.recorded.keys().cloned().collect();
+        let Some(name) = (!names.is_empty()).then(|| names[self.dice.below(names.len())].clone()) else {
+            return;
+        };
+        let (kind, wanted) = self.recorded[&name].clone();
+        self.story.push(format!("restore {name}"));
+        let to = format!("{}_back", self.backups.lab.database.name);
+        let drop = format!("DROP DATABASE IF EXISTS {to} WITH (FORCE)");
+        self.backups.superuser("postgres").batch_execute(&drop).unwrap();
+        if kind == "full" {
+            let _ = self.backups.restorer(&format!("restore {name}")).env("DB_NAME", &to).run().expect(0);
+            assert_eq!(content(&mut self.backups.superuser(&to)), wanted, "{name}");
+        } else {
+            let _ = self.backups.empty_database("back");
+            self.backups.superuser(&to).batch_execute("CREATE EXTENSION IF NOT EXISTS timescaledb").unwrap();
+            let restore = as_superuser(&self.backups, self.server, &format!("restore {name}"));
+            let _ = restore.env("DB_NAME", &to).run().expect(0);
+            let is_m = |line: &&String| line.starts_with("public.m:");
+            let back = content(&mut self.backups.superuser(&to));
+            assert_eq!(back.iter().find(is_m), wanted.iter().find(is_m), "{name}");
+        }
+        self.backups.superuser("postgres").batch_execute(&drop).unwrap();
+    }
+}
+
+fn model(server: &Server, ours: bool) {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let rounds = usize::try_from(number("MS5_MODEL_ROUNDS").unwrap_or(24)).unwrap();
+    let seed = number("MS5_MODEL_SEED").unwrap_or_else(|| {
+        if number("MS5_MODEL_ROUNDS").is_some() { u64::from(std::process::id()) } else { 7 }
+    });
+    println!("MS5_MODEL_SEED={seed}, {rounds} rounds");
+    let backups = Backups::on(server, ROWS);
+    if !ours {
+        backups.lab.sql("ALTER TABLE m SET (timescaledb.compress, timescaledb.compress_segmentby = 'dev', timescaledb.compress_orderby = 'ts')");
+    }
+    let mut model = Model {
+        backups,
+        server,
+        dice: Dice(seed),
+        ours,
+        compresses: !ours,
+        writer: None,
+        recorded: BTreeMap::new(),
+        story: Vec::new(),
+    };
+    let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        for round in 0..rounds {
+            for _ in 0..=model.dice.below(3) {
+                model.change();
+            }
+            model.backup(round);
+            model.lose();
+            model.restore();
+        }
+        for name in model.recorded.keys() {
+            let _ = model.backups.run(&format!("verify {name}")).expect(0);
+        }
+    }));
+    if let Err(panic) = ran {
+        println!("MS5_MODEL_SEED={seed}\n{}", model.story.join("\n"));
+        std::panic::resume_unwind(panic);
+    }
+}
+
+#[test]
+fn every_backup_of_the_model_comes_back_as_it_was() {
+    let settings = ["wal_writer_delay=10s", "autovacuum_naptime=1s"];
+    model(&Server::start(Engine::Pg17, &settings).expect("a server of its own"), true);
+}
+
+#[test]
+fn every_backup_of_the_model_comes_back_with_compressed_chunks() {
+    let Some(server) = Server::community() else {
+        return not_run("every_backup_of_the_model_comes_back_with_compressed_chunks");
+    };
+    model(&server, false);
+}
