@@ -19,7 +19,7 @@ test:
 ## chaos         200 runs that are struck at seeded moments, and the runs after them; test has 30 of them
 chaos:
 	@scripts/chaos.sh
-## bench         measurements, as ratios beside peers in the same run; ARGS=race|growth|field|checks|backup|memory for one of them
+## bench         measurements, as ratios beside peers in the same run; ARGS=race|growth|field|checks|backup|incremental|memory for one of them
 bench:
 	@scripts/bench.sh $(ARGS)
 ## check         formatting, lints, docs: what CI checks beside the tests

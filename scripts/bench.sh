@@ -2,8 +2,8 @@
 # Measures the runner: beside psql and other migration tools, with more and more migrations, on the field's database, and
 # its memory with a large COPY; the validators, and backups and restores beside pg_dump and pg_restore. Each measurement is in turn with what it is compared to, on one private server. Machines
 # differ and are noisy: read the ratios, not the seconds. Exits with 1 where a target is missed or something failed.
-#   bench.sh [PART...]    race, growth, field, checks, backup, memory; all without an argument
-# For a quick try: MS5_BENCH_RUNS=1 MS5_BENCH_ROWS=1000 MS5_BENCH_CHECK_ROWS=100000 MS5_BENCH_BACKUP_ROWS=100000 MS5_BENCH_COPY_MIB=64
+#   bench.sh [PART...]    race, growth, field, checks, backup, incremental, memory; all without an argument
+# For a quick try: MS5_BENCH_RUNS=1 MS5_BENCH_ROWS=1000 MS5_BENCH_CHECK_ROWS=100000 MS5_BENCH_BACKUP_ROWS=100000 MS5_BENCH_INCREMENTAL_ROWS=100000 MS5_BENCH_COPY_MIB=64
 set -euo pipefail
 shopt -s inherit_errexit
 cd "$(dirname "$(readlink -f "$0")")/.."
@@ -26,6 +26,8 @@ cd "$(dirname "$(readlink -f "$0")")/.."
 . scripts/bench/checks.sh
 # shellcheck source=scripts/bench/backup.sh
 . scripts/bench/backup.sh
+# shellcheck source=scripts/bench/incremental.sh
+. scripts/bench/incremental.sh
 
 number() { # VARIABLE DEFAULT
     local value=${!1:-$2}
@@ -43,11 +45,12 @@ MIGRATIONS=$(number MS5_BENCH_MIGRATIONS 200)
 ROWS=$(number MS5_BENCH_ROWS 200000)
 CHECK_ROWS=$(number MS5_BENCH_CHECK_ROWS 5000000)
 BACKUP_ROWS=$(number MS5_BENCH_BACKUP_ROWS 5000000)
+INCREMENTAL_ROWS=$(number MS5_BENCH_INCREMENTAL_ROWS 20000000)
 COPY_MIB=$(number MS5_BENCH_COPY_MIB 1024)
 parts=("$@")
-((${#parts[@]})) || parts=(race growth field checks backup memory)
+((${#parts[@]})) || parts=(race growth field checks backup incremental memory)
 for part in "${parts[@]}"; do
-    [[ $part == @(race|growth|field|checks|backup|memory) ]] || usage_error "a part of the bench is race, growth, field, checks, backup or memory, not '$part'"
+    [[ $part == @(race|growth|field|checks|backup|incremental|memory) ]] || usage_error "a part of the bench is race, growth, field, checks, backup, incremental or memory, not '$part'"
 done
 
 scripts/setup.sh

@@ -5,8 +5,6 @@
 # Targets: at most so many times what reading all rows takes; at most so much of pg_restore's time; memory in MiB.
 BACKUP_LIMIT=2.2
 CSV_LIMIT=2.5
-# At most so much of the first incremental backup is what a second one takes, with one chunk changed.
-INCREMENTAL_LIMIT=0.1
 # At most so many times what the same backup takes without encryption.
 SEALED_LIMIT=1.3
 RESTORE_LIMIT=0.65
@@ -34,7 +32,7 @@ bench_backup() {
     "$AGE_BIN/age-keygen" -o "$WORK/key" 2>/dev/null
     cc -O2 -o "$WORK/peak" scripts/bench/peak.c
     echo "== a hypertable of $BACKUP_ROWS rows in 58 chunks: full backups, in turn, $RUNS rounds"
-    fill_hypertable
+    fill_hypertable "$BACKUP_ROWS"
     for ((round = 0; round < RUNS; round++)); do
         for peer in "${DUMPS[@]}" "${EXPORTS[@]}" sealed ours; do
             rm -rf "${DUMP:?}"/* "$MS5_BACKUP_DIR"
@@ -59,11 +57,7 @@ bench_backup() {
     is "$(ratio backup.csv backup.csv_old) < 1" || failed "a backup of hypertables takes longer than $(named csv_old)"
     echo "where a backup's time goes: $(tr -d ' \n' <"$(echo "$MS5_BACKUP_DIR"/*/metadata.json)" | grep -o '"milliseconds":{[^}]*}')"
 
-    bench_incremental || return
-
     echo "== restored into a new database, in turn, $RUNS rounds"
-    rm -rf "$MS5_BACKUP_DIR"
-    dump_ours >"$WORK/out" 2>&1
     rm -rf "${DUMP:?}"/*
     dump_fd_gzip >"$WORK/out" 2>&1
     as_superuser -d postgres -c 'CREATE DATABASE restored TEMPLATE template0'
@@ -93,46 +87,13 @@ bench_backup() {
     done
 }
 
-# A first incremental backup, then a second with one chunk of 58 changed: as a superuser, who can look at pages, and as the
-# owner, for whom everything is read.
-bench_incremental() {
-    local round who
-    echo "== incremental backups of it, $RUNS rounds"
-    for who in superuser owner; do
-        for ((round = 0; round < RUNS; round++)); do
-            rm -rf "$MS5_BACKUP_DIR"
-            sql -d "$DATABASE" -c "UPDATE metric_hist SET value = value + 1 WHERE ts >= '2025-01-20' AND ts < '2025-01-20 00:10'" -c CHECKPOINT
-            if ! timed "incremental.$who.first" "incremental_$who"; then
-                show_output
-                failed "a first incremental backup did not end well"
-                return 1
-            fi
-            sql -d "$DATABASE" -c "UPDATE metric_hist SET value = value + 1 WHERE ts >= '2025-01-20' AND ts < '2025-01-20 00:10'" -c CHECKPOINT
-            if ! timed "incremental.$who.second" "incremental_$who"; then
-                show_output
-                failed "a second incremental backup did not end well"
-                return 1
-            fi
-        done
-        grep -o '[0-9]* of [0-9]* pieces are unchanged.*' "$WORK/out"
-        echo "as $who: the second takes $(ratio "incremental.$who.second" "incremental.$who.first") of the first," \
-            "medians $(median "incremental.$who.first") and $(median "incremental.$who.second") us"
-    done
-    is "$(ratio incremental.superuser.second incremental.superuser.first) <= $INCREMENTAL_LIMIT" ||
-        failed "a second incremental backup takes more than $INCREMENTAL_LIMIT of the first"
-}
-incremental_owner() { manager incremental "$DATABASE" backup bench full --incremental; }
-incremental_superuser() {
-    DB_USER=$MS5_SANDBOX_SUPERUSER POSTGRES_PASSWORD_TEST=$MS5_SANDBOX_SUPERUSER_PASSWORD manager incremental "$DATABASE" backup bench full --incremental
-}
-
-fill_hypertable() {
+fill_hypertable() { # ROWS
     sql -d postgres -c "CREATE DATABASE $DATABASE TEMPLATE template0"
     sql -d "$DATABASE" -c 'SET client_min_messages = warning' -c 'CREATE EXTENSION timescaledb' \
         -c 'CREATE TABLE metric_hist (id bigint GENERATED ALWAYS AS IDENTITY, metric_def_id int NOT NULL,
                 ts timestamptz NOT NULL, value double precision, quality text, PRIMARY KEY (id, ts))' \
         -c "SELECT create_hypertable('metric_hist', 'ts', chunk_time_interval => interval '1 day')" >/dev/null
-    sql -d "$DATABASE" -v "rows=$BACKUP_ROWS" <<'SQL'
+    sql -d "$DATABASE" -v "rows=$1" <<'SQL'
 INSERT INTO metric_hist (metric_def_id, ts, value, quality)
 SELECT i % 200, '2025-01-01'::timestamptz + (i * (58.0 * 86400 - 1) / :rows) * interval '1 second', round((random() * 1000)::numeric, 3), 'good'
 FROM generate_series(0, :rows - 1) i;

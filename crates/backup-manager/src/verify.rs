@@ -1,5 +1,6 @@
 //! `verify`: every file of a backup against its checksum, every member against the index, every row against its table's hash.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
@@ -123,6 +124,14 @@ pub(crate) fn whole(entry: &Entry) -> Result<Vec<String>> {
 /// # Errors
 /// A signal's exit.
 pub(crate) fn sums(entry: &Entry) -> Result<Vec<String>> {
+    sums_but(entry, &BTreeSet::new())
+}
+
+/// The same without those of the store that were read just now.
+///
+/// # Errors
+/// A signal's exit.
+pub(crate) fn sums_but(entry: &Entry, known: &BTreeSet<String>) -> Result<Vec<String>> {
     let mut damage = entry.damage.clone();
     let Ok(metadata) = &entry.metadata else { return Ok(damage) };
     for (file, wanted) in &metadata.files {
@@ -133,7 +142,7 @@ pub(crate) fn sums(entry: &Entry) -> Result<Vec<String>> {
         }
         stopped()?;
     }
-    for piece in entry.pieces() {
+    for piece in entry.pieces().iter().filter(|piece| !known.contains(&piece.file)) {
         damage.extend(store::check(entry.backups(), piece).err());
         stopped()?;
     }

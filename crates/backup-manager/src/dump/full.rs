@@ -83,15 +83,14 @@ impl Job<'_> {
         finish(vec![(file, archive)])
     }
 
-    fn definitions(&self, plan: &Plan, snapshot: &str) -> Result<String> {
-        let text = self.section(snapshot, "pre-data", &[])?;
+    fn definitions(&self, plan: &Plan, text: &str) -> Result<String> {
         let extension = plan.extension.installed.as_deref().zip(plan.extension.schema.as_deref());
         let extension = extension.map(|(version, schema)| sections::Extension {
             version,
             schema,
             superuser: plan.superuser,
         });
-        sections::before_rows(&text, extension.as_ref())
+        sections::before_rows(text, extension.as_ref())
     }
 
     /// Rows over all sessions, what each table holds; beside them what stands before and behind them in the file.
@@ -121,7 +120,14 @@ impl Job<'_> {
     fn beside(&self, aside: &mut Session, plan: &Plan, archive: &Archive, snapshot: &str) -> Result<Beside> {
         let since = Instant::now();
         let gate = archive.rows_gate();
-        put(archive, Stage::PreData, &self.definitions(plan, snapshot)?)?;
+        // Rows wait for the first, where there are any to wait: then the second can wait too.
+        let (pre, early) = if self.options.incremental {
+            let (pre, post) = self.sections(snapshot, &[])?;
+            (pre, Some(post))
+        } else {
+            (self.section(snapshot, "pre-data", &[])?, None)
+        };
+        put(archive, Stage::PreData, &self.definitions(plan, &pre)?)?;
         let mut catalog = Vec::with_capacity(plan.catalog.len());
         for (number, table) in plan.catalog.iter().enumerate() {
             let read = Read {
@@ -138,7 +144,7 @@ impl Job<'_> {
         let took = since.elapsed().as_millis();
         let inventory = Inventory::of(&mut aside.client)
             .map_err(|error| failed("take the inventory of the database", &error))?;
-        let post = self.section(snapshot, "post-data", &[])?;
+        let post = early.map_or_else(|| self.section(snapshot, "post-data", &[]), Ok)?;
         Ok(Beside { catalog, took, inventory, post })
     }
 

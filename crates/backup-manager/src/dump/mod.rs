@@ -15,6 +15,7 @@ pub(crate) use copy::cannot_write;
 pub(crate) use plan::{Added, Scheduled, TABLE_COUNT, database, jobs};
 pub(crate) use sections::{Piece, creates_timescale, pieces};
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -41,7 +42,7 @@ use crate::folder::{Entry, Folder, Hold, write_index};
 use crate::restore::server::{Needs, Wanted};
 use crate::seal::{self, Recipients};
 use crate::sessions::{self, Session, failed};
-use crate::store::key::Keys;
+use crate::store::{self, key::Keys};
 use crate::verify;
 use crate::words::{bytes, count};
 use pieces::{Done, Pieces};
@@ -91,7 +92,9 @@ pub(crate) fn run(
         .query_typed_one("SELECT pg_catalog.pg_database_size(pg_catalog.current_database())", &[])
         .map_err(|error| failed("ask for the database's size", &error))?
         .get(0);
-    if kind != Kind::Schema {
+    // What there is of the store may make it a small one.
+    let small = kind == Kind::Schema || (options.incremental && folder.path().join(store::FOLDER).is_dir());
+    if !small {
         enough_space(folder.path(), u64::try_from(database_bytes).unwrap_or_default(), options.compress)?;
     }
     drop(looker);
@@ -116,13 +119,13 @@ pub(crate) fn run(
     let snapshot = snapshot::take(settings, readers + 1, options.lock_timeout)?;
     let locked = begun.elapsed();
     log::info!("All tables are locked for reading and the snapshot is taken ({} ms)", locked.as_millis());
-    let metadata = job.dump(snapshot, accept, begun, locked.as_millis())?;
+    let (metadata, reused) = job.dump(snapshot, accept, begun, locked.as_millis())?;
     lock.check()?;
     drop(lock);
 
     log::info!("Reading the backup back");
     let entry = Entry::read(partial.name().to_owned(), partial.path().to_owned());
-    let damage = verify::sums(&entry)?;
+    let damage = verify::sums_but(&entry, &reused)?;
     if !damage.is_empty() {
         return Err(Error::new(Exit::Failed, "the backup cannot be read back as it was written")
             .because_all(damage)
@@ -250,14 +253,14 @@ impl Job<'_> {
         Ok((name, written.map_err(|error| cannot_write(&error))?))
     }
 
-    /// Writes the file, and what it says of itself.
+    /// Writes the files, and what they say of themselves; gives that, and what it has found whole in the store.
     fn dump(
         &self,
         snapshot: Snapshot,
         accept: impl FnOnce(Needs<'_>) -> Result<()>,
         begun: Instant,
         locks: u128,
-    ) -> Result<Metadata> {
+    ) -> Result<(Metadata, BTreeSet<String>)> {
         let Snapshot { sessions, id, wal_position, inserted, writers } = snapshot;
         let mut more = More { snapshot: id, wal_position, ..More::default() };
         more.time(metadata::TIMINGS[0], locks);
@@ -296,7 +299,9 @@ impl Job<'_> {
             })
             .transpose()?;
         more.time(metadata::TIMINGS[3], begun.elapsed().as_millis());
-        self.describe(plan, more, files, pieces)
+        let reused = pieces.iter().flatten().filter(|done| done.fresh.is_none());
+        let reused = reused.map(|done| done.piece.file.clone()).collect();
+        Ok((self.describe(plan, more, files, pieces)?, reused))
     }
 
     /// Both of pg_dump's sections, of the same arguments.

@@ -52,8 +52,8 @@ struct Found {
 pub(super) struct Done {
     pub(super) piece: Piece,
     pub(super) members: Vec<Member>,
-    /// Where it is while it is not in the store.
-    fresh: Option<PathBuf>,
+    /// Where it was written; None: it was in the store, and was read and checked there.
+    pub(super) fresh: Option<PathBuf>,
 }
 
 impl<'a> Pieces<'a> {
@@ -221,13 +221,9 @@ impl<'a> Pieces<'a> {
             log::debug!("not all that was committed is durable yet: the keys of new pieces are not kept");
             all.iter_mut().filter(|done| done.fresh.is_some()).for_each(|done| done.piece.key = None);
         }
-        let mut written = 0;
-        for done in &mut all {
-            if let Some(path) = done.fresh.take() {
-                store::adopt(self.backups, &path, &done.piece.file).map_err(|error| cannot_write(&error))?;
-                written += done.piece.bytes;
-            }
-        }
+        let fresh = || all.iter().filter_map(|done| Some((done.fresh.clone()?, done.piece.file.as_str())));
+        store::adopt(self.backups, fresh()).map_err(|error| cannot_write(&error))?;
+        let written = all.iter().filter(|done| done.fresh.is_some()).map(|done| done.piece.bytes).sum();
         let [by_key, by_content] =
             [&self.told_by_key, &self.told_by_content].map(|number| number.load(Ordering::Relaxed));
         let [bytes, took] = self.saved.each_ref().map(|saved| saved.load(Ordering::Relaxed));

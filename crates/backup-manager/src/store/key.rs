@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use ms5_common::config::Settings;
 use ms5_common::db::client::Client;
+use ms5_common::db::server_error::reasons;
 use ms5_common::error::Result;
 use ms5_common::sql::TableName;
 use xxhash_rust::xxh3::xxh3_128;
@@ -95,8 +96,9 @@ impl Keys {
         if !known_pages || u32::try_from(major).is_ok_and(|major| major > NEWEST) {
             return Ok(Err("pages of this server may be laid out in another way".to_owned()));
         }
-        if client.batch_execute(PAGE).is_err() {
-            return Ok(Err("the server does not have pageinspect (postgresql-contrib)".to_owned()));
+        if let Err(error) = client.batch_execute(PAGE) {
+            stopped()?;
+            return Ok(Err(format!("pageinspect (postgresql-contrib) cannot be used: {}", reasons(&error).join("; "))));
         }
         let row = client
             .query_typed_one(

@@ -6,7 +6,7 @@
 
 pub(crate) mod key;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -39,20 +39,25 @@ pub(crate) fn place(file: &str) -> String {
     format!("{FOLDER}/{}/{file}", file.get(..2).unwrap_or_default())
 }
 
-/// Takes a file in that is whole and synced. One that is there already is replaced: it has the same content, or is damaged.
+/// Takes files in that are whole and synced, each from its path by its name. One that is there already is replaced: it has the
+/// same content, or is damaged.
 ///
 /// # Errors
 /// The system's.
-pub(crate) fn adopt(backups: &Path, from: &Path, file: &str) -> io::Result<()> {
-    let to = backups.join(place(file));
-    let folder = to.parent().unwrap_or(backups);
-    if !folder.is_dir() {
-        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        sync_folder(&backups.join(FOLDER))?;
-        sync_folder(backups)?;
+pub(crate) fn adopt<'a>(backups: &Path, files: impl Iterator<Item = (PathBuf, &'a str)>) -> io::Result<()> {
+    let mut folders = BTreeSet::new();
+    for (from, file) in files {
+        let to = backups.join(place(file));
+        let folder = to.parent().unwrap_or(backups);
+        if folders.insert(folder.to_owned()) && !folder.is_dir() {
+            DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        }
+        fs::rename(from, &to)?;
     }
-    fs::rename(from, &to)?;
-    sync_folder(folder)
+    if !folders.is_empty() {
+        folders.extend([backups.join(FOLDER), backups.to_owned()]);
+    }
+    folders.iter().try_for_each(|folder| sync_folder(folder))
 }
 
 /// What is wrong with a piece, looking at all of its file.
