@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -196,6 +197,31 @@ fn damage_in_the_store_is_found_and_the_next_backup_mends_it() {
         assert_eq!(fs::read(&piece).unwrap(), sound);
         let _ = backups.run("verify x").expect(0);
     }
+    // What says something else than was written is nothing to build on, and may need any of them.
+    let first =
+        backups.folder().join(backups.names().into_iter().find(|name| name.starts_with("x_")).unwrap());
+    let (path, before) = (first.join("metadata.json"), store(&backups));
+    let text = fs::read_to_string(&path).unwrap();
+    let at = text.rfind("\"xxh3\":\"").unwrap() + 8;
+    let digit = if &text[at..=at] == "0" { "1" } else { "0" };
+    fs::write(&path, format!("{}{digit}{}", &text[..at], &text[at + 1..])).unwrap();
+    for other in backups.names().into_iter().filter(|name| name.starts_with("next_")) {
+        fs::remove_dir_all(backups.folder().join(other)).unwrap();
+    }
+    let ran = backups.run("backup after full --incremental").expect(0);
+    assert!(ran.to_string().contains("] 0 of "), "{ran}");
+    let _ = backups.run("verify after").expect(0);
+    let _ = backups.run("clean 9999").expect(0).shows(&["not as it was written"]);
+    assert_eq!(store(&backups), before);
+    fs::write(&path, text).unwrap();
+    // The same where a folder was moved and a link is in its place.
+    let away = backups.lab.home().join("away");
+    fs::rename(&first, &away).unwrap();
+    symlink(&away, &first).unwrap();
+    let _ = backups.run("verify x").expect(0);
+    let _ = backups.run("clean 9999").expect(0);
+    assert_eq!(store(&backups), before);
+    let _ = backups.run("verify x").expect(0);
     // What cannot be read may need any of them.
     let broken = backups.backup("broken full --incremental");
     backups.lab.sql("UPDATE m SET v = 0");
@@ -517,4 +543,42 @@ fn every_backup_of_the_model_comes_back_with_compressed_chunks() {
         return not_run("every_backup_of_the_model_comes_back_with_compressed_chunks");
     };
     model(&server, false);
+}
+
+#[test]
+fn labels_inside_what_is_compressed_are_not_missed() {
+    let Some(server) = Server::community() else {
+        return not_run("labels_inside_what_is_compressed_are_not_missed");
+    };
+    let backups = Backups::on(
+        &server,
+        "CREATE EXTENSION IF NOT EXISTS timescaledb;
+SET timescaledb.enable_sparse_index_bloom = off;
+CREATE TYPE mood AS ENUM ('sad', 'ok', 'happy');
+CREATE TABLE src (t timestamptz NOT NULL, d int, s text);
+SELECT create_hypertable('src', 't', chunk_time_interval => interval '100 day');
+INSERT INTO src SELECT '2024-01-01'::timestamptz + g * interval '1 min', g, (ARRAY['sad', 'ok', 'happy'])[1 + (g * 7919 + g / 3) % 3] FROM generate_series(1, 60000) g;
+CREATE MATERIALIZED VIEW ca WITH (timescaledb.continuous) AS SELECT time_bucket('1 minute', t) b, d, last(s::mood, t) m FROM src GROUP BY 1, 2 WITH NO DATA;
+CALL refresh_continuous_aggregate('ca', NULL, NULL);
+ALTER MATERIALIZED VIEW ca SET (timescaledb.compress, timescaledb.compress_segmentby = '', timescaledb.compress_orderby = 'b');
+SELECT compress_chunk(c) FROM show_chunks('ca') c;
+",
+    );
+    let backup = |name: &str| {
+        let _ = as_superuser(&backups, &server, &format!("backup {name} full --incremental")).run().expect(0);
+    };
+    backup("one");
+    backups.lab.sql(
+        "ALTER TYPE mood RENAME VALUE 'happy' TO 'tmp'; ALTER TYPE mood RENAME VALUE 'sad' TO 'happy'; ALTER TYPE mood RENAME VALUE 'tmp' TO 'sad'",
+    );
+    let (of_views, swapped) = (backups.lab.ask("SELECT string_agg(m::text || n, ',') FROM (SELECT m, count(*) n FROM ca GROUP BY 1 ORDER BY 1) x"), backups.content());
+    backup("two");
+    let _ = backups.restorer("restore two --force --drop-old").run().expect(0);
+    assert_eq!(backups.content(), swapped);
+    assert_eq!(
+        backups.lab.ask(
+            "SELECT string_agg(m::text || n, ',') FROM (SELECT m, count(*) n FROM ca GROUP BY 1 ORDER BY 1) x"
+        ),
+        of_views
+    );
 }

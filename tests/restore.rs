@@ -365,9 +365,9 @@ fn compressed_chunks_aggregates_and_policies_come_back() {
     // By hand.
     let to = format!("{name}_psql");
     backups.superuser("postgres").batch_execute(&format!("CREATE DATABASE {to} TEMPLATE template0")).unwrap();
-    let script = migration_tests::backups::gunzip(&fs::read(folder.join("full_database.sql.gz")).unwrap());
+    let script = gunzip(&fs::read(folder.join("full_database.sql.gz")).unwrap());
     let _ = backups.psql(&to, script).expect(0);
-    let by_psql = migration_tests::backups::content(&mut backups.superuser(&to));
+    let by_psql = content(&mut backups.superuser(&to));
     backups.superuser("postgres").batch_execute(&format!("DROP DATABASE {to} WITH (FORCE)")).unwrap();
     assert_eq!(by_psql, before);
     // By us.

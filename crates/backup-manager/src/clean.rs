@@ -11,7 +11,7 @@ use ms5_common::tool::Context;
 use time::{Duration, OffsetDateTime};
 
 use crate::args::Options;
-use crate::folder::{Entry, Folder, Hold, partial};
+use crate::folder::{Entry, Folder, Hold, name, partial};
 use crate::words::bytes;
 use crate::{rollback, store};
 
@@ -124,7 +124,8 @@ pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, day
         .map(|entry| Candidate {
             name: entry.name.clone(),
             kind: entry.metadata.as_ref().map(|metadata| metadata.kind.clone()).unwrap_or_default(),
-            created: entry.created,
+            // An export is as old as what it was made of, and was wanted when it was made.
+            created: entry.created.max(name::time(&entry.name)),
             size: entry.size,
             stored: entry.pieces().iter().map(|piece| (piece.file.clone(), piece.bytes)).collect(),
             complete: entry.complete(),
@@ -177,8 +178,16 @@ fn empty_store(
     failed: &mut Vec<String>,
 ) -> Result<u64> {
     // What cannot be read may need any of it.
-    if let Some(odd) = entries.iter().find(|entry| entry.metadata.is_err()) {
-        log::warn!("What no backup needs of {} is not removed: {} cannot be read", store::FOLDER, odd.name);
+    let unknown = |entry: &&Entry| match &entry.metadata {
+        Ok(metadata) => metadata.more.is_some() && !entry.index_fits,
+        Err(_) => true,
+    };
+    if let Some(odd) = entries.iter().find(unknown) {
+        log::warn!(
+            "What no backup needs of {} is not removed: {} cannot be read, or is not as it was written",
+            store::FOLDER,
+            odd.name
+        );
         return Ok(0);
     }
     let cannot = |error: std::io::Error| {

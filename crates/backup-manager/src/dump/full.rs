@@ -151,7 +151,7 @@ impl Job<'_> {
     /// Large objects as pg_dump writes them, without anything else.
     fn large_objects(&self, archive: &Archive, snapshot: &str) -> Result<()> {
         let section = "data (large objects)";
-        let arguments = ["--section=data", "--exclude-table-data=*.*", "--large-objects"];
+        let arguments = ["--section=data", "--exclude-table-data=*.*", "--blobs"];
         // What it says to stderr must not wait for a reader, nor be on a disk.
         let (words, theirs) = words().map_err(|error| cannot_write(&error))?;
         let told = || {

@@ -225,11 +225,11 @@ impl Job<'_> {
     }
 
     /// What an incremental backup takes from the store, and puts there.
-    fn pieces(&self, plan: &Plan, inserted: Option<&str>, writers: &[u32]) -> Result<Option<Pieces<'_>>> {
+    fn pieces(&self, inserted: Option<&str>, writers: &[u32]) -> Result<Option<Pieces<'_>>> {
         if !self.options.incremental {
             return Ok(None);
         }
-        let keys = match Keys::read(self.settings, inserted, writers, &plan.hypertables)? {
+        let keys = match Keys::read(self.settings, inserted, writers)? {
             Ok(keys) => Some(keys),
             Err(why) => {
                 log::info!("What has changed is told by reading it: {why}");
@@ -286,7 +286,7 @@ impl Job<'_> {
             superuser: plan.superuser,
             timescaledb: Wanted::exactly(plan.extension.installed.as_deref()),
         })?;
-        let pieces = self.pieces(&plan, inserted.as_deref(), &writers)?;
+        let pieces = self.pieces(inserted.as_deref(), &writers)?;
         let files = match self.kind {
             Kind::Full => self.full(source, &plan, &mut more, pieces.as_ref())?,
             Kind::Schema => self.schema(source, &plan, &mut more)?,

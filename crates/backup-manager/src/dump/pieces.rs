@@ -54,6 +54,8 @@ pub(super) struct Done {
     pub(super) members: Vec<Member>,
     /// Where it was written; None: it was in the store, and was read and checked there.
     pub(super) fresh: Option<PathBuf>,
+    /// Its key was taken in this snapshot, and not in that of the backup it is from.
+    new_key: bool,
 }
 
 impl<'a> Pieces<'a> {
@@ -71,7 +73,8 @@ impl<'a> Pieces<'a> {
     ) -> Result<Self> {
         let mut known: BTreeMap<String, Vec<Found>> = BTreeMap::new();
         for entry in folder.entries()? {
-            let Entry { metadata: Ok(metadata), .. } = entry else { continue };
+            // What is not as it was written would spread from here.
+            let Entry { metadata: Ok(metadata), index_fits: true, .. } = entry else { continue };
             let Some(more) = metadata.more.filter(|_| metadata.kind == kind.word()) else { continue };
             let mut members: BTreeMap<usize, Vec<Member>> = BTreeMap::new();
             for member in more.members {
@@ -137,7 +140,7 @@ impl<'a> Pieces<'a> {
             |key: &Key| known.iter().filter(|found| found.piece.key.as_ref() == Some(&key.text)).find(whole);
         if let Some(found) = key.as_ref().and_then(equal) {
             self.told_by_key.fetch_add(1, Ordering::Relaxed);
-            return Ok(self.reuse(found, read, found.piece.key.clone(), progress));
+            return Ok(self.reuse(found, read, None, progress));
         }
         // Other pages are as good as other rows; and where they are not, what is packed anew has the same name.
         let by_content = known.iter().any(|found| key.is_none() || found.piece.key.is_none());
@@ -152,6 +155,7 @@ impl<'a> Pieces<'a> {
         self.write(session, read, stage, key, progress)
     }
 
+    /// Takes a piece of another backup, with the key that it had or one of now.
     fn reuse(&self, found: &Found, read: &Read<'_>, key: Option<String>, progress: &Progress) -> RowSum {
         let Found { piece, members } = found;
         let raw = members.iter().map(|member| member.raw).sum();
@@ -162,9 +166,10 @@ impl<'a> Pieces<'a> {
         }
         let members =
             members.iter().map(|member| Member { table: Some(read.number), ..member.clone() }).collect();
-        let piece = Piece { table: read.number, key, ..piece.clone() };
+        let new_key = key.is_some();
+        let piece = Piece { table: read.number, key: key.or_else(|| piece.key.clone()), ..piece.clone() };
         let sum = RowSum { rows: piece.rows, hash: piece.hash };
-        self.note(Done { piece, members, fresh: None });
+        self.note(Done { piece, members, fresh: None, new_key });
         sum
     }
 
@@ -198,7 +203,7 @@ impl<'a> Pieces<'a> {
             key,
             took: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
         };
-        self.note(Done { piece, members: written.members, fresh: Some(path) });
+        self.note(Done { piece, members: written.members, fresh: Some(path), new_key: true });
         Ok(sum)
     }
 
@@ -218,8 +223,8 @@ impl<'a> Pieces<'a> {
         if let Some(keys) = &self.keys
             && !keys.are_durable(&mut session.client)?
         {
-            log::debug!("not all that was committed is durable yet: the keys of new pieces are not kept");
-            all.iter_mut().filter(|done| done.fresh.is_some()).for_each(|done| done.piece.key = None);
+            log::debug!("not all that was committed is durable yet: what was told of pages now is not kept");
+            all.iter_mut().filter(|done| done.new_key).for_each(|done| done.piece.key = None);
         }
         let fresh = || all.iter().filter_map(|done| Some((done.fresh.clone()?, done.piece.file.as_str())));
         store::adopt(self.backups, fresh()).map_err(|error| cannot_write(&error))?;

@@ -150,7 +150,7 @@ fn attempt(settings: &Settings, count: usize, patience: Duration) -> std::result
 fn begin(client: &mut Client, mode: &str, patience: Duration) -> Result<()> {
     client
         .batch_execute(&format!(
-            "START TRANSACTION ISOLATION LEVEL {mode}; SET LOCAL lock_timeout = '{}ms'",
+            "START TRANSACTION ISOLATION LEVEL {mode}; SET LOCAL lock_timeout = '{}ms'; SET LOCAL synchronize_seqscans = off",
             patience.as_millis().max(1)
         ))
         .map_err(|error| failed("begin reading", &error))

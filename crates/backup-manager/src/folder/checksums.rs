@@ -25,6 +25,13 @@ pub(crate) fn render(metadata_text: &str, metadata: &Metadata) -> String {
     text
 }
 
+/// The files of the store that checksums.sha256 names, whatever else says.
+pub(crate) fn stored(path: &Path) -> Vec<String> {
+    let text = read_text(&path.join(FILE)).unwrap_or_default();
+    let names = text.lines().filter_map(|line| line.rsplit('/').next());
+    names.filter(|name| store::is_name(name)).map(str::to_owned).collect()
+}
+
 /// The sha256 of bytes, in hexadecimal.
 pub(crate) fn hex_of(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
@@ -54,8 +61,8 @@ pub(crate) fn of_file(path: &Path, mut read: impl FnMut(u64)) -> io::Result<Stri
     }
 }
 
-/// What is wrong with a backup as far as it shows without reading its large files.
-pub(crate) fn glance(path: &Path, name: &str, metadata: &Metadata, damage: &mut Vec<String>) {
+/// What is wrong with a backup's files as far as it shows without reading the large ones.
+pub(crate) fn glance(path: &Path, metadata: &Metadata, damage: &mut Vec<String>) {
     for (number, (file, _)) in metadata.files.iter().enumerate() {
         let there = path.join(file).metadata().ok().filter(std::fs::Metadata::is_file);
         let wanted = metadata.more.as_ref().and_then(|more| more.sizes.get(number).copied());
@@ -67,6 +74,10 @@ pub(crate) fn glance(path: &Path, name: &str, metadata: &Metadata, damage: &mut 
             _ => {}
         }
     }
+}
+
+/// What is wrong with what a backup says of itself. Nothing of it may be believed then.
+pub(crate) fn index(path: &Path, name: &str, metadata: &Metadata, damage: &mut Vec<String>) {
     // The old script's have neither of what follows.
     if metadata.more.is_none() {
         return;

@@ -101,19 +101,23 @@ impl Folder {
     /// # Errors
     /// [`Exit::Config`] where the folder cannot be listed.
     pub(crate) fn entries(&self) -> Result<Vec<Entry>> {
-        let listed = fs::read_dir(&self.path).map_err(|error| {
+        let cannot_list = |error: io::Error| {
             Error::new(Exit::Config, format!("cannot list {}", self.path.display())).because(error)
-        })?;
-        let mut entries: Vec<Entry> = listed
-            .filter_map(|entry| {
-                let entry = entry.ok()?;
-                let name = entry.file_name().to_string_lossy().into_owned();
-                let ours = entry.file_type().ok()?.is_dir()
-                    && name != rollback_points::FOLDER
-                    && !name.starts_with('.');
-                ours.then(|| Entry::read(name, entry.path()))
-            })
-            .collect();
+        };
+        let listed = fs::read_dir(&self.path).map_err(cannot_list)?;
+        let mut entries = Vec::new();
+        for entry in listed {
+            let entry = entry.map_err(cannot_list)?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name == rollback_points::FOLDER || name.starts_with('.') {
+                continue;
+            }
+            // A link to a folder is as good as one; what it is cannot be said of one that leads nowhere.
+            let kind = fs::metadata(entry.path());
+            if kind.map_or(true, |kind| kind.is_dir()) {
+                entries.push(Entry::read(name, entry.path()));
+            }
+        }
         entries.sort_by(|one, other| (other.created, &other.name).cmp(&(one.created, &one.name)));
         Ok(entries)
     }
@@ -169,6 +173,8 @@ pub(crate) struct Entry {
     pub(crate) size: u64,
     /// What a look without reading the large files finds wrong.
     pub(crate) damage: Vec<String>,
+    /// Whether what it says of itself is what was written.
+    pub(crate) index_fits: bool,
     /// What opens its files, where they are encrypted and that was given.
     pub(crate) key: Option<Key>,
 }
@@ -187,10 +193,13 @@ impl Entry {
                 .sum()
         });
         let mut damage = Vec::new();
+        let mut index_fits = false;
         match &metadata {
             Err(why) => damage.push(format!("{}: {why}", metadata::FILE)),
             Ok(metadata) => {
-                checksums::glance(&path, &name, metadata, &mut damage);
+                checksums::index(&path, &name, metadata, &mut damage);
+                index_fits = damage.is_empty();
+                checksums::glance(&path, metadata, &mut damage);
                 let backups = path.parent().unwrap_or(Path::new("."));
                 let pieces = metadata.pieces().iter();
                 damage.extend(pieces.filter_map(|piece| store::glance(backups, piece).err()));
@@ -199,7 +208,7 @@ impl Entry {
         if created.is_none() && metadata.is_ok() {
             damage.push(format!("{}: created_at is no time", metadata::FILE));
         }
-        Self { name, path, metadata, created, size, damage, key: None }
+        Self { name, path, metadata, created, size, damage, index_fits, key: None }
     }
 
     /// What of its rows lies in the store.

@@ -51,6 +51,12 @@ pub(crate) fn stamp(at: OffsetDateTime) -> String {
     at.to_offset(time::UtcOffset::UTC).format(STAMP).unwrap_or_default()
 }
 
+/// The moment of a name's stamp, in UTC; None where there is none at its end.
+pub(crate) fn time(name: &str) -> Option<OffsetDateTime> {
+    let at = without_stamp(name)?.len() + 1;
+    time::PrimitiveDateTime::parse(name.get(at..)?, STAMP).ok().map(time::PrimitiveDateTime::assume_utc)
+}
+
 /// The name without its stamp; None where there is none at its end.
 pub(crate) fn without_stamp(name: &str) -> Option<&str> {
     let at = name.len().checked_sub(STAMP_LENGTH + 1)?;
@@ -101,6 +107,8 @@ mod tests {
             assert_eq!(without_stamp(none), None, "{none}");
         }
         assert_eq!(stamp(OffsetDateTime::UNIX_EPOCH), "19700101_000000");
+        assert_eq!(time("x_19700101_000000"), Some(OffsetDateTime::UNIX_EPOCH));
+        assert_eq!((time("x"), time("x_19701301_000000")), (None, None));
         assert_eq!(stamp(OffsetDateTime::now_utc()).len(), STAMP_LENGTH);
     }
 }

@@ -8,7 +8,7 @@
 //!
 //! Rows are texts, and a text may change without its page: the label of an enum, the name of a table in a regclass. Tables
 //! with any but plain built-in types have no key. Then, and where pages cannot be looked at (no superuser, no pageinspect, a
-//! standby), content is read and hashed.
+//! standby), content is read and hashed. What is compressed is of the types of its chunk.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
@@ -18,7 +18,6 @@ use ms5_common::config::Settings;
 use ms5_common::db::client::Client;
 use ms5_common::db::server_error::reasons;
 use ms5_common::error::Result;
-use ms5_common::sql::TableName;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::sessions::{self, Session, failed, stopped};
@@ -71,7 +70,6 @@ impl Keys {
         settings: &Settings,
         before: Option<&str>,
         writers: &[u32],
-        hypertables: &[TableName],
     ) -> Result<std::result::Result<Self, String>> {
         let mut session = sessions::open(settings, "keys")?;
         let client = &mut session.client;
@@ -96,9 +94,12 @@ impl Keys {
         if !known_pages || u32::try_from(major).is_ok_and(|major| major > NEWEST) {
             return Ok(Err("pages of this server may be laid out in another way".to_owned()));
         }
-        if let Err(error) = client.batch_execute(PAGE) {
+        if let Err(error) = look_at_pages(client) {
             stopped()?;
-            return Ok(Err(format!("pageinspect (postgresql-contrib) cannot be used: {}", reasons(&error).join("; "))));
+            return Ok(Err(format!(
+                "pageinspect (postgresql-contrib) cannot be used: {}",
+                reasons(&error).join("; ")
+            )));
         }
         let row = client
             .query_typed_one(
@@ -116,7 +117,7 @@ impl Keys {
             row.get::<_, u32>(2)
         );
         let committed = row.get(3);
-        let (tables, compressed) = tables(client, hypertables).map_err(asked)?;
+        let (tables, compressed) = tables(client).map_err(asked)?;
         let Some(before) = before.and_then(position) else {
             return Ok(Err("the WAL position is not known".to_owned()));
         };
@@ -131,7 +132,7 @@ impl Keys {
     /// The server's.
     pub(crate) fn session(&self, settings: &Settings) -> Result<Session> {
         let mut session = sessions::open(settings, "keys")?;
-        session.client.batch_execute(PAGE).map_err(|error| failed("look at pages", &error))?;
+        look_at_pages(&mut session.client).map_err(|error| failed("look at pages", &error))?;
         Ok(session)
     }
 
@@ -211,11 +212,18 @@ impl Keys {
     }
 }
 
+/// Makes a session one that can look at pages. Where event triggers can be left out, none hears of the function.
+fn look_at_pages(client: &mut Client) -> std::result::Result<(), postgres::Error> {
+    client.batch_execute(
+        "SELECT pg_catalog.set_config('event_triggers', 'off', false) FROM pg_catalog.pg_settings WHERE name = 'event_triggers'",
+    )?;
+    client.batch_execute(PAGE)
+}
+
 /// All tables, and the compressed rows of chunks.
 #[allow(clippy::type_complexity)]
 fn tables(
     client: &mut Client,
-    hypertables: &[TableName],
 ) -> std::result::Result<(BTreeMap<String, Known>, BTreeMap<u32, u32>), postgres::Error> {
     // A table without columns has no rows' text that could change.
     let rows = client.query_typed(
@@ -225,7 +233,8 @@ fn tables(
                                   AND t.typname !~ '^_?(reg|aclitem)'), true),
                 coalesce(bool_and((t.typnamespace = 'pg_catalog'::pg_catalog.regnamespace AND t.typtype = 'b'
                                    AND t.typname !~ '^_?(reg|aclitem)')
-                                  OR t.oid = pg_catalog.to_regtype('_timescaledb_internal.compressed_data')), true),
+                                  OR t.oid IN (pg_catalog.to_regtype('_timescaledb_internal.compressed_data'),
+                                            pg_catalog.to_regtype('_timescaledb_internal.bloom1'))), true),
                 md5(coalesce(string_agg(format('%s %s %s %s %s %s', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attgenerated,
                                                a.attmissingval::text), ',' ORDER BY a.attnum), ''))
          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -235,10 +244,6 @@ fn tables(
          GROUP BY c.oid, n.nspname, c.relname",
         &[],
     )?;
-    let is_hypertable = |name: &str| TableName::parse(name).is_some_and(|name| hypertables.contains(&name));
-    // What is compressed is the rows of some hypertable, and which one is not asked.
-    let all_plain = rows.iter().filter(|row| is_hypertable(row.get(1))).all(|row| row.get(3));
-    let mut compressed = BTreeMap::new();
     let mapped: bool = client
         .query_typed_one(
             "SELECT EXISTS (SELECT FROM pg_catalog.pg_attribute
@@ -247,27 +252,32 @@ fn tables(
             &[],
         )?
         .get(0);
+    let mut compressed: BTreeMap<u32, u32> = BTreeMap::new();
     if mapped {
         let rows = client.query_typed(
             "SELECT relid::oid, compress_relid::oid FROM _timescaledb_catalog.compression_settings
              WHERE compress_relid IS NOT NULL",
             &[],
         )?;
-        compressed = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-    } else if !hypertables.is_empty() {
-        // Before 2.19 it is not written there.
-        let packed = client.query_typed_one(
-            "SELECT EXISTS (SELECT FROM timescaledb_information.chunks WHERE is_compressed)",
-            &[],
-        )?;
-        if packed.get(0) {
-            return Ok((BTreeMap::new(), compressed));
+        compressed.extend(rows.iter().map(|row| (row.get::<_, u32>(0), row.get::<_, u32>(1))));
+    } else {
+        // Before 2.19 it is not written there which table holds what of a chunk was compressed.
+        let there = "SELECT pg_catalog.to_regclass('_timescaledb_catalog.chunk') IS NOT NULL";
+        if client.query_typed_one(there, &[])?.get(0) {
+            let packed = "SELECT EXISTS (SELECT FROM timescaledb_information.chunks WHERE is_compressed)";
+            if client.query_typed_one(packed, &[])?.get(0) {
+                return Ok((BTreeMap::new(), compressed));
+            }
         }
     }
+    let plain: BTreeSet<u32> =
+        rows.iter().filter(|row| row.get::<_, bool>(3)).map(|row| row.get(0)).collect();
+    let of_plain: BTreeSet<u32> =
+        compressed.iter().filter(|(chunk, _)| plain.contains(chunk)).map(|(_, packed)| *packed).collect();
     let known = |row: &postgres::Row| {
-        let (stored, plain, plain_or_packed): (bool, bool, bool) = (row.get(2), row.get(3), row.get(4));
-        let told = stored && (plain || (plain_or_packed && all_plain));
-        (row.get(1), Known { oid: row.get(0), columns: told.then(|| row.get(5)) })
+        let (oid, stored, packed): (u32, bool, bool) = (row.get(0), row.get(2), row.get(4));
+        let told = stored && (plain.contains(&oid) || (packed && of_plain.contains(&oid)));
+        (row.get(1), Known { oid, columns: told.then(|| row.get(5)) })
     };
     Ok((rows.iter().map(known).collect(), compressed))
 }

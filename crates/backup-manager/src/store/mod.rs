@@ -105,6 +105,9 @@ pub(crate) fn used<'a>(entries: impl Iterator<Item = &'a Entry>) -> BTreeMap<Str
         for (file, bytes) in files {
             used.entry(file.to_owned()).or_insert(Used { bytes, backups: 0 }).backups += 1;
         }
+        for file in checksums::stored(&entry.path) {
+            used.entry(file).or_insert(Used { bytes: 0, backups: 1 });
+        }
     }
     used
 }
