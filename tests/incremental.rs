@@ -4,7 +4,7 @@
 //! be what was recorded when it was made. MS5_MODEL_ROUNDS sets how many rounds there are (24; an operator's proof: 200),
 //! MS5_MODEL_SEED repeats one run.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -16,11 +16,12 @@ bench_incremental() {
         for ((round = 0; round < RUNS; round++)); do
             rm -rf "$MS5_BACKUP_DIR"
             change_one_chunk
-            timed "incremental.$who.first" "incremental_$who" && change_one_chunk && timed "incremental.$who.second" "incremental_$who" || {
+            if ! { timed "incremental.$who.first" "incremental_$who" && change_one_chunk &&
+                timed "incremental.$who.second" "incremental_$who"; }; then
                 show_output
                 failed 'an incremental backup did not end well'
                 return
-            }
+            fi
         done
         grep -o '[0-9]* of [0-9]* pieces are unchanged.*' "$WORK/out"
         echo "as the $who: the second takes $(ratio "incremental.$who.second" "incremental.$who.first") of the first;" \

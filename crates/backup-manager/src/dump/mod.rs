@@ -268,8 +268,12 @@ impl Job<'_> {
         // It exported the snapshot, so it stays to the end.
         let Some(aside) = sessions.next() else { return Err(never()) };
         let mut source = Source { aside, readers: sessions.collect() };
-        let plan =
-            Plan::read(&mut source.aside.client).map_err(|error| failed("read the catalog", &error))?;
+        let (plan, pieces) = thread::scope(|scope| {
+            let pieces = scope.spawn(|| self.pieces(inserted.as_deref(), &writers));
+            let plan = Plan::read(&mut source.aside.client);
+            (plan, pieces.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        });
+        let (plan, pieces) = (plan.map_err(|error| failed("read the catalog", &error))?, pieces?);
         if self.kind != Kind::Full && !plan.strange_schemas.is_empty() {
             return Err(Error::new(
                 Exit::Config,
@@ -286,7 +290,6 @@ impl Job<'_> {
             superuser: plan.superuser,
             timescaledb: Wanted::exactly(plan.extension.installed.as_deref()),
         })?;
-        let pieces = self.pieces(inserted.as_deref(), &writers)?;
         let files = match self.kind {
             Kind::Full => self.full(source, &plan, &mut more, pieces.as_ref())?,
             Kind::Schema => self.schema(source, &plan, &mut more)?,
