@@ -240,7 +240,7 @@ fn what_is_no_backup_is_refused_before_anything_is_touched() {
         assert!(ran.to_string().contains("is no name for a backup"), "{ran}");
     }
     let _ = backups.tool("backup").arg("-x").run().expect(2);
-    let _ = backups.run("backup x incremental").expect(2).shows(&["not built yet", "backup NAME full"]);
+    let _ = backups.run("backup x incremental").expect(2).shows(&["is no type", "backup NAME full"]);
     let _ =
         backups.run("backup x schem").expect(2).shows(&["unknown type", "full, schema, data, hypertables"]);
     let _ = backups.run("verify nothing").expect(3).shows(&["there is no backup \"nothing\""]);

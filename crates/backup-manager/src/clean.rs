@@ -13,7 +13,7 @@ use time::{Duration, OffsetDateTime};
 use crate::args::Options;
 use crate::folder::{Entry, Folder, Hold, name, partial};
 use crate::words::bytes;
-use crate::{rollback, store};
+use crate::{export, rollback, store};
 
 /// What is known of a backup, as far as its fate depends on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,8 +124,7 @@ pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, day
         .map(|entry| Candidate {
             name: entry.name.clone(),
             kind: entry.metadata.as_ref().map(|metadata| metadata.kind.clone()).unwrap_or_default(),
-            // An export is as old as what it was made of, and was wanted when it was made.
-            created: entry.created.max(name::time(&entry.name)),
+            created: age_of(entry),
             size: entry.size,
             stored: entry.pieces().iter().map(|piece| (piece.file.clone(), piece.bytes)).collect(),
             complete: entry.complete(),
@@ -167,6 +166,12 @@ pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, day
     let what = if options.dry_run { "would be removed" } else { "removed" };
     success!("✅ {removed} backups {what}, {}", bytes(freed));
     Ok(Exit::Done)
+}
+
+/// From when on a backup is as old as it says. An export says when its rows were read, and was wanted when it was made.
+fn age_of(entry: &Entry) -> Option<OffsetDateTime> {
+    let exported = name::without_stamp(&entry.name).is_some_and(|plain| plain.ends_with(export::ENDING));
+    if exported { entry.created.max(name::time(&entry.name)) } else { entry.created }
 }
 
 /// Removes what no backup needs of the store that they share; gives the bytes.

@@ -22,6 +22,9 @@ use crate::{list, verify};
 /// What stands before the name of a file that holds all but what is in the store.
 pub(crate) const BASE: &str = "base.";
 
+/// What stands behind the name of what was exported.
+pub(crate) const ENDING: &str = "_export";
+
 /// The name of a file that holds all.
 pub(crate) fn whole_name(file: &str) -> &str {
     file.strip_prefix(BASE).unwrap_or(file)
@@ -45,7 +48,7 @@ pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, nam
     if more.pieces.is_none() {
         return Err(alone_already(&entry));
     }
-    let plain = format!("{}_export", name::without_stamp(&entry.name).unwrap_or(&entry.name));
+    let plain = format!("{}{ENDING}", name::without_stamp(&entry.name).unwrap_or(&entry.name));
     name::check(&plain)?;
     let partial = Partial::create(&folder, &plain)?;
     log::info!("Exporting backup: {} as {}", entry.name, partial.name());
