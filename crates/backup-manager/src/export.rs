@@ -86,7 +86,7 @@ fn write(entry: &Entry, metadata: &Metadata, more: &More, partial: &Partial) -> 
     for (place, (file, _)) in metadata.files.iter().enumerate() {
         let members = in_order(kind, place, metadata.files.len(), &more.members);
         let path = partial.path().join(whole_name(file));
-        let Written { members, sha256, bytes } = if members.is_empty() {
+        let Written { members, sha256, bytes, .. } = if members.is_empty() {
             crate::archive::small(&path, None, &entry.text(file).map_err(|error| cannot_write(&error))?)
                 .map_err(|error| cannot_write(&error))?
         } else {

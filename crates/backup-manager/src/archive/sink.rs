@@ -8,6 +8,7 @@ use std::path::Path;
 
 use age::stream::StreamWriter;
 use sha2::{Digest, Sha256};
+use xxhash_rust::xxh3::Xxh3;
 
 use super::{LOOK, Written, room};
 use crate::folder::checksums::hex;
@@ -30,13 +31,16 @@ enum To {
 struct Hashed {
     file: File,
     hash: Sha256,
+    quick: Xxh3,
     bytes: u64,
 }
 
 impl Write for Hashed {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = self.file.write(bytes)?;
-        self.hash.update(bytes.get(..count).unwrap_or_default());
+        let written = bytes.get(..count).unwrap_or_default();
+        self.hash.update(written);
+        self.quick.update(written);
         self.bytes += count as u64;
         Ok(count)
     }
@@ -53,7 +57,7 @@ impl Sink {
     /// The system's.
     pub(super) fn create(path: &Path, recipients: Option<&Recipients>) -> io::Result<Self> {
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        let hashed = Hashed { file, hash: Sha256::new(), bytes: 0 };
+        let hashed = Hashed { file, hash: Sha256::new(), quick: Xxh3::new(), bytes: 0 };
         let to = match recipients {
             None => To::Clear(hashed),
             Some(recipients) => To::Sealed(Box::new(recipients.seal(hashed)?)),
@@ -83,17 +87,17 @@ impl Sink {
         Ok(())
     }
 
-    /// Makes it durable; its sha256 and its bytes on the disk.
+    /// Makes it durable; what it is on the disk.
     ///
     /// # Errors
     /// The system's.
-    pub(super) fn finish(self) -> io::Result<(String, u64)> {
-        let Hashed { file, hash, bytes } = match self.to {
+    pub(super) fn finish(self) -> io::Result<Written> {
+        let Hashed { file, hash, quick, bytes } = match self.to {
             To::Clear(file) => file,
             To::Sealed(file) => file.finish()?,
         };
         file.sync_all()?;
-        Ok((hex(&hash.finalize()), bytes))
+        Ok(Written { members: Vec::new(), sha256: hex(&hash.finalize()), quick: quick.digest128(), bytes })
     }
 }
 
@@ -104,6 +108,5 @@ impl Sink {
 pub(crate) fn small(path: &Path, recipients: Option<&Recipients>, text: &str) -> io::Result<Written> {
     let mut sink = Sink::create(path, recipients)?;
     sink.put(path, text.as_bytes())?;
-    let (sha256, bytes) = sink.finish()?;
-    Ok(Written { members: Vec::new(), sha256, bytes })
+    sink.finish()
 }

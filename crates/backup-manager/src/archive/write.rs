@@ -58,6 +58,8 @@ struct State {
 pub(crate) struct Written {
     pub(crate) members: Vec<Member>,
     pub(crate) sha256: String,
+    /// xxh3 of the file.
+    pub(crate) quick: u128,
     pub(crate) bytes: u64,
 }
 
@@ -192,8 +194,8 @@ impl Archive {
     /// The system's.
     pub(crate) fn finish(self) -> io::Result<Written> {
         let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let (sha256, bytes) = state.sink.finish()?;
-        Ok(Written { members: state.members, sha256, bytes })
+        let written = state.sink.finish()?;
+        Ok(Written { members: state.members, ..written })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

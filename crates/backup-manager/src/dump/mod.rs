@@ -296,11 +296,7 @@ impl Job<'_> {
             Kind::Data => self.data(source, &plan, &mut more)?,
             Kind::Hypertables => self.hypertables(source, &plan, &mut more, pieces.as_ref())?,
         };
-        let pieces = pieces
-            .map(|pieces| {
-                sessions::open(self.settings, "keys").and_then(|mut session| pieces.settle(&mut session))
-            })
-            .transpose()?;
+        let pieces = pieces.map(|pieces| pieces.settle()).transpose()?;
         more.time(metadata::TIMINGS[3], begun.elapsed().as_millis());
         let reused = pieces.iter().flatten().filter(|done| done.fresh.is_none());
         let reused = reused.map(|done| done.piece.file.clone()).collect();

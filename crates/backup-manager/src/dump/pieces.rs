@@ -135,7 +135,7 @@ impl<'a> Pieces<'a> {
             _ => None,
         };
         let known = self.known.get(&read.source).map(Vec::as_slice).unwrap_or_default();
-        let whole = |found: &&Found| store::check(self.backups, &found.piece).is_ok();
+        let whole = |found: &&Found| store::is_whole(self.backups, &found.piece);
         let equal =
             |key: &Key| known.iter().filter(|found| found.piece.key.as_ref() == Some(&key.text)).find(whole);
         if let Some(found) = key.as_ref().and_then(equal) {
@@ -198,6 +198,7 @@ impl<'a> Pieces<'a> {
             table: read.number,
             source: read.source.clone(),
             text: hex(&hash.finalize()),
+            quick: Some(written.quick),
             rows: sum.rows,
             hash: sum.hash,
             key,
@@ -215,13 +216,13 @@ impl<'a> Pieces<'a> {
     ///
     /// # Errors
     /// The system's, or the server's.
-    pub(super) fn settle(&self, session: &mut Session) -> Result<Vec<Done>> {
+    pub(super) fn settle(&self) -> Result<Vec<Done>> {
         let mut all = std::mem::take(&mut *self.done.lock().unwrap_or_else(PoisonError::into_inner));
         all.sort_by(|one, other| {
             (one.piece.table, &one.piece.source).cmp(&(other.piece.table, &other.piece.source))
         });
         if let Some(keys) = &self.keys
-            && !keys.are_durable(&mut session.client)?
+            && !keys.are_durable()?
         {
             log::debug!("not all that was committed is durable yet: what was told of pages now is not kept");
             all.iter_mut().filter(|done| done.new_key).for_each(|done| done.piece.key = None);

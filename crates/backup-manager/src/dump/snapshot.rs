@@ -5,6 +5,8 @@
 //! again until there is nothing new, also in the snapshot itself.
 
 use std::collections::BTreeSet;
+use std::panic::resume_unwind;
+use std::thread;
 use std::time::Duration;
 
 use ms5_common::config::Settings;
@@ -83,6 +85,22 @@ impl From<Error> for Trouble {
 }
 
 fn attempt(settings: &Settings, count: usize, patience: Duration) -> std::result::Result<Snapshot, Trouble> {
+    thread::scope(|scope| {
+        // A log-in takes as long as what comes before it is needed.
+        let open = || sessions::open(settings, "reads");
+        let opening: Vec<_> = (0..count).map(|_| scope.spawn(open)).collect();
+        let opened =
+            opening.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        attempt_with(settings, opened, patience)
+    })
+}
+
+/// The same with the sessions for it, which may still be logging in.
+fn attempt_with(
+    settings: &Settings,
+    opened: impl Iterator<Item = Result<Session>>,
+    patience: Duration,
+) -> std::result::Result<Snapshot, Trouble> {
     // One session locks in READ COMMITTED: each of its statements sees what is there by then.
     let mut first = sessions::open(settings, "locks")?;
     begin(&mut first.client, "READ COMMITTED", patience)?;
@@ -117,16 +135,16 @@ fn attempt(settings: &Settings, count: usize, patience: Duration) -> std::result
         )
         .map_err(|error| failed("ask who is writing", &error))?;
     let writers = writers.iter().map(|row| row.get(0)).collect();
-    let mut joined = Vec::with_capacity(count);
+    let mut joined = Vec::new();
     let mut id = String::new();
-    for number in 0..count {
+    for session in opened {
         stopped()?;
-        let mut session = sessions::open(settings, "reads")?;
+        let mut session = session?;
         let client = &mut session.client;
         begin(client, "REPEATABLE READ, READ ONLY", FOLLOWING.min(patience))?;
         // LOCK takes no snapshot, so one can still be chosen behind it.
         lock(client, &tables, FOLLOWING)?;
-        if number == 0 {
+        if joined.is_empty() {
             id = client
                 .query_typed_one("SELECT pg_catalog.pg_export_snapshot()", &[])
                 .map_err(|error| failed("export the snapshot", &error))?

@@ -128,6 +128,8 @@ pub(crate) struct Piece {
     pub(crate) source: String,
     /// The sha256 of the rows' text.
     pub(crate) text: String,
+    /// xxh3 of the file, for a look at it that is fast; None: it is older than that.
+    pub(crate) quick: Option<u128>,
     pub(crate) rows: u64,
     /// The sum of the rows' hashes.
     pub(crate) hash: u128,
@@ -538,6 +540,7 @@ fn piece_text(piece: &Piece) -> String {
         "table": piece.table,
         "source": piece.source,
         "text": piece.text,
+        "xxh3": piece.quick.map(|sum| sum.to_string()),
         "rows": piece.rows,
         "hash": piece.hash.to_string(),
         "key": piece.key,
@@ -556,6 +559,7 @@ fn piece(value: &Value) -> Option<Piece> {
         table: usize::try_from(number("table")?).ok()?,
         source: text("source")?,
         text: text("text")?,
+        quick: text("xxh3").and_then(|sum| sum.parse().ok()),
         rows: number("rows")?,
         hash: text("hash")?.parse().ok()?,
         key: text("key"),
@@ -734,6 +738,7 @@ mod tests {
                 pieces: Some(vec![Piece {
                     file: format!("{}.gz", "0a".repeat(32)),
                     source: "f.m (a)".into(),
+                    quick: Some(u128::MAX),
                     hash: u128::MAX,
                     key: Some("1:2".into()),
                     ..Piece::default()

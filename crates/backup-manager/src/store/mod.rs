@@ -7,10 +7,12 @@
 pub(crate) mod key;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, DirBuilder};
-use std::io;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::folder::metadata::Piece;
 use crate::folder::{Entry, checksums, sync_folder};
@@ -73,7 +75,30 @@ pub(crate) fn check(backups: &Path, piece: &Piece) -> Result<(), String> {
     }
 }
 
-/// The same without reading it.
+/// Whether a piece is as it was written, by the fastest sum there is of all of its file.
+pub(crate) fn is_whole(backups: &Path, piece: &Piece) -> bool {
+    match piece.quick {
+        None => check(backups, piece).is_ok(),
+        Some(sum) => {
+            glance(backups, piece).is_ok()
+                && quick_sum(&backups.join(place(&piece.file))).is_ok_and(|is| is == sum)
+        }
+    }
+}
+
+fn quick_sum(path: &Path) -> io::Result<u128> {
+    let mut file = File::open(path)?;
+    let mut sum = Xxh3::new();
+    let mut buffer = vec![0; 1 << 18];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(sum.digest128()),
+            count => sum.update(&buffer[..count]),
+        }
+    }
+}
+
+/// What shows without reading it.
 ///
 /// # Errors
 /// In words.

@@ -132,7 +132,8 @@ pub fn is_on_path(program: &str, variables: &Variables) -> bool {
     on_path(program, variables).iter().any(|place| place.is_file())
 }
 
-/// Every file that may be the program: what PATH finds first, then the usual folders.
+/// Every file that may be the program: what PATH finds first, then the usual folders. Behind all of them what only leads to
+/// one, as Debian's pg_wrapper does: a script of 50 ms that has an opinion of its own on the version.
 fn places(program: &str, variables: &Variables) -> Vec<PathBuf> {
     let mut places = on_path(program, variables);
     for folder in VERSIONED {
@@ -149,6 +150,7 @@ fn places(program: &str, variables: &Variables) -> Vec<PathBuf> {
             seen.push(place);
         }
     }
+    seen.sort_by_key(|place| place.canonicalize().is_ok_and(|file| !file.ends_with(program)));
     seen
 }
 

@@ -10,7 +10,10 @@
 //! with any but plain built-in types have no key. Then, and where pages cannot be looked at (no superuser, no pageinspect, a
 //! standby), content is read and hashed. What is compressed is of the types of its chunk.
 
+mod pages;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -20,6 +23,7 @@ use ms5_common::db::server_error::reasons;
 use ms5_common::error::Result;
 use xxhash_rust::xxh3::xxh3_128;
 
+use self::pages::{Pages, Relation};
 use crate::sessions::{self, Session, failed, stopped};
 
 /// The version of what is in a key.
@@ -27,12 +31,10 @@ const VERSION: u32 = 1;
 /// Pages have not been laid out otherwise up to this version of PostgreSQL.
 const NEWEST: u32 = 18;
 
-/// The function that gives a page, for the session alone: nothing is made in the database that others see.
-const PAGE: &str = "CREATE FUNCTION pg_temp.ms5_page(text, text, bigint) RETURNS bytea
-     AS '$libdir/pageinspect', 'get_raw_page_fork_1_9' LANGUAGE c STRICT";
-
 /// What can be said of tables as they are in one snapshot.
 pub(crate) struct Keys {
+    /// It asked for all this, and will ask what became durable.
+    session: Mutex<Session>,
     /// Server, timeline and database.
     origin: String,
     /// Where the WAL was before the snapshot.
@@ -42,6 +44,9 @@ pub(crate) struct Keys {
     /// Who was being written to.
     writers: BTreeSet<u32>,
     tables: BTreeMap<String, Known>,
+    /// A table's file and that of its TOAST.
+    files: BTreeMap<u32, Vec<Relation>>,
+    pages: Pages,
     /// The table with the compressed rows of a chunk.
     compressed: BTreeMap<u32, u32>,
     /// And the other way round.
@@ -94,7 +99,7 @@ impl Keys {
         if !known_pages || u32::try_from(major).is_ok_and(|major| major > NEWEST) {
             return Ok(Err("pages of this server may be laid out in another way".to_owned()));
         }
-        if let Err(error) = look_at_pages(client) {
+        if let Err(error) = pages::prepare(client) {
             stopped()?;
             return Ok(Err(format!(
                 "pageinspect (postgresql-contrib) cannot be used: {}",
@@ -117,13 +122,15 @@ impl Keys {
             row.get::<_, u32>(2)
         );
         let committed = row.get(3);
-        let (tables, compressed) = tables(client).map_err(asked)?;
+        let Tables { tables, files, compressed } = tables(client).map_err(asked)?;
+        let pages = Pages::ask(client);
         let Some(before) = before.and_then(position) else {
             return Ok(Err("the WAL position is not known".to_owned()));
         };
         let writers = writers.iter().copied().collect();
         let chunks = compressed.iter().map(|(chunk, packed)| (*packed, *chunk)).collect();
-        Ok(Ok(Self { origin, before, committed, writers, tables, compressed, chunks }))
+        let session = Mutex::new(session);
+        Ok(Ok(Self { session, origin, before, committed, writers, tables, files, pages, compressed, chunks }))
     }
 
     /// A session that can look at pages.
@@ -132,7 +139,7 @@ impl Keys {
     /// The server's.
     pub(crate) fn session(&self, settings: &Settings) -> Result<Session> {
         let mut session = sessions::open(settings, "keys")?;
-        look_at_pages(&mut session.client).map_err(|error| failed("look at pages", &error))?;
+        pages::prepare(&mut session.client).map_err(|error| failed("look at pages", &error))?;
         Ok(session)
     }
 
@@ -142,25 +149,18 @@ impl Keys {
     /// The server's.
     pub(crate) fn of(&self, session: &mut Session, table: &str, by_select: bool) -> Result<Option<Key>> {
         let Some(Known { oid, columns: Some(columns) }) = self.tables.get(table) else { return Ok(None) };
-        let mut oids = vec![*oid];
-        if by_select {
-            oids.extend(self.compressed.get(oid));
-        }
-        let rows = session
-            .client
-            .query(
-                "SELECT c.oid, pg_catalog.pg_relation_filenode(c.oid),
-                        (SELECT pg_catalog.string_agg(pg_catalog.substr(
-                                    pg_temp.ms5_page(c.oid::pg_catalog.regclass::text, 'main', page), 1, 8), ''::bytea)
-                         FROM pg_catalog.generate_series(0, pg_catalog.pg_relation_size(c.oid)
-                              / pg_catalog.current_setting('block_size')::bigint - 1) page)
-                 FROM pg_catalog.pg_class c
-                 WHERE c.oid = ANY ($1) OR c.oid IN (SELECT reltoastrelid FROM pg_catalog.pg_class WHERE oid = ANY ($1))
-                 ORDER BY c.oid",
-                &[&oids],
-            );
-        let rows = match rows {
-            Ok(rows) => rows,
+        let packed = self.compressed.get(oid).filter(|_| by_select);
+        let mut relations: Vec<Relation> = [Some(oid), packed]
+            .into_iter()
+            .flatten()
+            .filter_map(|oid| self.files.get(oid))
+            .flatten()
+            .copied()
+            .collect();
+        relations.sort_by_key(|relation| relation.oid);
+        let places = match self.pages.places(&mut session.client, &relations) {
+            Ok(Some(places)) => places,
+            Ok(None) => return Ok(None),
             Err(error) => {
                 stopped()?;
                 // Nobody's lock keeps a vacuum from cutting the end of what lies beside a table.
@@ -171,17 +171,11 @@ impl Keys {
         let mut text = format!("{}:{columns}", self.origin);
         // Whoever writes to compressed rows holds the chunk, and the other way round.
         let mut settled = !self.related(*oid).any(|other| self.writers.contains(&other));
-        for row in &rows {
-            let (oid, file): (u32, Option<u32>) = (row.get(0), row.get(1));
-            let places = row.get::<_, Option<&[u8]>>(2).unwrap_or_default();
+        for (Relation { oid, file }, places) in relations.iter().zip(&places) {
             let Some(last) = last(places) else { return Ok(None) };
-            settled &= last <= self.before && !self.writers.contains(&oid);
+            settled &= last <= self.before && !self.writers.contains(oid);
             let pages = places.len() / 8;
-            text.push_str(&format!(
-                ":{oid}.{}.{pages}.{last:X}.{:032x}",
-                file.unwrap_or_default(),
-                xxh3_128(places)
-            ));
+            text.push_str(&format!(":{oid}.{file}.{pages}.{last:X}.{:032x}", xxh3_128(places)));
         }
         Ok(Some(Key { text, settled }))
     }
@@ -195,7 +189,8 @@ impl Keys {
     ///
     /// # Errors
     /// The server's.
-    pub(crate) fn are_durable(&self, client: &mut Client) -> Result<bool> {
+    pub(crate) fn are_durable(&self) -> Result<bool> {
+        let client = &mut self.session.lock().unwrap_or_else(PoisonError::into_inner).client;
         for _ in 0..20 {
             let row = client
                 .query_one(
@@ -212,19 +207,15 @@ impl Keys {
     }
 }
 
-/// Makes a session one that can look at pages. Where event triggers can be left out, none hears of the function.
-fn look_at_pages(client: &mut Client) -> std::result::Result<(), postgres::Error> {
-    client.batch_execute(
-        "SELECT pg_catalog.set_config('event_triggers', 'off', false) FROM pg_catalog.pg_settings WHERE name = 'event_triggers'",
-    )?;
-    client.batch_execute(PAGE)
+/// What [`Keys`] has of the same names.
+struct Tables {
+    tables: BTreeMap<String, Known>,
+    files: BTreeMap<u32, Vec<Relation>>,
+    compressed: BTreeMap<u32, u32>,
 }
 
-/// All tables, and the compressed rows of chunks.
-#[allow(clippy::type_complexity)]
-fn tables(
-    client: &mut Client,
-) -> std::result::Result<(BTreeMap<String, Known>, BTreeMap<u32, u32>), postgres::Error> {
+/// All tables, their files, and the compressed rows of chunks.
+fn tables(client: &mut Client) -> std::result::Result<Tables, postgres::Error> {
     // A table without columns has no rows' text that could change.
     let rows = client.query_typed(
         "SELECT c.oid, format('%I.%I', n.nspname, c.relname),
@@ -236,7 +227,8 @@ fn tables(
                                   OR t.oid IN (pg_catalog.to_regtype('_timescaledb_internal.compressed_data'),
                                             pg_catalog.to_regtype('_timescaledb_internal.bloom1'))), true),
                 md5(coalesce(string_agg(format('%s %s %s %s %s %s', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attgenerated,
-                                               a.attmissingval::text), ',' ORDER BY a.attnum), ''))
+                                               a.attmissingval::text), ',' ORDER BY a.attnum), '')),
+                pg_catalog.pg_relation_filenode(c.oid), c.reltoastrelid, pg_catalog.pg_relation_filenode(c.reltoastrelid)
          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
          LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
          LEFT JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
@@ -266,7 +258,7 @@ fn tables(
         if client.query_typed_one(there, &[])?.get(0) {
             let packed = "SELECT EXISTS (SELECT FROM timescaledb_information.chunks WHERE is_compressed)";
             if client.query_typed_one(packed, &[])?.get(0) {
-                return Ok((BTreeMap::new(), compressed));
+                return Ok(Tables { tables: BTreeMap::new(), files: BTreeMap::new(), compressed });
             }
         }
     }
@@ -279,7 +271,16 @@ fn tables(
         let told = stored && (plain.contains(&oid) || (packed && of_plain.contains(&oid)));
         (row.get(1), Known { oid, columns: told.then(|| row.get(5)) })
     };
-    Ok((rows.iter().map(known).collect(), compressed))
+    let files = rows.iter().map(|row| (row.get(0), files(row))).collect();
+    Ok(Tables { tables: rows.iter().map(known).collect(), files, compressed })
+}
+
+/// What a row of [`tables`] says of files.
+fn files(row: &postgres::Row) -> Vec<Relation> {
+    let of = |oid: usize, file: usize| {
+        Some(Relation { oid: row.get(oid), file: row.get::<_, Option<u32>>(file)? })
+    };
+    [of(0, 6), of(7, 8)].into_iter().flatten().collect()
 }
 
 /// A place in the WAL, as the server writes it: `4/1E8ACF90`.
