@@ -169,6 +169,43 @@ fn a_writer_that_was_open_and_a_label_that_was_renamed_are_not_missed() {
     }
 }
 
+fn set_buffers(backups: &Backups<'_>, size: &str) {
+    backups
+        .superuser("postgres")
+        .batch_execute(&format!("ALTER SYSTEM SET shared_buffers = '{size}'"))
+        .unwrap();
+}
+
+#[test]
+fn pages_are_the_same_in_files_and_in_buffers_and_none_that_is_not_written_is_missed() {
+    // Nothing but a checkpoint writes a page, nothing but us changes one.
+    let settings = ["shared_buffers=6MB", "bgwriter_lru_maxpages=0", "autovacuum=off"];
+    let server = Server::start(Engine::Pg17, &settings).expect("a server of its own");
+    let backups = Backups::on(&server, ROWS);
+    let backup = |name: &str, way: &str, told: &str| {
+        let ran =
+            as_superuser(&backups, &server, &format!("backup {name} full --incremental --verbose")).run();
+        let ran = ran.expect(0).shows(&[way]).to_string();
+        assert!(ran.contains(told), "{told}\n{ran}");
+    };
+    let (files, buffers) = ("pages are looked at in files", "pages are looked at through the buffers");
+    backup("first", files, "0 of 13 pieces");
+    // One page, in a buffer alone.
+    backups.superuser("postgres").batch_execute("CHECKPOINT").unwrap();
+    backups.lab.sql("DELETE FROM m WHERE ts = '2025-01-03 23:58'");
+    backup("second", files, "12 of 13 pieces are unchanged (11 by their pages");
+    // A page is tidied up when it is read.
+    let changed = backups.content();
+    backup("tidied", files, "of 13 pieces are unchanged");
+    set_buffers(&backups, "128MB");
+    server.sandbox(&["stop", "--mode=immediate"]).unwrap();
+    server.sandbox(&["start"]).unwrap();
+    backup("third", buffers, "13 of 13 pieces are unchanged (12 by their pages");
+    for name in ["second", "third"] {
+        restores(&backups, "full", name, &changed);
+    }
+}
+
 #[test]
 fn damage_in_the_store_is_found_and_the_next_backup_mends_it() {
     let backups = Backups::new(Engine::Pg17, ROWS);
@@ -402,8 +439,11 @@ impl Model<'_> {
             },
             19 if self.ours => {
                 let mode = if self.dice.below(2) == 0 { "immediate" } else { "fast" };
-                self.story.push(format!("restart, {mode}"));
+                // Pages are looked at in files where the buffers hold less than the database has.
+                let buffers = if self.dice.below(2) == 0 { "6MB" } else { "128MB" };
+                self.story.push(format!("restart, {mode}, shared_buffers = {buffers}"));
                 self.writer = None;
+                set_buffers(&self.backups, buffers);
                 self.server.sandbox(&["stop", &format!("--mode={mode}")]).unwrap();
                 self.server.sandbox(&["start"]).unwrap();
             }
@@ -533,7 +573,7 @@ fn model(server: &Server, ours: bool) {
 
 #[test]
 fn every_backup_of_the_model_comes_back_as_it_was() {
-    let settings = ["wal_writer_delay=10s", "autovacuum_naptime=1s"];
+    let settings = ["wal_writer_delay=10s", "autovacuum_naptime=1s", "shared_buffers=6MB"];
     model(&Server::start(Engine::Pg17, &settings).expect("a server of its own"), true);
 }
 

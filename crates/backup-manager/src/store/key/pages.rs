@@ -113,6 +113,7 @@ fn unwritten(client: &mut Client) -> Result<Pages, postgres::Error> {
         )?
         .get(0);
     if small {
+        log::debug!("pages are looked at through the buffers: they hold more than the database has");
         return Ok(Pages::Buffers);
     }
     client.batch_execute(BUFFERS)?;
@@ -123,5 +124,6 @@ fn unwritten(client: &mut Client) -> Result<Pages, postgres::Error> {
            AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())",
         &[],
     )?;
+    log::debug!("pages are looked at in files, but for {} that are not wholly written", rows.len());
     Ok(Pages::Files(rows.iter().map(|row| row.get(0)).collect()))
 }
