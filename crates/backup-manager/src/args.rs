@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use ms5_common::cli::{
-    BACKUP_DIR, ENVIRONMENT, Flag, HELP, JOBS, JSON, LOG_DIR, Parsed, REPORT, RESTORE_USER, Spec, VERBOSE,
-    VERSION, nearest,
+    BACKUP_DIR, ENVIRONMENT, Flag, HELP, JOBS, JSON, LOG_DIR, MAINTENANCE_DB, Parsed, REPORT, RESTORE_USER,
+    Spec, VERBOSE, VERSION, nearest,
 };
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
@@ -22,7 +22,6 @@ const NO_COMPRESSION: &str = "--no-compression";
 const FORCE: &str = "--force";
 const RETENTION: &str = "--retention-days";
 const LEVEL: &str = "--level";
-const MAINTENANCE: &str = "--maintenance-db";
 const DEEP: &str = "--deep";
 const DROP_OLD: &str = "--drop-old";
 const IN_PLACE: &str = "--in-place";
@@ -78,8 +77,7 @@ pub(crate) const SPEC: Spec = Spec {
         Flag::value(SINCE, "TIME", "restore of hypertables: only rows from this time on, in UTC"),
         Flag::value(UNTIL, "TIME", "restore of hypertables: only rows before this time"),
         RESTORE_USER,
-        Flag::value(MAINTENANCE, "NAME", "The database from which others are made, renamed and dropped")
-            .default("postgres"),
+        MAINTENANCE_DB,
         Flag::value(RETENTION, "N", "clean: the age in days from which a backup is removed").default("30"),
         Flag::value(KEEP_LAST, "N", "clean: keep the N newest backups of each type, however old").default("1"),
         Flag::value(
@@ -236,7 +234,7 @@ impl Options {
             since: arguments.value(SINCE).map(str::to_owned),
             until: arguments.value(UNTIL).map(str::to_owned),
             restore_user: arguments.value(RESTORE_USER.name).map(str::to_owned),
-            maintenance: arguments.value(MAINTENANCE).unwrap_or("postgres").to_owned(),
+            maintenance: arguments.value(MAINTENANCE_DB.name).unwrap_or("postgres").to_owned(),
             keep_last: usize::try_from(arguments.number(KEEP_LAST)?.unwrap_or(1)).unwrap_or(usize::MAX),
             max_total: arguments.value(MAX_TOTAL).map(size).transpose()?,
             dry_run: arguments.has(DRY_RUN),

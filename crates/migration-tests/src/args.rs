@@ -1,22 +1,156 @@
 //! The command line of migration-tests.
 
-use ms5_common::cli::{ENVIRONMENT, Flag, HELP, JSON, LOG_DIR, Spec, VERBOSE, VERSION};
+use std::time::Duration;
+
+use ms5_common::cli::{
+    ENVIRONMENT, Flag, HELP, JOBS, JSON, LOG_DIR, MAINTENANCE_DB, MIGRATIONS_DIR, Parsed, REPORT,
+    RESTORE_USER, Spec, VERBOSE, VERSION,
+};
+use ms5_common::error::{Error, Result};
+use ms5_common::exit::Exit;
+use ms5_common::machine;
+
+/// The binary's name.
+pub(crate) const TOOL: &str = "migration-tests";
+
+const NO_CLEANUP: &str = "--no-cleanup";
+const PARALLEL: &str = "--parallel";
+const FILTER: &str = "--filter";
+const LIST: &str = "--list";
+const STRICT: &str = "--strict";
+const TIMEOUT: &str = "--timeout";
+const FIELD_DIR: &str = "--field-dir";
+const YES: &str = "--yes";
+/// The flag that names a file for JUnit's XML.
+pub(crate) const JUNIT: &str = "--junit";
 
 /// Flags as the old script had them, and what all tools share.
 pub(crate) const SPEC: Spec = Spec {
-    tool: "migration-tests",
+    tool: TOOL,
     about: "Proves an installation (these binaries, this server, these files) before the night of the migration.",
     usage: "[FLAGS]",
     flags: &[
         ENVIRONMENT.default("test"),
-        Flag::switch("--no-cleanup", "Leave what the tests made, and say how to remove it"),
-        Flag::switch("--parallel", "Run tests side by side"),
+        Flag::value(FILTER, "WORDS", "Only tests whose name holds one of these, separated by commas"),
+        Flag::switch(LIST, "Show the tests, and run none"),
+        Flag::switch(NO_CLEANUP, "Leave what the tests made, and say how to remove it"),
+        Flag::switch(PARALLEL, "Run tests side by side"),
+        Flag::value(JOBS, "N", "With --parallel: tests at once").default("twice the number of cores"),
+        Flag::value(TIMEOUT, "SECONDS", "How long a test may take").default("300"),
+        Flag::switch(STRICT, "A warning or a test that could not be made is a failure"),
+        Flag::switch(YES, "Really run under --environment=production"),
+        RESTORE_USER,
+        MAINTENANCE_DB,
+        Flag::value(FIELD_DIR, "DIR", "schema.sql, reference.sql and data.sql of the database in the field")
+            .default("MS5_HOME/tests/fixtures/field"),
+        Flag::value(JUNIT, "FILE", "Write the results as JUnit's XML too"),
+        REPORT,
         VERBOSE,
         JSON,
+        MIGRATIONS_DIR,
         LOG_DIR,
         HELP,
         VERSION,
     ],
     positionals: &[],
-    epilog: "This tool is not built yet: beyond --help and --version it ends with exit 70 and touches nothing.",
+    epilog: "\
+Where no server is named (none of DB_HOST, DB_PORT, DB_NAME, DB_USER and the password's variable is set, environment test)
+it starts a private one by scripts/sandbox.sh and removes it at the end. On a server that is named it makes databases of its
+own, called ms5_suite_..., drops them again, and touches nothing else; what a killed run has left goes with the next one.
+
+The page logs/tests/test_report_STAMP.html has every test with its command lines and what they printed. Durations and
+throughput are compared with the last runs of the same server, kept in logs/tests/measures_ENVIRONMENT.jsonl.
+
+Variables (they name the server; PGHOST, PGPORT, PGUSER, PGDATABASE and PGSERVICE are ignored):
+  DB_HOST, DB_PORT, DB_USER   defaults by environment, DB_HOST localhost (a path is a socket folder)
+  POSTGRES_PASSWORD_PRODUCTION, _STAGING, _DEV, _TEST   the password; then PGPASSWORD, then the password file
+  MS5_RESTORE_PASSWORD        the password of --restore-user
+  PGSSLMODE, PGSSLROOTCERT, PGSSLCERT, PGSSLKEY, PGCONNECT_TIMEOUT, PGOPTIONS, PGAPPNAME   as for libpq
+  MS5_BIN_DIR                 where the other four tools are, if not beside this one
+  ENVIRONMENT, MS5_HOME, MS5_MIGRATIONS_DIR, MS5_LOG_DIR   as the flags; MS5_HOME holds migrations/ and logs/
+  MS5_EXIT=classic            every failure is exit 1, as in the old scripts
+
+Exit codes:
+  0 every test passed; 1 a test failed (with --strict: or warned, or could not be made); 2 wrong usage; 3 wrong
+  configuration; 4 cannot connect; 70 a bug; 129, 130, 143 stopped by a signal, what was made is removed",
 };
+
+/// The command line, understood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)]
+pub(crate) struct Options {
+    pub(crate) filter: Vec<String>,
+    pub(crate) list: bool,
+    pub(crate) cleanup: bool,
+    pub(crate) strict: bool,
+    /// Production may be tested on.
+    pub(crate) yes: bool,
+    /// Tests at once.
+    pub(crate) jobs: usize,
+    pub(crate) timeout: Duration,
+    pub(crate) restore_user: Option<String>,
+    pub(crate) maintenance: String,
+    pub(crate) field_dir: Option<String>,
+    pub(crate) junit: Option<String>,
+}
+
+impl Options {
+    /// Understands a command line that is well formed.
+    ///
+    /// # Errors
+    /// Wrong usage: a number that is none, flags that mean nothing together.
+    pub(crate) fn of(arguments: &Parsed) -> Result<Self> {
+        let text = |flag: &str| arguments.value(flag).map(str::to_owned);
+        let jobs = arguments.jobs()?;
+        if jobs.is_some() && !arguments.has(PARALLEL) {
+            return Err(Error::new(Exit::Usage, "--jobs is for --parallel")
+                .hint("give both, or neither: tests then run one after the other"));
+        }
+        let timeout = arguments.number(TIMEOUT)?.unwrap_or(300);
+        if timeout == 0 {
+            return Err(Error::new(Exit::Usage, "--timeout=0 would leave no time for a test")
+                .hint("give it in seconds, such as --timeout=600"));
+        }
+        let words = arguments.value(FILTER).unwrap_or_default().split(',').map(str::trim);
+        Ok(Self {
+            filter: words.filter(|word| !word.is_empty()).map(str::to_owned).collect(),
+            list: arguments.has(LIST),
+            cleanup: !arguments.has(NO_CLEANUP),
+            strict: arguments.has(STRICT),
+            yes: arguments.has(YES),
+            jobs: if arguments.has(PARALLEL) { jobs.unwrap_or_else(|| machine::processors() * 2) } else { 1 },
+            timeout: Duration::from_secs(timeout),
+            restore_user: text(RESTORE_USER.name),
+            maintenance: text(MAINTENANCE_DB.name).unwrap_or_else(|| "postgres".to_owned()),
+            field_dir: text(FIELD_DIR),
+            junit: text(JUNIT),
+        })
+    }
+
+    /// Whether a test is wanted.
+    pub(crate) fn wants(&self, id: &str) -> bool {
+        self.filter.is_empty() || self.filter.iter().any(|word| id.contains(word.as_str()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(line: &str) -> Result<Options> {
+        let words = line.split_whitespace().map(std::ffi::OsString::from).collect();
+        Options::of(&ms5_common::cli::parse(&SPEC, words)?)
+    }
+
+    #[test]
+    fn defaults_and_flags() {
+        let plain = of("").unwrap();
+        assert!(plain.cleanup && !plain.list && plain.jobs == 1 && plain.wants("runner.help"));
+        let all = of("--parallel --jobs=3 --filter=runner,backup.verify --no-cleanup --timeout 9").unwrap();
+        assert_eq!((all.jobs, all.timeout), (3, Duration::from_secs(9)));
+        assert!(all.wants("runner.help") && all.wants("backup.verify-deep") && !all.wants("backup.create"));
+        for wrong in ["--jobs=2", "--timeout=0", "--timeout=x", "more"] {
+            assert_eq!(of(wrong).unwrap_err().exit(), Exit::Usage, "{wrong}");
+        }
+    }
+}

@@ -222,7 +222,8 @@ fn call(script: &str, name: &str, arguments: &[String]) -> Result<String, String
 }
 
 /// `export NAME='value'` lines, as a map.
-pub(crate) fn exports(text: &str) -> BTreeMap<String, String> {
+#[must_use]
+pub fn exports(text: &str) -> BTreeMap<String, String> {
     text.lines()
         .filter_map(|line| line.strip_prefix("export ")?.split_once('='))
         .map(|(name, value)| (name.to_owned(), value.trim_matches('\'').replace("'\\''", "'")))

@@ -88,6 +88,10 @@ pub const RESTORE_USER: Flag = Flag::value(
     "The role to restore as, its password in MS5_RESTORE_PASSWORD (a superuser for hypertables)",
 )
 .default("DB_USER");
+/// `--maintenance-db=NAME`, the same in every tool that makes databases.
+pub const MAINTENANCE_DB: Flag =
+    Flag::value("--maintenance-db", "NAME", "The database from which others are made, renamed and dropped")
+        .default("postgres");
 /// `--migrations-dir=DIR`, the same in every tool that reads the files.
 pub const MIGRATIONS_DIR: Flag =
     Flag::value("--migrations-dir", "DIR", "Folder of the migration files").default("MS5_HOME/migrations");

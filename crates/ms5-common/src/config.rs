@@ -29,6 +29,14 @@ impl Variables {
         Self(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
     }
 
+    /// The same with others in place of those of their names.
+    #[must_use]
+    pub fn with(&self, pairs: impl IntoIterator<Item = (String, String)>) -> Self {
+        let mut all = self.0.clone();
+        all.extend(pairs);
+        Self(all)
+    }
+
     /// A variable; empty counts as not set, as in the old scripts (`${DB_HOST:-localhost}`).
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {

@@ -96,7 +96,10 @@ pub fn run(tool: &str, arguments: &[String], context: &Context) -> Result<Told> 
 }
 
 /// The binary: in MS5_BIN_DIR, else beside our own.
-fn find(tool: &str, variables: &Variables) -> Result<PathBuf> {
+///
+/// # Errors
+/// [`Exit::Config`] where it is in neither.
+pub fn find(tool: &str, variables: &Variables) -> Result<PathBuf> {
     let own = std::env::current_exe().ok().and_then(|path| Some(path.parent()?.to_owned()));
     let folders: Vec<PathBuf> =
         variables.get("MS5_BIN_DIR").map(PathBuf::from).into_iter().chain(own).collect();

@@ -48,6 +48,15 @@ impl Context {
     /// What is wrong with the configuration, or with the file of `--report`.
     pub fn begin(&self, log: LogFile) -> Result<Settings> {
         let settings = config::load(Choices::of(&self.arguments), &self.variables, Environment::Production)?;
+        self.begin_as(&settings, log)?;
+        Ok(settings)
+    }
+
+    /// The same where the settings are known.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn begin_as(&self, settings: &Settings, log: LogFile) -> Result<()> {
         let environment = settings.environment.defaults().name;
         let recorder = &self.recorder;
         recorder.environment(environment);
@@ -68,7 +77,7 @@ impl Context {
                 ("Run", recorder.run_id().to_owned()),
             ],
         );
-        Ok(settings)
+        Ok(())
     }
 }
 

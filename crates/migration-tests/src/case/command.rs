@@ -1,0 +1,235 @@
+//! A program that a test runs: its line as one would type it, what it printed, how it ended.
+
+use std::collections::BTreeMap;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use duct::cmd;
+use ms5_common::interrupt;
+use ms5_common::record;
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde_json::{Value, json};
+
+use super::{Done, Stop};
+
+/// How much of what a command printed is kept for the report, in bytes.
+const KEPT: usize = 24 << 10;
+/// How often it is looked whether a command has ended.
+const POLL: Duration = Duration::from_millis(5);
+
+/// A command that was run, as the report shows it.
+#[derive(Debug, Clone)]
+pub(crate) struct Shown {
+    line: String,
+    exit: i32,
+    seconds: Duration,
+    output: String,
+}
+
+impl Shown {
+    /// As in the record of its test.
+    pub(crate) fn to_json(&self) -> Value {
+        let cut = self.output.len() > KEPT;
+        let output = if cut { middle_left_out(&self.output) } else { self.output.clone() };
+        json!({ "line": self.line, "exit": self.exit, "seconds": seconds(self.seconds), "output": output, "cut": cut })
+    }
+
+    /// Hides what must not be read, and tells whether it was there.
+    pub(crate) fn hide(&mut self, secret: &str) -> bool {
+        let shown = self.output.contains(secret) || self.line.contains(secret);
+        if shown {
+            self.output = self.output.replace(secret, "***");
+            self.line = self.line.replace(secret, "***");
+        }
+        shown
+    }
+}
+
+/// A duration as records have it.
+pub(crate) fn seconds(duration: Duration) -> Value {
+    record::seconds(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// The beginning and the end of a long text, in whole lines where it has any.
+fn middle_left_out(text: &str) -> String {
+    let head = &text[..text.floor_char_boundary(KEPT / 2)];
+    let tail = &text[text.ceil_char_boundary(text.len() - KEPT / 2)..];
+    let head = head.rfind('\n').map_or(head, |end| &head[..end]);
+    let tail = tail.find('\n').map_or(tail, |begin| &tail[begin + 1..]);
+    format!("{head}\n[...]\n{tail}")
+}
+
+/// What a command did.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    line: String,
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+    pub(crate) took: Duration,
+}
+
+impl Ran {
+    /// That it ended with this code.
+    pub(crate) fn exits(self, code: i32) -> Result<Self, Stop> {
+        if self.code == code {
+            return Ok(self);
+        }
+        Err(self.wrong(&format!("ended with {} instead of {code}", self.code)))
+    }
+
+    /// That it printed lines that hold these words, in this order.
+    pub(crate) fn says(self, words: &[&str]) -> Result<Self, Stop> {
+        let mut lines = self.stdout.lines().chain(self.stderr.lines());
+        match words.iter().find(|wanted| !lines.any(|line| line.contains(**wanted))) {
+            None => Ok(self),
+            Some(missing) => Err(self.wrong(&format!("does not say {missing:?}, or not in that order"))),
+        }
+    }
+
+    /// The records that it wrote, of one type.
+    pub(crate) fn records(&self, kind: &str) -> Vec<Value> {
+        let records = self.stdout.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        records.filter(|record| record["type"] == kind).collect()
+    }
+
+    /// That something of it is not as it should be.
+    pub(crate) fn wrong(&self, what: &str) -> Stop {
+        let lines = [&self.stdout, &self.stderr].map(|stream| stream.lines().collect::<Vec<_>>());
+        let mut reasons = vec![format!("{} {what}", self.line)];
+        let told = lines.concat();
+        let errors = told.iter().filter(|line| line.contains("[ERROR]") || line.contains("[WARN]")).take(4);
+        reasons.extend(errors.map(|line| format!("it said: {line}")));
+        if reasons.len() == 1 {
+            reasons.extend(told.last().map(|line| format!("it said last: {line}")));
+        }
+        Stop::Failed(reasons)
+    }
+}
+
+/// How a command is started.
+pub(super) struct Call<'a> {
+    pub(super) program: &'a Path,
+    /// As one would type it.
+    pub(super) line: String,
+    pub(super) words: &'a [&'a str],
+    pub(super) environment: BTreeMap<String, String>,
+    pub(super) folder: &'a Path,
+    pub(super) deadline: Instant,
+}
+
+/// A command that runs.
+pub(crate) struct Running {
+    line: String,
+    handle: duct::Handle,
+    begun: Instant,
+    deadline: Instant,
+}
+
+impl Call<'_> {
+    /// Starts it, in a process group of its own, with nothing to read.
+    pub(super) fn start(self) -> Result<Running, Stop> {
+        let handle = cmd(self.program, self.words)
+            .full_env(self.environment)
+            .dir(self.folder)
+            .stdin_null()
+            .stdout_capture()
+            .stderr_capture()
+            .unchecked()
+            .before_spawn(|command| {
+                command.process_group(0);
+                Ok(())
+            })
+            .start()
+            .map_err(|error| Stop::failed(format!("cannot run {}: {error}", self.program.display())))?;
+        Ok(Running { line: self.line, handle, begun: Instant::now(), deadline: self.deadline })
+    }
+}
+
+impl Running {
+    /// Sends a signal to it and to what it has started.
+    pub(crate) fn signal(&self, signal: Signal) -> Done {
+        for pid in
+            self.handle.pids().into_iter().filter_map(|pid| i32::try_from(pid).ok()).filter_map(Pid::from_raw)
+        {
+            kill_process_group(pid, signal)
+                .map_err(|error| Stop::failed(format!("cannot signal {}: {error}", self.line)))?;
+        }
+        Ok(())
+    }
+
+    /// Waits for its end; it is killed where the test's time is over, or a signal has come.
+    pub(super) fn wait(self) -> Result<(Ran, Shown), Stop> {
+        let mut stopped = None;
+        let output: Output = loop {
+            let ended = self
+                .handle
+                .try_wait()
+                .map_err(|error| Stop::failed(format!("lost {}: {error}", self.line)))?;
+            if let Some(output) = ended {
+                break output.clone();
+            }
+            if stopped.is_none() {
+                if interrupt::requested().is_some() {
+                    stopped = Some(Stop::Signal);
+                } else if Instant::now() >= self.deadline {
+                    stopped = Some(Stop::failed(format!(
+                        "{} had not ended when the test's time was over",
+                        self.line
+                    )));
+                }
+                if stopped.is_some() {
+                    let _ = self.signal(Signal::KILL);
+                }
+            }
+            std::thread::sleep(POLL);
+        };
+        let took = self.begun.elapsed();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+        let code = {
+            use std::os::unix::process::ExitStatusExt;
+            let status = output.status;
+            status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(-1)
+        };
+        let output = match (stdout.is_empty(), stderr.is_empty()) {
+            (_, true) => stdout.clone(),
+            (true, false) => stderr.clone(),
+            (false, false) => format!("{stdout}--- stderr\n{stderr}"),
+        };
+        let shown = Shown { line: self.line.clone(), exit: code, seconds: took, output };
+        match stopped {
+            Some(stop) => Err(stop),
+            None => Ok((Ran { line: self.line, code, stdout, stderr, took }, shown)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_long_is_cut_in_the_middle_at_whole_lines() {
+        let text: String = (0..9000).map(|number| format!("zeile ü {number}\n")).collect();
+        let shown = Shown { line: "x".into(), exit: 0, seconds: Duration::ZERO, output: text };
+        let value = shown.to_json();
+        let kept = value["output"].as_str().unwrap();
+        assert!(kept.len() <= KEPT + 20 && value["cut"] == true);
+        assert!(
+            kept.starts_with("zeile ü 0\n")
+                && kept.ends_with("zeile ü 8999\n")
+                && kept.contains("\n[...]\nzeile")
+        );
+    }
+
+    #[test]
+    fn a_secret_is_hidden() {
+        let mut shown =
+            Shown { line: "x".into(), exit: 0, seconds: Duration::ZERO, output: "a hunter2 b".into() };
+        assert!(shown.hide("hunter2") && !shown.hide("hunter2"));
+        assert_eq!(shown.to_json()["output"], "a *** b");
+    }
+}

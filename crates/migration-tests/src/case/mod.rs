@@ -1,0 +1,292 @@
+//! What a test is given: a database and a home of its own, the tools, and words for what it finds.
+
+mod command;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use ms5_common::catalog::Inventory;
+use ms5_common::config::Settings;
+use ms5_common::db::client::Client;
+use ms5_common::db::server_error::reasons;
+use ms5_common::error::Error;
+use serde_json::Value;
+
+pub(crate) use command::{Ran, Running, seconds};
+
+use self::command::{Call, Shown};
+use crate::ground::Ground;
+use crate::measures::Measure;
+use crate::suite::Start;
+
+/// Why a test has ended before its end.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// Something is not as it should be; the first line says what.
+    Failed(Vec<String>),
+    /// It cannot be made here, and why.
+    Skipped(String),
+    /// The whole run was told to stop.
+    Signal,
+}
+
+/// How a test, or a step of it, ended.
+pub(crate) type Done = Result<(), Stop>;
+
+impl Stop {
+    /// A failure in one line.
+    pub(crate) fn failed(why: impl Into<String>) -> Self {
+        Self::Failed(vec![why.into()])
+    }
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Failed(error.lines())
+    }
+}
+
+impl From<std::io::Error> for Stop {
+    fn from(error: std::io::Error) -> Self {
+        Self::failed(error.to_string())
+    }
+}
+
+/// That a condition holds.
+pub(crate) fn must(holds: bool, what: impl FnOnce() -> String) -> Done {
+    if holds { Ok(()) } else { Err(Stop::Failed(vec![what()])) }
+}
+
+/// A test at work.
+pub(crate) struct Case<'a> {
+    pub(crate) ground: &'a Ground<'a>,
+    home: PathBuf,
+    database: Option<String>,
+    deadline: Instant,
+    /// What only counts as a warning.
+    pub(crate) warnings: Vec<String>,
+    pub(crate) measures: Vec<Measure>,
+    shown: Vec<Shown>,
+    /// Whether a password was among what was printed.
+    leaked: bool,
+}
+
+impl<'a> Case<'a> {
+    /// Makes the home, and the database that the test begins with.
+    pub(crate) fn new(ground: &'a Ground<'a>, start: Start, patience: Duration) -> Result<Self, Stop> {
+        let home = ground.home()?;
+        let mut case = Self {
+            ground,
+            home,
+            database: None,
+            deadline: Instant::now() + patience,
+            warnings: Vec::new(),
+            measures: Vec::new(),
+            shown: Vec::new(),
+            leaked: false,
+        };
+        case.database = ground.database(start)?;
+        Ok(case)
+    }
+
+    /// MS5_HOME of its tools: logs, backups and rollback points come here.
+    pub(crate) fn home(&self) -> &Path {
+        &self.home
+    }
+
+    /// The name of its database.
+    pub(crate) fn database(&self) -> &str {
+        self.database.as_deref().unwrap_or_default()
+    }
+
+    /// Settings that lead to its database.
+    pub(crate) fn settings(&self) -> Settings {
+        self.ground.settings(self.database())
+    }
+
+    /// A session in its database.
+    pub(crate) fn session(&self) -> Result<Client, Stop> {
+        self.ground.session(self.database())
+    }
+
+    /// Runs SQL in its database.
+    pub(crate) fn sql(&self, sql: &str) -> Done {
+        self.session()?.batch_execute(sql).map_err(|error| refused(sql, &error))
+    }
+
+    /// The one value that a query gives, as text; empty for NULL.
+    pub(crate) fn ask(&self, query: &str) -> Result<String, Stop> {
+        ask(&mut self.session()?, query)
+    }
+
+    /// Every object of its database.
+    pub(crate) fn inventory(&self) -> Result<Inventory, Stop> {
+        Inventory::take(&mut self.session()?)
+            .map_err(|error| refused("the inventory of the database", &error))
+    }
+
+    /// How many rows each table has and what they sum up to, as a SELECT gives them: equal texts, equal rows.
+    pub(crate) fn rows(&self) -> Result<Vec<String>, Stop> {
+        rows(&mut self.session()?)
+    }
+
+    /// Runs one of the tools with words separated by blanks, to its end.
+    pub(crate) fn tool(&mut self, tool: &str, words: &str) -> Result<Ran, Stop> {
+        self.tool_with(tool, words, &[])
+    }
+
+    /// The same with variables of its own.
+    pub(crate) fn tool_with(
+        &mut self,
+        tool: &str,
+        words: &str,
+        variables: &[(&str, &str)],
+    ) -> Result<Ran, Stop> {
+        let running = self.start(tool, words, variables)?;
+        self.wait(running)
+    }
+
+    /// Starts one of the tools and goes on.
+    pub(crate) fn start(&self, tool: &str, words: &str, variables: &[(&str, &str)]) -> Result<Running, Stop> {
+        let program = self.ground.tools.join(tool);
+        let environment_flag = format!("--environment={}", self.ground.environment());
+        let mut all: Vec<&str> = words.split_whitespace().collect();
+        if !words.contains("--environment") && !variables.iter().any(|(name, _)| *name == "ENVIRONMENT") {
+            all.push(&environment_flag);
+        }
+        let typed = std::iter::once(tool).chain(all.iter().copied()).collect::<Vec<_>>().join(" ");
+        self.call(&program, &typed, &all, variables)
+    }
+
+    /// Runs a line of sh in which the tools are found, as a pipeline of them is typed.
+    pub(crate) fn sh(&mut self, line: &str, variables: &[(&str, &str)]) -> Result<Ran, Stop> {
+        let running = self.call(Path::new("/bin/sh"), line, &["-c", line], variables)?;
+        self.wait(running)
+    }
+
+    fn call(
+        &self,
+        program: &Path,
+        typed: &str,
+        words: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Result<Running, Stop> {
+        let mut environment = self.ground.variables(self.database(), &self.home);
+        environment.extend(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        let told: BTreeMap<&str, &str> =
+            std::iter::once(("DB_NAME", self.database())).chain(variables.iter().copied()).collect();
+        let told = told.iter().filter(|(name, value)| !value.is_empty() && !name.contains("PASSWORD"));
+        let line = told.map(|(name, value)| format!("{name}={value} ")).collect::<String>() + typed;
+        Call { program, line, words, environment, folder: &self.home, deadline: self.deadline }.start()
+    }
+
+    /// Waits for a tool's end.
+    pub(crate) fn wait(&mut self, running: Running) -> Result<Ran, Stop> {
+        let (ran, mut shown) = running.wait()?;
+        for secret in self.ground.secrets() {
+            self.leaked |= shown.hide(secret);
+        }
+        self.shown.push(shown);
+        Ok(ran)
+    }
+
+    /// Waits until a query gives `true`.
+    pub(crate) fn until(&self, query: &str) -> Done {
+        let mut session = self.session()?;
+        while ask(&mut session, query)? != "true" {
+            must(Instant::now() < self.deadline, || format!("it never came to be: {query}"))?;
+            if !ms5_common::interrupt::sleep(Duration::from_millis(20)) {
+                return Err(Stop::Signal);
+            }
+        }
+        Ok(())
+    }
+
+    /// The newest log file of a tool, by its folder.
+    pub(crate) fn log(&self, folder: &str) -> Result<String, Stop> {
+        let folder = self.home.join("logs").join(folder);
+        let mut files: Vec<PathBuf> = fs::read_dir(&folder)
+            .map_err(|error| Stop::failed(format!("no log in {}: {error}", folder.display())))?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .collect();
+        files.sort_by_key(|file| file.metadata().and_then(|data| data.modified()).ok());
+        let newest = files.last().ok_or_else(|| Stop::failed(format!("no log in {}", folder.display())))?;
+        Ok(fs::read_to_string(newest)?)
+    }
+
+    /// A folder with copies of the migration files, to be changed at will.
+    pub(crate) fn copied_migrations(&self) -> Result<PathBuf, Stop> {
+        let to = self.home.join("migrations");
+        fs::create_dir_all(&to)?;
+        for entry in fs::read_dir(&self.ground.migrations)? {
+            let entry = entry?;
+            if entry.file_type()?.is_file() {
+                fs::copy(entry.path(), to.join(entry.file_name()))?;
+            }
+        }
+        Ok(to)
+    }
+
+    /// Notes what is not as it should be and no failure.
+    pub(crate) fn warn(&mut self, what: impl Into<String>) {
+        self.warnings.push(what.into());
+    }
+
+    /// The commands for the report; that a password was printed is what comes first of all.
+    pub(crate) fn commands(&self) -> (Vec<Value>, bool) {
+        (self.shown.iter().map(Shown::to_json).collect(), self.leaked)
+    }
+
+    /// Removes its home, and leaves its database to others.
+    pub(crate) fn keep(mut self) {
+        self.database = None;
+        self.end();
+    }
+
+    /// Removes what it has made; gives how to do that by hand, where that is wanted instead.
+    pub(crate) fn end(self) -> Vec<String> {
+        self.ground.give_back(self.database.as_deref(), &self.home)
+    }
+}
+
+/// The one value that a query gives, as text; empty for NULL.
+pub(crate) fn ask(client: &mut Client, query: &str) -> Result<String, Stop> {
+    let text = format!("SELECT ({query})::text");
+    let row = client.query_one(&text, &[]).map_err(|error| refused(query, &error))?;
+    Ok(row.get::<_, Option<String>>(0).unwrap_or_default())
+}
+
+/// That the server refuses what a test asks it.
+pub(crate) fn refused(what: &str, error: &postgres::Error) -> Stop {
+    let mut all = vec![format!("the server refuses: {}", what.trim())];
+    all.extend(reasons(error));
+    Stop::Failed(all)
+}
+
+fn rows(client: &mut Client) -> Result<Vec<String>, Stop> {
+    let tables = client
+        .query_typed(
+            "SELECT format('%I.%I', n.nspname, c.relname)
+             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition
+               AND n.nspname !~ '^(pg_|_timescaledb_|timescaledb_)' AND n.nspname <> 'information_schema'
+               AND c.relname <> 'migration_restores'
+               AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                               AND d.objid = c.oid AND d.deptype = 'e')
+             ORDER BY 1",
+            &[],
+        )
+        .map_err(|error| refused("the list of tables", &error))?;
+    tables
+        .iter()
+        .map(|row| {
+            let table: String = row.get(0);
+            let query = format!(
+                "SELECT count(*) || ' ' || coalesce(sum(pg_catalog.hashtextextended(t::text, 0)::numeric), 0) FROM {table} t"
+            );
+            Ok(format!("{table}: {}", ask(client, &query)?))
+        })
+        .collect()
+}

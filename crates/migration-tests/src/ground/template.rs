@@ -1,0 +1,151 @@
+//! Databases that others are copied from: each is made once, by the first test that wants one like it.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use ms5_common::db::clients;
+use ms5_common::interrupt;
+use postgres::error::SqlState;
+
+use super::{Ground, cannot_make};
+use crate::case::{Case, Done, Stop, refused};
+use crate::suite::Start;
+
+/// What the database in the field is made of, in this order.
+const FIELD: [&str; 3] = ["schema.sql", "reference.sql", "data.sql"];
+/// How long a session of somebody else's in a template is waited for: TimescaleDB's own look in now and then.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What was made, or why it could not be.
+type Made = Option<Result<String, String>>;
+
+/// The templates.
+#[derive(Default)]
+pub(super) struct Templates {
+    field: Mutex<Made>,
+    migrated: Mutex<Made>,
+}
+
+impl Templates {
+    /// A new database like that.
+    pub(super) fn copy(&self, ground: &Ground<'_>, start: Start) -> Result<String, Stop> {
+        let template = match start {
+            Start::Nothing | Start::Empty => "template0".to_owned(),
+            Start::Field => once(&self.field, || field(ground))?,
+            Start::Migrated => once(&self.migrated, || migrated(ground))?,
+        };
+        let name = ground.name();
+        copied(ground, &name, &template)?;
+        Ok(name)
+    }
+
+    /// Those that are there.
+    pub(super) fn names(&self) -> Vec<String> {
+        let all = [&self.field, &self.migrated];
+        all.iter()
+            .filter_map(|made| made.lock().unwrap_or_else(PoisonError::into_inner).clone()?.ok())
+            .collect()
+    }
+}
+
+/// Makes it, or gives what was made; a second test that wants it waits.
+fn once(made: &Mutex<Made>, make: impl FnOnce() -> Result<String, Stop>) -> Result<String, Stop> {
+    let mut made = made.lock().unwrap_or_else(PoisonError::into_inner);
+    if made.is_none() {
+        *made = Some(match make() {
+            Ok(name) => Ok(name),
+            Err(Stop::Failed(reasons)) => Err(reasons.join("; ")),
+            Err(stop) => return Err(stop),
+        });
+    }
+    match made.as_ref() {
+        Some(Ok(name)) => Ok(name.clone()),
+        Some(Err(why)) => Err(Stop::Failed(vec![
+            "the database that the test begins with cannot be made".to_owned(),
+            why.clone(),
+        ])),
+        None => Err(Stop::Signal),
+    }
+}
+
+/// Copies a database; nobody may be in the one that is copied.
+fn copied(ground: &Ground<'_>, name: &str, template: &str) -> Done {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match ground.create(name, template) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.code() == Some(&SqlState::OBJECT_IN_USE) && Instant::now() < deadline => {
+                if !interrupt::sleep(Duration::from_millis(200)) {
+                    return Err(Stop::Signal);
+                }
+            }
+            Err(error) => return Err(cannot_make(name, &error)),
+        }
+    }
+}
+
+/// The database in the field: what the old scripts have left on plain PostgreSQL.
+fn field(ground: &Ground<'_>) -> Result<String, Stop> {
+    let files: Vec<PathBuf> =
+        FIELD.iter().map(|file| ground.field.join(file)).filter(|file| file.is_file()).collect();
+    if files.is_empty() {
+        return Err(Stop::Skipped(format!(
+            "there is no SQL of a database in the field in {}: give --field-dir=DIR with schema.sql, reference.sql, data.sql",
+            ground.field.display()
+        )));
+    }
+    let name = ground.name();
+    copied(ground, &name, "template0")?;
+    let settings = ground.settings(&name);
+    let variables = ms5_common::config::Variables::default().with(ground.variables(&name, &ground.folder));
+    let psql = clients::find(
+        "psql",
+        clients::major(&ground.server.version).unwrap_or_default(),
+        &settings,
+        &variables,
+    )?;
+    let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+    let mut words = vec!["-X", "-q", "-v", "ON_ERROR_STOP=1", "--single-transaction"];
+    words.extend(files.iter().flat_map(|file| ["-f", file.as_str()]));
+    let told = psql
+        .call(&settings, &variables, &words)
+        .stdin_null()
+        .stdout_null()
+        .stderr_capture()
+        .unchecked()
+        .run()
+        .map_err(|error| Stop::failed(format!("cannot run {}: {error}", psql.place())))?;
+    if !told.status.success() {
+        let mut reasons = vec![format!("psql refuses the SQL of the field in {}", ground.field.display())];
+        reasons.extend(String::from_utf8_lossy(&told.stderr).lines().take(5).map(str::to_owned));
+        return Err(Stop::Failed(reasons));
+    }
+    Ok(name)
+}
+
+/// The same after the migrations.
+fn migrated(ground: &Ground<'_>) -> Result<String, Stop> {
+    let mut case = Case::new(ground, Start::Field, PATIENCE * 30)?;
+    let done = case.tool("migration-runner", "").and_then(|ran| ran.exits(0));
+    let name = case.database().to_owned();
+    match done {
+        Ok(_) => {
+            case.keep();
+            // Only what nobody is in can be copied. TimescaleDB's scheduler leaves a database that gets another name, and
+            // does not come back to one that takes no connections.
+            let template = ground.name();
+            for sql in [
+                format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false"),
+                format!("ALTER DATABASE {name} RENAME TO {template}"),
+            ] {
+                ground.maintenance().batch_execute(&sql).map_err(|error| refused(&sql, &error))?;
+            }
+            Ok(template)
+        }
+        Err(stop) => {
+            case.end();
+            Err(stop)
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! The flow: choose tests, find a server, make the tests, say how they ended.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use ms5_common::config::{self, Choices, Environment, Settings};
+use ms5_common::error::{Error, Result};
+use ms5_common::exit::Exit;
+use ms5_common::tool::{Context, LogFile};
+use ms5_common::{clock, interrupt, machine, migrations, sibling, success};
+use serde_json::json;
+
+use crate::args::{JUNIT, Options, TOOL};
+use crate::ground::{Ground, Sandbox};
+use crate::junit;
+use crate::lanes::{self, Made, Outcome};
+use crate::measures::{History, Measure};
+use crate::suite::{self, Category, Test};
+
+/// Where a run is written down.
+const LOG: LogFile = LogFile { folder: "tests", name: "migration_tests", title: "migration test suite" };
+/// The other tools.
+const TOOLS: [&str; 4] = ["migration-runner", "pre-validate", "post-validate", "backup-manager"];
+
+/// The whole tool.
+pub(crate) fn run(context: &Context) -> Result<Exit> {
+    let begun = Instant::now();
+    let options = Options::of(&context.arguments)?;
+    let tests: Vec<(&'static Category, &'static Test)> =
+        suite::all().filter(|(_, test)| options.wants(test.id)).collect();
+    if tests.is_empty() {
+        return Err(Error::new(
+            Exit::Usage,
+            format!("no test has {:?} in its name", options.filter.join(",")),
+        )
+        .hint("migration-tests --list shows them all"));
+    }
+    if options.list {
+        tests
+            .iter()
+            .for_each(|(category, test)| log::info!("{:11} {:28} {}", category.name, test.id, test.title));
+        return Ok(Exit::Done);
+    }
+    let choices = Choices::of(&context.arguments);
+    let settings = config::load(choices, &context.variables, Environment::Test)?;
+    if settings.environment == Environment::Production && !options.yes {
+        return Err(Error::new(Exit::Usage, "under --environment=production tests run only with --yes")
+            .because("they make databases of their own on that server, and load it")
+            .hint("test another server first; then: migration-tests --environment=production --yes"));
+    }
+    let _work = interrupt::work()
+        .ok_or_else(|| Error::new(Exit::Interrupt, "stopped by a signal before anything was begun"))?;
+    let tools = tools(context)?;
+    let sandbox = if is_named(&settings, context) {
+        None
+    } else {
+        log::info!("No server is named: starting a private one");
+        Some(Sandbox::start(&settings.home, options.cleanup)?)
+    };
+    let variables = context
+        .variables
+        .with(sandbox.iter().flat_map(Sandbox::variables).map(|(name, value)| (name.clone(), value.clone())));
+    let settings = config::load(choices, &variables, Environment::Test)?;
+    context.begin_as(&settings, LOG)?;
+    let folder = settings.log_dir.join(LOG.folder);
+    log::info!("Starting MS5.0 migration test suite");
+    log::info!("Environment: {}", settings.environment.defaults().name);
+    let ground = Ground::open(settings.clone(), &variables, sandbox.as_ref(), &options, tools)?;
+    introduce(context, &ground, &settings, sandbox.is_some(), &options);
+    log::info!("{} tests, {} at a time", tests.len(), options.jobs);
+
+    let history = History::read(&folder, ground.environment(), &place(&ground, sandbox.is_some()));
+    let all: Mutex<Vec<(Outcome, serde_json::Value)>> = Mutex::new(Vec::new());
+    let measured: Mutex<Vec<Measure>> = Mutex::new(Vec::new());
+    let left: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    lanes::run(&ground, &tests, options.jobs, options.timeout, begun, |mut made| {
+        for measure in &made.measures {
+            let (record, worse) = history.compare(made.id, measure);
+            if let Some(worse) = worse {
+                made.reasons.push(worse);
+                if made.outcome == Outcome::Passed {
+                    made.outcome = Outcome::Warned;
+                }
+            }
+            context.recorder.emit("measure", record);
+        }
+        measured.lock().unwrap_or_else(PoisonError::into_inner).append(&mut made.measures);
+        left.lock().unwrap_or_else(PoisonError::into_inner).extend(made.left.iter().cloned());
+        tell(&made);
+        let record = made.to_json();
+        context.recorder.emit("test", record.clone());
+        all.lock().unwrap_or_else(PoisonError::into_inner).push((made.outcome, record));
+    });
+    let mut left = left.into_inner().unwrap_or_else(PoisonError::into_inner);
+    left.extend(ground.end());
+    left.extend(sandbox.as_ref().map(Sandbox::removal));
+    if !options.cleanup {
+        log::info!("Left as asked; remove it with:");
+        left.iter().for_each(|line| log::info!("  {line}"));
+    }
+    if let Some(exit) = interrupt::requested() {
+        return Err(Error::new(exit, "stopped by a signal; what the tests had made is removed"));
+    }
+    let all = all.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let measured = measured.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if let Err(error) = history.add(context.recorder.run_id(), &clock::record_time(), &measured) {
+        log::warn!("The measures of this run are not kept for the next ones: {error}");
+    }
+    if let Some(file) = &options.junit {
+        let records: Vec<_> = all.iter().map(|(_, record)| record.clone()).collect();
+        write_junit(file.as_ref(), &junit::xml(&records, begun.elapsed().as_secs_f64()))?;
+    }
+    Ok(conclude(context, &all, options.strict, begun))
+}
+
+/// Whether a server is named: by any variable, or by another environment than test.
+fn is_named(settings: &Settings, context: &Context) -> bool {
+    let password = settings.environment.defaults().password_variable;
+    let names = ["DB_HOST", "DB_PORT", "DB_NAME", "DB_USER", password];
+    settings.environment != Environment::Test
+        || names.iter().any(|name| context.variables.get(name).is_some())
+}
+
+/// The folder of the other tools, all of which must be there: an installation is proven as a whole.
+fn tools(context: &Context) -> Result<PathBuf> {
+    let found = TOOLS.map(|tool| sibling::find(tool, &context.variables));
+    let mut folders = BTreeSet::new();
+    for path in found {
+        folders.extend(path?.parent().map(config::absolute));
+    }
+    match (folders.pop_first(), folders.pop_first()) {
+        (Some(folder), None) => Ok(folder),
+        (one, other) => Err(Error::new(Exit::Config, "the tools are not all in one folder")
+            .because_all([one, other].into_iter().flatten().map(|folder| folder.display().to_string()))
+            .because("nothing was touched")
+            .hint("install all five into one folder, or name it with MS5_BIN_DIR")),
+    }
+}
+
+/// What tells this server's figures from those of others: a private one is another one each time, on the same machine.
+fn place(ground: &Ground<'_>, sandbox: bool) -> String {
+    let server = if sandbox { "sandbox" } else { ground.server.identity.system_identifier.as_str() };
+    let timescaledb = ground.extension.available.as_deref().unwrap_or("none");
+    format!(
+        "{server} on {}, PostgreSQL {}, TimescaleDB {timescaledb}",
+        machine::host_name(),
+        ground.server.version
+    )
+}
+
+/// The first records, and the first lines.
+fn introduce(context: &Context, ground: &Ground<'_>, settings: &Settings, sandbox: bool, options: &Options) {
+    let digest = migrations::read_folder(&settings.migrations_dir, true, &[])
+        .ok()
+        .map(|files| migrations::digest(&files));
+    context.recorder.start(Some(&ground.server.identity), digest.as_deref());
+    let version = context.recorder.version();
+    let timescaledb = ground.extension.available.as_deref();
+    let tools: Vec<_> = TOOLS
+        .iter()
+        .chain([&TOOL])
+        .map(|tool| json!({ "tool": tool, "version": version, "path": ground.tools.join(tool).display().to_string() }))
+        .collect();
+    context.recorder.emit(
+        "installation",
+        json!({
+            "machine": {
+                "host": machine::host_name(),
+                "os": std::env::consts::OS,
+                "processors": machine::processors(),
+                "memory_bytes": machine::memory().total,
+            },
+            "server": ground.server.version,
+            "timescaledb": timescaledb,
+            "license": ground.extension.license,
+            "tools": tools,
+            "sandbox": sandbox,
+            "jobs": options.jobs,
+        }),
+    );
+    log::info!(
+        "Server: PostgreSQL {}, TimescaleDB {} ({}), {}:{}",
+        ground.server.version,
+        timescaledb.unwrap_or("not there"),
+        ground.extension.license.as_deref().unwrap_or("licence not known before it is created"),
+        settings.connection.host,
+        settings.connection.port
+    );
+}
+
+fn tell(made: &Made) {
+    let took = format!("{}.{:03} s", made.took.as_secs(), made.took.subsec_millis());
+    let reasons = || made.reasons.iter().map(|reason| format!("   {reason}"));
+    match made.outcome {
+        Outcome::Passed => success!("✅ {} ({took})", made.id),
+        Outcome::Warned => {
+            log::warn!("{} passed, but ({took})", made.id);
+            reasons().for_each(|line| log::warn!("{line}"));
+        }
+        Outcome::Failed => {
+            log::error!("❌ {} failed ({took})", made.id);
+            reasons().for_each(|line| log::error!("{line}"));
+        }
+        Outcome::Skipped => {
+            log::warn!("{} could not be made here ({took})", made.id);
+            reasons().for_each(|line| log::warn!("{line}"));
+        }
+    }
+}
+
+fn write_junit(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).map_err(|error| {
+        Error::new(Exit::Failed, format!("cannot write {}", path.display()))
+            .because(error)
+            .because("the tests themselves were made; see the log")
+            .hint(format!("name a file in a folder that you may write to: {JUNIT}=FILE"))
+    })
+}
+
+/// The end in words, and the exit code.
+fn conclude(context: &Context, all: &[(Outcome, serde_json::Value)], strict: bool, begun: Instant) -> Exit {
+    let count = |wanted: Outcome| all.iter().filter(|(outcome, _)| *outcome == wanted).count();
+    for outcome in Outcome::ALL {
+        context.recorder.count(outcome.word(), count(outcome));
+    }
+    let [passed, warned, failed, skipped] = Outcome::ALL.map(count);
+    log::info!(
+        "{} tests in {:.1} s: {passed} passed, {warned} passed with a warning, {failed} failed, {skipped} could not be made",
+        all.len(),
+        begun.elapsed().as_secs_f64()
+    );
+    if failed > 0 || (strict && warned + skipped > 0) {
+        log::error!("❌ Migration tests failed: this installation is not proven");
+        return Exit::Failed;
+    }
+    success!("✅ Migration tests passed");
+    Exit::Done
+}

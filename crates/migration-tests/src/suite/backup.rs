@@ -1,0 +1,244 @@
+//! backup-manager: that a backup is whole, that it comes back as it was, and that damage is found.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use super::{Start, Test};
+use crate::case::{Case, Done, Stop, must};
+
+pub(super) const TESTS: &[Test] = &[
+    Test {
+        id: "backup.create",
+        title: "A full backup has its files, its sums and its metadata, and is its owner's only",
+        start: Start::Field,
+        run: create,
+    },
+    Test {
+        id: "backup.verify",
+        title: "verify passes a backup that is whole, and --deep restores it and compares every row",
+        start: Start::Field,
+        run: verify,
+    },
+    Test {
+        id: "backup.restore",
+        title: "The database in the field comes back with every row and every object",
+        start: Start::Field,
+        run: restore,
+    },
+    Test {
+        id: "backup.restore-hypertables",
+        title: "The migrated database comes back with its hypertables, chunks and rows",
+        start: Start::Migrated,
+        run: restore_hypertables,
+    },
+    Test {
+        id: "backup.types",
+        title: "Backups of the types schema, data and hypertables are made and verified",
+        start: Start::Migrated,
+        run: types,
+    },
+    Test {
+        id: "backup.rollback",
+        title: "rollback.sh of a rollback point brings the database back by psql alone",
+        start: Start::Field,
+        run: rollback,
+    },
+    Test {
+        id: "backup.damage",
+        title: "A changed byte, a cut file and a missing file are found by verify, and nothing is restored of them",
+        start: Start::Field,
+        run: damage,
+    },
+    Test {
+        id: "backup.refuses",
+        title: "A database that holds data is not replaced without --force",
+        start: Start::Field,
+        run: refuses,
+    },
+    Test {
+        id: "backup.list-and-clean",
+        title: "Backups are listed, and only old ones are cleaned away",
+        start: Start::Empty,
+        run: list_and_clean,
+    },
+];
+
+/// Makes a backup; gives its folder.
+pub(super) fn made(case: &mut Case<'_>, name: &str, kind: &str) -> Result<PathBuf, Stop> {
+    let ran = case.tool("backup-manager", &format!("backup {name} {kind}"))?.exits(0)?;
+    let folder = fs::read_dir(case.home().join("backups"))?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| {
+            path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(&format!("{name}_")))
+        });
+    folder
+        .ok_or_else(|| ran.wrong(&format!("and there is no folder {name}_... in the folder of the backups")))
+}
+
+/// The file with the rows.
+fn dump(folder: &Path) -> PathBuf {
+    folder.join("full_database.sql.gz")
+}
+
+fn create(case: &mut Case<'_>) -> Done {
+    let folder = made(case, "pre_migration", "full")?;
+    for file in ["full_database.sql.gz", "metadata.json", "checksums.sha256"] {
+        must(folder.join(file).is_file(), || format!("the backup has no {file}"))?;
+    }
+    let mode = fs::metadata(dump(&folder))?.permissions().mode() & 0o077;
+    must(mode == 0, || "others may read the backup".to_owned())?;
+    let metadata: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(folder.join("metadata.json"))?)
+            .map_err(|error| Stop::failed(format!("metadata.json is not JSON: {error}")))?;
+    must(metadata["backup_type"] == "full" && metadata["database"]["name"] == case.database(), || {
+        "metadata.json does not name the type and the database".to_owned()
+    })?;
+    let sums = fs::read_to_string(folder.join("checksums.sha256"))?;
+    must(sums.contains("full_database.sql.gz"), || {
+        "checksums.sha256 does not hold the sum of the dump".to_owned()
+    })
+}
+
+fn verify(case: &mut Case<'_>) -> Done {
+    made(case, "pre_migration", "full")?;
+    case.tool("backup-manager", "verify pre_migration")?.exits(0)?;
+    let who = if holds_hypertables(case)? { case.ground.restores_as()? } else { String::new() };
+    case.tool("backup-manager", &format!("verify pre_migration --deep {who}"))?.exits(0).map(drop)
+}
+
+fn holds_hypertables(case: &Case<'_>) -> Result<bool, Stop> {
+    Ok(case.ask("SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'timescaledb')")? == "true")
+}
+
+fn restore(case: &mut Case<'_>) -> Done {
+    let who = if holds_hypertables(case)? { case.ground.restores_as()? } else { String::new() };
+    round_trip(case, &who)
+}
+
+fn restore_hypertables(case: &mut Case<'_>) -> Done {
+    let who = case.ground.restores_as()?;
+    let chunks = "SELECT string_agg(format('%s.%s %s', hypertable_schema, hypertable_name, chunk_name), ',' ORDER BY 1)
+                  FROM (SELECT * FROM timescaledb_information.chunks ORDER BY chunk_schema, chunk_name) x";
+    let before = case.ask(chunks)?;
+    round_trip(case, &who)?;
+    must(case.ask(chunks)? == before, || "the chunks of the hypertables are not what they were".to_owned())
+}
+
+/// A backup, everything in the database changed, and the backup restored in its place.
+fn round_trip(case: &mut Case<'_>, who: &str) -> Done {
+    let (objects, rows) = (case.inventory()?, case.rows()?);
+    made(case, "before", "full")?;
+    wreck(case)?;
+    case.tool("backup-manager", &format!("restore before --force --drop-old {who}"))?.exits(0)?;
+    as_before(case, &objects, &rows)
+}
+
+/// Takes away what a migration that went wrong would.
+pub(super) fn wreck(case: &Case<'_>) -> Done {
+    let tables = case.rows()?;
+    let name = |line: &String| line.split(": ").next().unwrap_or_default().to_owned();
+    let filled: Vec<String> = tables.iter().filter(|line| !line.contains(": 0 ")).map(name).collect();
+    let (Some(first), Some(last)) = (filled.first(), filled.last()) else {
+        return Err(Stop::failed("the database has no rows that could be lost"));
+    };
+    case.sql(&format!("DROP TABLE {first} CASCADE"))?;
+    case.sql(&format!("TRUNCATE {last} CASCADE; CREATE TABLE public.half_done (id int)"))
+}
+
+/// That every object and every row is as it was.
+pub(super) fn as_before(case: &Case<'_>, objects: &ms5_common::catalog::Inventory, rows: &[String]) -> Done {
+    let now = case.rows()?;
+    let lost = rows.iter().find(|table| !now.contains(table));
+    must(lost.is_none(), || format!("rows are not what they were: {}", lost.map_or("", String::as_str)))?;
+    must(now.len() == rows.len(), || format!("{} tables are there instead of {}", now.len(), rows.len()))?;
+    let differences = objects.as_restored().compare(&case.inventory()?.as_restored());
+    must(differences.is_empty(), || {
+        format!("{} objects are not as they were, such as {}", differences.len(), differences[0])
+    })
+}
+
+fn types(case: &mut Case<'_>) -> Done {
+    for (kind, end) in [("schema", "schema.sql.gz"), ("data", "data.sql.gz"), ("hypertables", ".csv.gz")] {
+        let folder = made(case, &format!("of_{kind}"), kind)?;
+        let there =
+            fs::read_dir(&folder)?.flatten().any(|file| file.file_name().to_string_lossy().ends_with(end));
+        must(there, || format!("a backup of type {kind} has no file {end}"))?;
+        case.tool("backup-manager", &format!("verify of_{kind}"))?.exits(0)?;
+    }
+    Ok(())
+}
+
+fn rollback(case: &mut Case<'_>) -> Done {
+    let who = if holds_hypertables(case)? { case.ground.restores_as()? } else { String::new() };
+    let (objects, rows) = (case.inventory()?, case.rows()?);
+    case.tool("backup-manager", &format!("rollback-point before_all {who}"))?.exits(0)?;
+    let script = find(&case.home().join("backups"), "rollback.sh")
+        .ok_or_else(|| Stop::failed("there is no rollback.sh"))?;
+    wreck(case)?;
+    case.sh(&format!("{} --force", script.display()), &[])?.exits(0)?;
+    as_before(case, &objects, &rows)
+}
+
+fn find(folder: &Path, name: &str) -> Option<PathBuf> {
+    fs::read_dir(folder).ok()?.flatten().find_map(|entry| {
+        let path = entry.path();
+        if path.is_dir() { find(&path, name) } else { (entry.file_name() == *name).then_some(path) }
+    })
+}
+
+fn damage(case: &mut Case<'_>) -> Done {
+    let folder = made(case, "before", "full")?;
+    let file = dump(&folder);
+    let whole = fs::read(&file)?;
+    let before = case.rows()?;
+    let changed = |place: usize| {
+        let mut bytes = whole.clone();
+        bytes[place] ^= 0x10;
+        bytes
+    };
+    let cases = [
+        ("its first byte", changed(0)),
+        ("a byte in the middle", changed(whole.len() / 2)),
+        ("its last byte", changed(whole.len() - 1)),
+        ("nothing behind its middle", whole[..whole.len() / 2].to_vec()),
+        ("nothing in it", Vec::new()),
+    ];
+    for (what, bytes) in cases {
+        fs::write(&file, bytes)?;
+        refused(case, &format!("a dump that was changed ({what})"))?;
+    }
+    fs::remove_file(&file)?;
+    refused(case, "a backup whose dump is gone")?;
+    fs::write(&file, &whole)?;
+    case.tool("backup-manager", "verify before")?.exits(0)?;
+    must(before == case.rows()?, || "the database is not what it was".to_owned())
+}
+
+/// That neither verify nor restore takes what is there.
+fn refused(case: &mut Case<'_>, what: &str) -> Done {
+    let ran = case.tool("backup-manager", "verify before")?;
+    must(ran.code == 1, || format!("verify of {what} ends with {} instead of 1", ran.code))?;
+    let ran = case.tool("backup-manager", "restore before --force")?;
+    must(ran.code != 0, || format!("{what} was restored"))
+}
+
+fn refuses(case: &mut Case<'_>) -> Done {
+    made(case, "before", "full")?;
+    let before = case.rows()?;
+    let ran = case.tool("backup-manager", "restore before")?;
+    must(ran.code != 0, || "a database with data was replaced without --force".to_owned())?;
+    ran.says(&["--force"])?;
+    must(before == case.rows()?, || "the database is not what it was".to_owned())?;
+    let ran = case.tool("backup-manager", "restore nothing_of_that_name --force")?;
+    must(ran.code != 0, || "a backup that is not there was restored".to_owned())
+}
+
+fn list_and_clean(case: &mut Case<'_>) -> Done {
+    case.sql("CREATE TABLE a AS SELECT generate_series(1, 10) id")?;
+    let folder = made(case, "today", "full")?;
+    let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    case.tool("backup-manager", "list")?.exits(0)?.says(&[&name])?;
+    case.tool("backup-manager", "clean 7")?.exits(0)?;
+    must(folder.is_dir(), || "clean 7 has removed a backup of today".to_owned())
+}
