@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ms5_common::cli::{
-    BACKUP_DIR, ENVIRONMENT, Flag, HELP, JOBS, JSON, LOG_DIR, Parsed, REPORT, RESTORE_USER, Spec, VERBOSE,
+    BACKUP_DIR, ENVIRONMENT, Flag, HELP, HTML, JOBS, JSON, LOG_DIR, Parsed, REPORT, RESTORE_USER, Spec, VERBOSE,
     VERSION, nearest,
 };
 use ms5_common::error::{Error, Result};
@@ -110,6 +110,7 @@ pub(crate) const SPEC: Spec = Spec {
         ),
         BACKUP_DIR,
         REPORT,
+        HTML,
         VERBOSE,
         JSON,
         LOG_DIR,
