@@ -18,20 +18,21 @@ fn start() -> Value {
         "30:00.120",
         json!({
             "version": "0.1.0", "environment": "test", "migrations_digest": null,
-            "database": {"system_identifier": "7412345678901234567", "oid": 16384, "name": "factory_telemetry_test", "host": "127.0.0.1", "port": 54321},
+            "database": {"system_identifier": "7412345678901234567", "oid": 16384, "name": "factory_telemetry_test", "host": "127.0.0.1", "port": 54321, "server_version": "17.6 (Debian 17.6-0+deb13u1)"},
         }),
     )
 }
 
 fn installation() -> Value {
     let tool = |name: &str| json!({"tool": name, "version": "0.1.0", "path": format!("/srv/ms5/bin/{name}")});
+    let tools = ["migration-runner", "pre-validate", "post-validate", "backup-manager", "migration-tests"].map(tool);
     record(
         "installation",
         "30:00.130",
         json!({
             "machine": {"host": "plant-7", "os": "Debian GNU/Linux 12 (bookworm)", "processors": 8, "memory_bytes": 33_554_432_000_u64},
             "server": "17.6 (Debian 17.6-0+deb13u1)", "timescaledb": "2.19.3", "license": "apache",
-            "tools": ["migration-runner", "pre-validate", "post-validate", "backup-manager", "migration-tests"].map(tool),
+            "tools": tools,
             "sandbox": true, "jobs": 4,
         }),
     )

@@ -31,6 +31,8 @@ pub struct Identity {
     pub host: String,
     /// The port as the operator gave it.
     pub port: u16,
+    /// The server's version, such as `17.11`.
+    pub server_version: String,
 }
 
 impl Identity {
@@ -43,6 +45,7 @@ impl Identity {
             "name": self.name,
             "host": self.host,
             "port": self.port,
+            "server_version": self.server_version,
         })
     }
 }
@@ -291,7 +294,7 @@ impl Page {
     fn drawn(self) -> ReportFile {
         let Self { mut file, lines } = self;
         let records: Vec<Value> = lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
-        file.put(&report::page(&records));
+        file.put(report::page(&records).trim_end());
         file
     }
 }

@@ -148,13 +148,13 @@ fn facts(story: &Story<'_>) -> Markup {
         let took = story.took().map(duration).unwrap_or_default();
         fact("Ended", format!("{}, after {took}", when(ended)).into());
     }
-    for (name, check) in [("Server", "connection"), ("TimescaleDB", "extension")] {
-        if let Some(seen) = seen_last(story, check) {
-            fact(name, seen.into());
-        }
+    if let Some(version) = story.database().and_then(|database| database["server_version"].as_str()) {
+        fact("Server", format!("PostgreSQL {version}").into());
+    }
+    if let Some(seen) = seen_last(story, "extension") {
+        fact("TimescaleDB", seen.into());
     }
     for installation in story.kind("installation") {
-        fact("Server", text(installation, "server").into());
         let edition = match installation["license"].as_str() {
             Some("timescale") => ", Community edition",
             Some("apache") => ", Apache edition",

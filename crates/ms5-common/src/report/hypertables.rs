@@ -112,9 +112,8 @@ fn chart(place: usize, name: &str, chunks: &[Value]) -> Markup {
         .iter()
         .map(|(begin, end, size, packed)| Block {
             label: format!("{}{}", bytes(*size), if *packed { ", compressed" } else { "" }),
-            // A gap between neighbours, so that each is seen.
             begin: *begin,
-            end: end - (end - begin) * 0.12,
+            end: *end,
             height: size / most,
             class: if *packed { "packed" } else { "plain" },
         })

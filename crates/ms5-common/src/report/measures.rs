@@ -6,7 +6,7 @@ use super::html::{Markup, el};
 use super::outcome::Outcome;
 use super::story::Story;
 use super::svg::{self, Bar};
-use super::table::{Row, code, figures, table, words};
+use super::table::{Row, figures, table, words};
 use super::words::{field, figure, len, list, many, measured, text, text_in};
 
 /// The part.
@@ -24,15 +24,17 @@ pub(super) fn part(story: &Story<'_>) -> Markup {
             let change = usual.filter(|usual| *usual > 0.0).and_then(|usual| Some(record["value"].as_f64()? / usual));
             let better = if record["better"] == "higher" { "higher" } else { "lower" };
             Row::of(record, &key(record), vec![
-                text_in(record, "name"),
+                [
+                    text_in(record, "name"),
+                    el("span", &[("class", "under")], [el("code", &[], text_in(record, "test")), format!(", {better} is better").into()]),
+                ]
+                .into(),
                 outcome(record).badge(if record["regressed"] == true { "regression" } else { "as before" }),
                 field(record, "value", |value| value.as_f64().map(|value| measured(value, unit))),
                 usual.map_or("–".into(), |usual| measured(usual, unit).into()),
                 change.map_or("–".into(), |change| format!("×{change:.2}").into()),
                 field(record, "limit", |value| value.as_f64().map(|limit| format!("×{limit}"))),
-                better.into(),
                 figure("before", &Value::from(len(before)), len(before).to_string()),
-                el("code", &[], text_in(record, "test")),
             ])
         })
         .collect();
@@ -43,9 +45,7 @@ pub(super) fn part(story: &Story<'_>) -> Markup {
         figures("Median before"),
         figures("Ratio"),
         figures("Limit"),
-        words("Better is"),
         figures("Runs before"),
-        code("Test"),
     ];
     [throughput(&measures), table("What was measured", &columns, rows), trends(&measures)].into()
 }

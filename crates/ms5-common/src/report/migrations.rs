@@ -25,8 +25,7 @@ pub(super) fn part(story: &Story<'_>) -> Markup {
                 field(record, "milliseconds", |value| value.as_f64().map(|ms| duration(ms / 1000.0))),
                 field(record, "began", |value| value.as_f64().map(duration)),
                 count_in(record, "statements"),
-                el("code", &[], text_in(record, "file")),
-                checksum(record),
+                file(record),
             ])
         })
         .collect();
@@ -38,8 +37,7 @@ pub(super) fn part(story: &Story<'_>) -> Markup {
                 badge_in(record, "standing"),
                 text_in(record, "applied_at"),
                 text_in(record, "applied_by"),
-                el("code", &[], text_in(record, "file")),
-                checksum(record),
+                file(record),
             ])
         })
         .collect();
@@ -49,11 +47,10 @@ pub(super) fn part(story: &Story<'_>) -> Markup {
         figures("Took"),
         figures("Began after"),
         figures("Statements"),
-        code("File"),
-        code("sha256"),
+        code("File, sha256"),
     ];
     let stand_columns =
-        [words("Migration"), words("Standing"), words("Applied at"), words("By"), code("File"), code("sha256")];
+        [words("Migration"), words("Standing"), words("Applied at"), words("By"), code("File, sha256")];
     [
         timeline(&ran),
         table("Files of this run", &ran_columns, ran_rows),
@@ -62,8 +59,9 @@ pub(super) fn part(story: &Story<'_>) -> Markup {
     .into()
 }
 
-fn checksum(record: &Value) -> Markup {
-    el("code", &[("class", "digest")], text_in(record, "checksum"))
+/// Which file, and which text of it.
+fn file(record: &Value) -> Markup {
+    [el("code", &[], text_in(record, "file")), " ".into(), el("code", &[("class", "digest")], text_in(record, "checksum"))].into()
 }
 
 /// Each file as a bar over the time of the run.

@@ -88,14 +88,13 @@ pub(super) fn part(story: &Story<'_>) -> Markup {
                 _ => count_in(after, "after"),
             };
             Row::new("rows", name, vec![
-                name.as_str().into(),
+                [name.as_str().into(), hash(before)].into(),
                 verdict,
                 rows_before,
                 count_in(proof, "rows"),
                 rows_after,
                 count_in(after, "added"),
                 field(before, "buckets", |_| Some(count(len(list(before, "buckets"))))),
-                field(before, "hash", |value| value.as_str().map(str::to_owned)),
             ])
         })
         .collect();
@@ -110,10 +109,16 @@ pub(super) fn part(story: &Story<'_>) -> Markup {
         figures("After"),
         figures("Added since"),
         figures("Days compared"),
-        figures("Sum of hashes"),
     ];
     let about = "Every row was counted and hashed, day by day, up to the highest key that was there before. Rows with higher keys came \
                  while production went on; they are told apart.";
     [el("p", &[("class", "about")], about), table("Rows of each table, before and after", &columns, rows)].into()
 }
 
+/// What all rows together hash to, under the table's name.
+fn hash(before: &Value) -> Markup {
+    if before["hash"].is_null() {
+        return Markup::default();
+    }
+    el("span", &[("class", "under")], ["hash ".into(), field(before, "hash", |value| value.as_str().map(str::to_owned))])
+}

@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use super::html::{Markup, el};
 use super::story::{Run, Story};
 use super::svg::{self, Bar};
-use super::table::{Row, code, figures, table, words};
+use super::table::{Row, figures, table, words};
 use super::words::{count, count_in, duration, seconds_in, text, when};
 
 /// The part.
@@ -19,10 +19,14 @@ pub(super) fn part(story: &Story<'_>) -> Markup {
         figures("Took"),
         figures("Exit"),
         words("Counts"),
-        words("Database"),
-        code("Run"),
+        words("Database and run"),
     ];
-    [timeline(story), table("Runs in order", &columns, rows)].into()
+    let about = if story.runs.len() > 1 {
+        el("p", &[("class", "about")], "In a chain all tools start together; one behind a gate waits for the one before it, and its time counts that too.")
+    } else {
+        Markup::default()
+    };
+    [timeline(story), table("Runs in order", &columns, rows), about].into()
 }
 
 fn row(run: &Run<'_>) -> Row {
@@ -41,6 +45,7 @@ fn row(run: &Run<'_>) -> Row {
         .as_object()
         .into_iter()
         .flatten()
+        .filter(|(_, number)| **number != 0)
         .map(|(name, number)| format!("{} {}", number.as_u64().map_or_else(|| number.to_string(), count), name.replace('_', " ")))
         .collect();
     Row::new("verdict", run.id, vec![
@@ -50,8 +55,7 @@ fn row(run: &Run<'_>) -> Row {
         seconds_in(verdict, "seconds"),
         count_in(verdict, "exit"),
         if counts.is_empty() { "–".into() } else { counts.join(", ").into() },
-        database.into(),
-        el("code", &[], run.id),
+        [database.into(), el("span", &[("class", "under")], ["run ".into(), el("code", &[], run.id)])].into(),
     ])
 }
 
@@ -67,7 +71,7 @@ fn timeline(story: &Story<'_>) -> Markup {
         .into_iter()
         .map(|(run, began, ended)| Bar {
             label: run.tool.to_owned(),
-            figure: format!("{} after {}", duration((ended - began).as_seconds_f64().max(0.0)), duration(since(began))),
+            figure: duration((ended - began).as_seconds_f64().max(0.0)),
             begin: since(began),
             end: since(ended),
             class: run.outcome().class(),

@@ -33,7 +33,7 @@ const ROW: f64 = 34.0;
 const LANE: f64 = 40.0;
 const AXIS: f64 = 26.0;
 /// The most letters of a label; a phone has room for no more.
-const LETTERS: usize = 34;
+const LETTERS: usize = 38;
 
 /// A chart with a name and a description, for those who do not see it too.
 fn drawing(id: &str, title: &str, about: &str, height: f64, content: Markup) -> Markup {
