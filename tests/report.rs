@@ -112,7 +112,10 @@ impl<'a> Figures<'a> {
                 value => value.to_string(),
             };
             assert_eq!(shown[*field]["value"], json!(visible(&wanted)), "{kind} {key}: {field}");
-            assert!(!shown[*field]["text"].as_str().unwrap().is_empty() || wanted.is_empty(), "{kind} {key}: {field}");
+            assert!(
+                !shown[*field]["text"].as_str().unwrap().is_empty() || wanted.is_empty(),
+                "{kind} {key}: {field}"
+            );
         }
     }
 }
@@ -151,10 +154,17 @@ fn holds_the_story(page: &Value, records: &[Value]) {
     for check in of_kind(records, "check") {
         let run = check["run_id"].as_str().unwrap();
         let number = place.entry(run).or_insert(0);
-        figures.equal("check", &format!("{run} {number}"), check, &["id", "verdict", "object", "seen", "wanted"]);
+        figures.equal(
+            "check",
+            &format!("{run} {number}"),
+            check,
+            &["id", "verdict", "object", "seen", "wanted"],
+        );
         *number += 1;
     }
-    let name = |record: &Value| format!("{}.{}", record["schema"].as_str().unwrap(), record["table"].as_str().unwrap());
+    let name = |record: &Value| {
+        format!("{}.{}", record["schema"].as_str().unwrap(), record["table"].as_str().unwrap())
+    };
     for table in of_kind(records, "table") {
         figures.equal("rows", &name(table), table, &["rows", "hash"]);
     }
@@ -176,7 +186,12 @@ fn holds_the_story(page: &Value, records: &[Value]) {
         });
         figures.equal("hypertable", &name, &of_page, &["chunks", "bytes", "time_column", "rows_estimate"]);
         for (number, chunk) in chunks.iter().enumerate() {
-            figures.equal("chunk", &format!("{name} {number}"), chunk, &["begin", "end", "bytes", "compressed"]);
+            figures.equal(
+                "chunk",
+                &format!("{name} {number}"),
+                chunk,
+                &["begin", "end", "bytes", "compressed"],
+            );
         }
     }
 }
@@ -219,10 +234,15 @@ fn the_story_of_a_chain_is_a_page_for_an_auditor() {
     in_schema(&story);
     assert_eq!(of_kind(&story, "rows").len(), 5, "each hypertable to be is compared");
     assert_eq!(of_kind(&story, "hypertable").len(), 10, "seen by the runner and by post-validate");
-    assert!(of_kind(&story, "hypertable").iter().all(|table| !table["chunks"].as_array().unwrap().is_empty()));
+    assert!(
+        of_kind(&story, "hypertable").iter().all(|table| !table["chunks"].as_array().unwrap().is_empty())
+    );
     let page = lab.home().join("migration.html");
     assert_eq!(fs::metadata(&page).unwrap().permissions().mode() & 0o777, 0o600);
-    assert!(fs::read_to_string(&page).unwrap() == report::page(&story), "the page is the records' and nothing else's");
+    assert!(
+        fs::read_to_string(&page).unwrap() == report::page(&story),
+        "the page is the records' and nothing else's"
+    );
 
     // What was lost and changed since is the first thing to be read.
     lab.database
@@ -233,11 +253,16 @@ fn the_story_of_a_chain_is_a_page_for_an_auditor() {
              DROP INDEX factory_telemetry.idx_users_department",
         )
         .unwrap();
-    let _ = sh(&lab, "post-validate --against=story.jsonl --html=failed.html --report=failed.jsonl").expect(1);
+    let _ =
+        sh(&lab, "post-validate --against=story.jsonl --html=failed.html --report=failed.jsonl").expect(1);
     let failed = lab.home().join("failed.html");
     let failed_story = records(&lab.home().join("failed.jsonl"));
 
-    if let Some(folder) = std::env::var_os("MS5_SCREENSHOTS") { for page in [&page, &failed] { let _ = fs::copy(page, Path::new(&folder).join(page.file_name().unwrap())); } }
+    if let Some(folder) = std::env::var_os("MS5_SCREENSHOTS") {
+        for page in [&page, &failed] {
+            let _ = fs::copy(page, Path::new(&folder).join(page.file_name().unwrap()));
+        }
+    }
     let seen = look(&[&page, &failed]);
     seen.iter().for_each(is_sound);
     holds_the_story(&seen[0], &story);
@@ -254,29 +279,45 @@ fn the_story_of_a_chain_is_a_page_for_an_auditor() {
         assert!(verdict.contains(text), "{verdict}");
     }
     let items = texts(&seen[1]["items"]);
-    assert!(items[0].contains("failed") && items.iter().any(|item| item.contains("idx_users_department")), "{items:?}");
+    assert!(
+        items[0].contains("failed") && items.iter().any(|item| item.contains("idx_users_department")),
+        "{items:?}"
+    );
     let figures = Figures::of(&seen[1]);
-    let lost = of_kind(&failed_story, "rows").into_iter().rev().find(|rows| rows["verdict"] == "different").unwrap();
+    let lost =
+        of_kind(&failed_story, "rows").into_iter().rev().find(|rows| rows["verdict"] == "different").unwrap();
     figures.equal("rows", "factory_telemetry.oee_calculations", lost, &["after", "verdict"]);
 }
 
 #[test]
 fn a_file_that_cannot_be_written_is_said_before_anything_is_touched() {
     let lab = Lab::new(Server::shared(Engine::Pg17), &[("001_a.sql", "CREATE TABLE a (id int);")]);
-    let _ = lab.run("--html=nowhere/run.html").expect(3).shows(&["cannot write the page", "nothing was touched"]);
-    let _ = lab.run("--html=run.html --report=run.html").expect(2).shows(&["--report and --html name the same file"]);
+    let _ =
+        lab.run("--html=nowhere/run.html").expect(3).shows(&["cannot write the page", "nothing was touched"]);
+    let _ = lab
+        .run("--html=run.html --report=run.html")
+        .expect(2)
+        .shows(&["--report and --html name the same file"]);
     assert_eq!(lab.ask("SELECT to_regclass('a') IS NULL AND to_regclass('migration_log') IS NULL"), "true");
     // Half a page is never taken for a whole one.
     fs::write(lab.home().join("run.html"), "of yesterday").unwrap();
     lab.write("001_a.sql", b"SELECT nonsense;");
     let _ = lab.run("--html=run.html").expect(1);
     let page = fs::read_to_string(lab.home().join("run.html")).unwrap();
-    assert!(page.contains("Failed") && page.contains("SQLSTATE 42703") && page.ends_with("</html>\n"), "{}", page.len());
+    assert!(
+        page.contains("Failed") && page.contains("SQLSTATE 42703") && page.ends_with("</html>\n"),
+        "{}",
+        page.len()
+    );
     let left: Vec<_> = fs::read_dir(lab.home()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(!left.iter().any(|name| name.to_string_lossy().ends_with(".part")), "{left:?}");
     // A look at a plan is a page as well.
     lab.write("001_a.sql", b"CREATE TABLE a (id int);");
-    for (flags, words) in [("--plan", "A plan was made: nothing was changed."), ("--dry-run", "A dry run"), ("--status", "nothing was changed")] {
+    for (flags, words) in [
+        ("--plan", "A plan was made: nothing was changed."),
+        ("--dry-run", "A dry run"),
+        ("--status", "nothing was changed"),
+    ] {
         let _ = lab.run(&format!("{flags} --html=look.html")).expect(0);
         let page = fs::read_to_string(lab.home().join("look.html")).unwrap();
         assert!(page.contains(words), "{flags}: {page}");
@@ -297,7 +338,11 @@ fn the_report_of_the_tests_has_failures_first_and_every_figure() {
     let empty = folder.path().join("empty.html");
     fs::write(&empty, report::page(&suite::empty())).unwrap();
 
-    if let Some(folder) = std::env::var_os("MS5_SCREENSHOTS") { for page in [&page, &hostile, &empty] { let _ = fs::copy(page, Path::new(&folder).join(page.file_name().unwrap())); } }
+    if let Some(folder) = std::env::var_os("MS5_SCREENSHOTS") {
+        for page in [&page, &hostile, &empty] {
+            let _ = fs::copy(page, Path::new(&folder).join(page.file_name().unwrap()));
+        }
+    }
     let seen = look(&[&page, &hostile, &empty]);
     seen.iter().for_each(is_sound);
     for (page, records) in seen.iter().zip([&records, &hostile_records]) {
@@ -335,11 +380,18 @@ fn the_report_of_the_tests_has_failures_first_and_every_figure() {
         }
     }
     let order: Vec<&str> = texts(&seen[0]["order"]);
-    let outcome = |id: &str| of_kind(&records, "test").into_iter().find(|test| test["id"] == id).unwrap()["outcome"].clone();
+    let outcome = |id: &str| {
+        of_kind(&records, "test").into_iter().find(|test| test["id"] == id).unwrap()["outcome"].clone()
+    };
     let ranks: Vec<usize> = order
         .iter()
-        .map(|id| ["failed", "warned", "skipped", "passed"].iter().position(|word| outcome(id) == *word).unwrap())
+        .map(|id| {
+            ["failed", "warned", "skipped", "passed"].iter().position(|word| outcome(id) == *word).unwrap()
+        })
         .collect();
     assert!(ranks.is_sorted(), "{order:?}");
-    assert!(seen[1]["text"].as_str().unwrap().contains("<script>alert(1)</script>"), "hostile names are text");
+    assert!(
+        seen[1]["text"].as_str().unwrap().contains("<script>alert(1)</script>"),
+        "hostile names are text"
+    );
 }

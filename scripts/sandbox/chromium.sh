@@ -11,7 +11,8 @@ find_chromium() {
         fi
     done
     debian_prepared chromium || debian_works || die "install chromium (or use Debian 12 or newer with apt)"
-    debian_prefix chromium trixie chromium-headless-shell fonts-liberation fonts-dejavu-core patchelf xdg-utils- x11-utils-
+    debian_prefix chromium trixie chromium-headless-shell patchelf \
+        fonts-liberation fonts-dejavu-core fonts-noto-color-emoji xdg-utils- x11-utils-
     local prefix
     prefix=$(debian_folder chromium)
     export FONTCONFIG_FILE=$prefix/fonts.conf

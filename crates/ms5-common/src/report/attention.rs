@@ -22,8 +22,8 @@ pub(super) fn part(story: &Story<'_>) -> Markup {
     if story.runs.is_empty() || story.has("migration-tests") {
         return Markup::default();
     }
-    let mut items: Vec<Item<'_>> = story.kind("finding").into_iter().map(of_finding).collect();
-    for run in &story.runs {
+    let mut items: Vec<Item<'_>> = story.last("finding").into_iter().map(of_finding).collect();
+    for run in story.last_runs() {
         items.extend(run.of("check").filter_map(|check| of_check(run.tool, check)));
         match run.verdict() {
             None => items.push(Item {
@@ -44,16 +44,22 @@ pub(super) fn part(story: &Story<'_>) -> Markup {
             })),
         }
     }
-    items.extend(story.kind("backup").into_iter().filter(|backup| super::head::any(backup, "damage")).map(|backup| Item {
-        outcome: Outcome::Bad,
-        word: "damaged",
-        what: format!("backup {}", text(backup, "name")),
-        seen: "",
-        reasons: texts(backup, "damage"),
-        next: None,
-    }));
+    items.extend(story.last("backup").into_iter().filter(|backup| super::head::any(backup, "damage")).map(
+        |backup| Item {
+            outcome: Outcome::Bad,
+            word: "damaged",
+            what: format!("backup {}", text(backup, "name")),
+            seen: "",
+            reasons: texts(backup, "damage"),
+            next: None,
+        },
+    ));
     if items.is_empty() {
-        return el("p", &[("class", "calm")], [Outcome::Good.mark(), " Nothing: there is no failure and no warning.".into()]);
+        return el(
+            "p",
+            &[("class", "calm")],
+            [Outcome::Good.mark(), " Nothing: there is no failure and no warning.".into()],
+        );
     }
     items.sort_by_key(|item| item.outcome);
     let items: Markup = items.into_iter().map(shown).collect();
@@ -97,11 +103,16 @@ fn of_finding(finding: &Value) -> Item<'_> {
 
 fn shown(item: Item<'_>) -> Markup {
     let reasons: Markup = item.reasons.into_iter().map(|reason| el("li", &[], reason)).collect();
-    let next = item.next.map(|next| el("p", &[("class", "next")], [el("strong", &[], "Next: "), next.into()]));
-    el("li", &[("class", &format!("item {}", item.outcome.class()))], [
-        el("p", &[("class", "what")], [item.outcome.badge(item.word), " ".into(), item.what.into()]),
-        if item.seen.is_empty() { Markup::default() } else { el("p", &[("class", "seen")], item.seen) },
-        if reasons.is_empty() { reasons } else { el("ul", &[("class", "reasons")], reasons) },
-        next.unwrap_or_default(),
-    ])
+    let next =
+        item.next.map(|next| el("p", &[("class", "next")], [el("strong", &[], "Next: "), next.into()]));
+    el(
+        "li",
+        &[("class", &format!("item {}", item.outcome.class()))],
+        [
+            el("p", &[("class", "what")], [item.outcome.badge(item.word), " ".into(), item.what.into()]),
+            if item.seen.is_empty() { Markup::default() } else { el("p", &[("class", "seen")], item.seen) },
+            if reasons.is_empty() { reasons } else { el("ul", &[("class", "reasons")], reasons) },
+            next.unwrap_or_default(),
+        ],
+    )
 }

@@ -12,17 +12,21 @@ pub(super) fn part(story: &Story<'_>) -> Markup {
         .kind("backup")
         .into_iter()
         .map(|record| {
-            Row::of(record, text(record, "name"), vec![
-                text_in(record, "name"),
-                badge_in(record, "outcome"),
-                text_in(record, "backup_type"),
-                text_in(record, "created_at"),
-                bytes_in(record, "bytes"),
-                count_in(record, "tables"),
-                count_in(record, "rows"),
-                text_in(record, "verified_at"),
-                el("code", &[], text_in(record, "path")),
-            ])
+            Row::of(
+                record,
+                text(record, "name"),
+                vec![
+                    text_in(record, "name"),
+                    badge_in(record, "outcome"),
+                    text_in(record, "backup_type"),
+                    text_in(record, "created_at"),
+                    bytes_in(record, "bytes"),
+                    count_in(record, "tables"),
+                    count_in(record, "rows"),
+                    text_in(record, "verified_at"),
+                    el("code", &[], text_in(record, "path")),
+                ],
+            )
         })
         .collect();
     let files = story
@@ -30,19 +34,27 @@ pub(super) fn part(story: &Story<'_>) -> Markup {
         .into_iter()
         .map(|record| {
             let key = format!("{}/{}", text(record, "backup"), text(record, "file"));
-            Row::of(record, &key, vec![
-                el("code", &[], text_in(record, "file")),
-                text_in(record, "backup"),
-                bytes_in(record, "bytes"),
-                el("code", &[("class", "digest")], text_in(record, "sha256")),
-            ])
+            Row::of(
+                record,
+                &key,
+                vec![
+                    el("code", &[], text_in(record, "file")),
+                    text_in(record, "backup"),
+                    bytes_in(record, "bytes"),
+                    el("code", &[("class", "digest")], text_in(record, "sha256")),
+                ],
+            )
         })
         .collect();
     let points = story
         .kind("rollback_point")
         .into_iter()
         .map(|record| {
-            Row::of(record, text(record, "name"), vec![text_in(record, "name"), el("code", &[], text_in(record, "path"))])
+            Row::of(
+                record,
+                text(record, "name"),
+                vec![text_in(record, "name"), el("code", &[], text_in(record, "path"))],
+            )
         })
         .collect();
     let columns = [

@@ -23,24 +23,33 @@ fn of_run(run: &Run<'_>) -> Markup {
     let rows = checks
         .into_iter()
         .map(|(place, check)| {
-            Row::of(check, &format!("{} {place}", run.id), vec![
-                el("code", &[], text_in(check, "id")),
-                badge_in(check, "verdict"),
-                text_in(check, "object"),
-                [text_in(check, "seen"), reasons(check)].into(),
-                text_in(check, "wanted"),
-            ])
+            Row::of(
+                check,
+                &format!("{} {place}", run.id),
+                vec![
+                    el("code", &[], text_in(check, "id")),
+                    badge_in(check, "verdict"),
+                    text_in(check, "object"),
+                    [text_in(check, "seen"), reasons(check)].into(),
+                    text_in(check, "wanted"),
+                ],
+            )
         })
         .collect();
     let columns = [code("Check"), words("Outcome"), words("On"), words("Seen"), words("Wanted")];
-    el("details", &[("class", "print")], [
-        el("summary", &[], [el("strong", &[], run.tool), format!(": {}", many(number, "check")).into()]),
-        table(&format!("Checks of {} (run {})", run.tool, run.id), &columns, rows),
-    ])
+    el(
+        "details",
+        &[("class", "print")],
+        [
+            el("summary", &[], [el("strong", &[], run.tool), format!(": {}", many(number, "check")).into()]),
+            table(&format!("Checks of {} (run {})", run.tool, run.id), &columns, rows),
+        ],
+    )
 }
 
 fn reasons(check: &Value) -> Markup {
-    let mut lines: Vec<Markup> = texts(check, "reasons").into_iter().map(|reason| el("li", &[], reason)).collect();
+    let mut lines: Vec<Markup> =
+        texts(check, "reasons").into_iter().map(|reason| el("li", &[], reason)).collect();
     if let Some(remedy) = check["remedy"].as_str() {
         lines.push(el("li", &[], [el("strong", &[], "Next: "), remedy.into()]));
     }

@@ -14,7 +14,8 @@ pub(super) fn part(story: &Story<'_>) -> Markup {
 
 fn shown(record: &Value) -> Markup {
     let machine = &record["machine"];
-    let sandbox = if record["sandbox"] == true { "a private one, started for this run" } else { "the operator's own" };
+    let sandbox =
+        if record["sandbox"] == true { "a private one, started for this run" } else { "the operator's own" };
     let facts: Vec<(&str, Markup)> = vec![
         ("Host", text_in(machine, "host")),
         ("Operating system", text_in(machine, "os")),
@@ -26,18 +27,24 @@ fn shown(record: &Value) -> Markup {
         ("Whose server", sandbox.into()),
         ("Tests side by side", count_in(record, "jobs")),
     ];
-    let facts: Markup =
-        facts.into_iter().map(|(name, value)| el("div", &[], [el("dt", &[], name), el("dd", &[], value)])).collect();
+    let facts: Markup = facts
+        .into_iter()
+        .map(|(name, value)| el("div", &[], [el("dt", &[], name), el("dd", &[], value)]))
+        .collect();
     let tools = list(record, "tools")
         .iter()
         .map(|tool| {
-            Row::new("tool", text(tool, "tool"), vec![
-                text_in(tool, "tool"),
-                text_in(tool, "version"),
-                el("code", &[], text_in(tool, "path")),
-            ])
+            Row::new(
+                "tool",
+                text(tool, "tool"),
+                vec![text_in(tool, "tool"), text_in(tool, "version"), el("code", &[], text_in(tool, "path"))],
+            )
         })
         .collect();
-    let list = el("dl", &[("class", "facts"), ("data-record", "installation"), ("data-key", text(record, "run_id"))], facts);
+    let list = el(
+        "dl",
+        &[("class", "facts"), ("data-record", "installation"), ("data-key", text(record, "run_id"))],
+        facts,
+    );
     [list, table("Tools", &[words("Tool"), words("Version"), code("Path")], tools)].into()
 }

@@ -11,13 +11,17 @@ use super::words::{count, duration, figure, len, list, many, text, when};
 /// What the page is about.
 pub(super) fn title(story: &Story<'_>) -> String {
     let database = story.database().map_or("", |database| text(database, "name"));
-    let of = |what: &str, link: &str| if database.is_empty() { what.to_owned() } else { format!("{what} {link} {database}") };
+    let of = |what: &str, link: &str| {
+        if database.is_empty() { what.to_owned() } else { format!("{what} {link} {database}") }
+    };
     let looked = only_looked(story);
     match story.runs.as_slice() {
         [] => "No records".to_owned(),
         _ if story.has("migration-tests") => "Test report".to_owned(),
         _ if looked.is_some() => of("State of the migrations", "of"),
-        runs if story.has("migration-runner") || runs.len() > 1 && !all_of(runs, "backup-manager") => of("Migration", "of"),
+        runs if story.has("migration-runner") || runs.len() > 1 && !all_of(runs, "backup-manager") => {
+            of("Migration", "of")
+        }
         [run, ..] => match run.tool {
             "pre-validate" => of("Validation before the migration", "of"),
             "post-validate" => of("Validation after the migration", "of"),
@@ -54,24 +58,36 @@ pub(super) fn part(story: &Story<'_>, title: &str) -> Markup {
         Outcome::Bad => "Not finished",
     };
     let says: Markup = sentences(story).into_iter().map(|sentence| el("p", &[], sentence)).collect();
-    let verdict = el("div", &[("class", &format!("verdict {}", outcome.class()))], [
-        el("p", &[("class", "word")], [outcome.mark(), " ".into(), word.into()]),
-        says,
-    ]);
-    el("header", &[], [
-        el("p", &[("class", "eyebrow")], "MS5.0 database migration"),
-        el("h1", &[], title),
-        verdict,
-        tiles(story),
-        el("dl", &[("class", "facts")], facts(story)),
-    ])
+    let verdict = el(
+        "div",
+        &[("class", &format!("verdict {}", outcome.class()))],
+        [el("p", &[("class", "word")], [outcome.mark(), " ".into(), word.into()]), says],
+    );
+    el(
+        "header",
+        &[],
+        [
+            el("p", &[("class", "eyebrow")], "MS5.0 database migration"),
+            el("h1", &[], title),
+            verdict,
+            tiles(story),
+            el("dl", &[("class", "facts")], facts(story)),
+        ],
+    )
 }
 
 /// What happened, in a few words each.
 fn sentences(story: &Story<'_>) -> Vec<String> {
     let mut sentences = Vec::new();
     sentences.extend(only_looked(story).map(str::to_owned));
-    let ended = |outcome: &str| len(&story.migrations().into_iter().filter(|record| record["outcome"] == outcome).collect::<Vec<_>>());
+    sentences.extend(tests(story));
+    let ended = |outcome: &str| {
+        len(&story
+            .last("migration")
+            .into_iter()
+            .filter(|record| record["outcome"] == outcome)
+            .collect::<Vec<_>>())
+    };
     let ends: Vec<String> = ["applied", "failed", "interrupted", "unknown", "repaired", "adopted"]
         .into_iter()
         .map(|outcome| (ended(outcome), outcome))
@@ -95,10 +111,22 @@ fn sentences(story: &Story<'_>) -> Vec<String> {
     sentences
 }
 
+/// How many tests passed, and which failed.
+fn tests(story: &Story<'_>) -> Option<String> {
+    let tests = story.last("test");
+    let titles = |outcome: &str| -> Vec<&str> {
+        tests.iter().filter(|test| test["outcome"] == outcome).map(|test| text(test, "title")).collect()
+    };
+    let failed = titles("failed");
+    let all = if failed.is_empty() { String::new() } else { format!(" Failed: {}.", failed.join("; ")) };
+    (!tests.is_empty())
+        .then(|| format!("{} of {} passed.{all}", count(len(&titles("passed"))), many(len(&tests), "test")))
+}
+
 /// The numbers of passed, warned and failed things.
 fn tiles(story: &Story<'_>) -> Markup {
     let of = |kind: &str, field: &'static str| -> Vec<Outcome> {
-        story.kind(kind).into_iter().map(|record| outcome_in(record, field)).collect()
+        story.last(kind).into_iter().map(|record| outcome_in(record, field)).collect()
     };
     let (name, outcomes) = match of("test", "outcome") {
         tests if tests.is_empty() => ("checks", of("check", "verdict")),
@@ -107,32 +135,55 @@ fn tiles(story: &Story<'_>) -> Markup {
     if outcomes.is_empty() {
         return Markup::default();
     }
-    let number = |wanted: &[Outcome]| len(&outcomes.iter().filter(|outcome| wanted.contains(outcome)).collect::<Vec<_>>());
+    let number = |wanted: &[Outcome]| {
+        len(&outcomes.iter().filter(|outcome| wanted.contains(outcome)).collect::<Vec<_>>())
+    };
     let tile = |outcome: Outcome, word: &str, number: u64| {
         let class = if number == 0 { "zero" } else { outcome.class() };
         let figure = figure(word, &Value::from(number), count(number));
-        el("li", &[("class", class)], [
-            el("span", &[("class", "number")], figure),
-            el("span", &[("class", "of")], [outcome.mark(), " ".into(), word.into()]),
-        ])
+        el(
+            "li",
+            &[("class", class)],
+            [
+                el("span", &[("class", "number")], figure),
+                el("span", &[("class", "of")], [outcome.mark(), " ".into(), word.into()]),
+            ],
+        )
     };
     let label = format!("Number of {name}");
-    el("ul", &[("class", "tiles"), ("aria-label", &label), ("data-record", "counts"), ("data-key", name)], [
-        el("li", &[], [
-            el("span", &[("class", "number")], figure("all", &Value::from(len(&outcomes)), count(len(&outcomes)))),
-            el("span", &[("class", "of")], name),
-        ]),
-        tile(Outcome::Bad, "failed", number(&[Outcome::Bad])),
-        tile(Outcome::Warn, if name == "tests" { "warned" } else { "warnings" }, number(&[Outcome::Warn])),
-        tile(Outcome::Good, "passed", number(&[Outcome::Good, Outcome::Note])),
-        tile(Outcome::Skipped, "skipped", number(&[Outcome::Skipped])),
-    ])
+    el(
+        "ul",
+        &[("class", "tiles"), ("aria-label", &label), ("data-record", "counts"), ("data-key", name)],
+        [
+            el(
+                "li",
+                &[],
+                [
+                    el(
+                        "span",
+                        &[("class", "number")],
+                        figure("all", &Value::from(len(&outcomes)), count(len(&outcomes))),
+                    ),
+                    el("span", &[("class", "of")], name),
+                ],
+            ),
+            tile(Outcome::Bad, "failed", number(&[Outcome::Bad])),
+            tile(
+                Outcome::Warn,
+                if name == "tests" { "warned" } else { "warnings" },
+                number(&[Outcome::Warn]),
+            ),
+            tile(Outcome::Good, "passed", number(&[Outcome::Good, Outcome::Note])),
+            tile(Outcome::Skipped, "skipped", number(&[Outcome::Skipped])),
+        ],
+    )
 }
 
 /// Where, when and by what.
 fn facts(story: &Story<'_>) -> Markup {
     let mut facts = Vec::new();
-    let mut fact = |name: &str, value: Markup| facts.push(el("div", &[], [el("dt", &[], name), el("dd", &[], value)]));
+    let mut fact =
+        |name: &str, value: Markup| facts.push(el("div", &[], [el("dt", &[], name), el("dd", &[], value)]));
     if let Some(database) = story.database() {
         let place = format!("on {}, port {}", text(database, "host"), database["port"]);
         fact("Database", [el("strong", &[], text(database, "name")), " ".into(), place.into()].into());
@@ -161,7 +212,10 @@ fn facts(story: &Story<'_>) -> Markup {
             _ => "",
         };
         let version = installation["timescaledb"].as_str();
-        fact("TimescaleDB", version.map_or("not there".to_owned(), |version| format!("{version}{edition}")).into());
+        fact(
+            "TimescaleDB",
+            version.map_or("not there".to_owned(), |version| format!("{version}{edition}")).into(),
+        );
         let machine = &installation["machine"];
         fact("Machine", format!("{}, {}", text(machine, "host"), text(machine, "os")).into());
     }
@@ -198,7 +252,8 @@ pub(super) fn foot(records: &[Value]) -> Markup {
             None => kinds.push((kind, 1)),
         }
     }
-    let parts: Vec<String> = kinds.iter().map(|(kind, number)| format!("{} {kind}", count(*number))).collect();
+    let parts: Vec<String> =
+        kinds.iter().map(|(kind, number)| format!("{} {kind}", count(*number))).collect();
     let text = format!(
         "Made of {}{}{}. Times are UTC. Nothing was loaded from a network, and nothing on this page runs.",
         many(len(records), "record"),

@@ -93,7 +93,11 @@ fn escape(letter: char, safe: &mut String) {
         '\n' | '\t' => safe.push(letter),
         '\u{0}'..='\u{1f}' => safe.extend(char::from_u32(u32::from(letter) + 0x2400)),
         '\u{7f}' => safe.push('\u{2421}'),
-        '\u{80}'..='\u{9f}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' => {
+        '\u{80}'..='\u{9f}'
+        | '\u{200b}'..='\u{200f}'
+        | '\u{202a}'..='\u{202e}'
+        | '\u{2060}'..='\u{2069}'
+        | '\u{feff}' => {
             safe.extend(letter.escape_unicode());
         }
         _ => safe.push(letter),

@@ -8,7 +8,7 @@ use super::outcome::Outcome;
 use super::story::Story;
 use super::svg::{self, Block};
 use super::table::{Row, figures, table, words};
-use super::words::{bytes, bytes_in, count, count_in, figure, len, list, many, text, text_in};
+use super::words::{bytes, bytes_in, count, count_in, figure, len, list, many, text, text_in, total};
 use crate::clock;
 
 /// The most bars of a chart; neighbours share one where there are more chunks.
@@ -32,15 +32,19 @@ pub(super) fn part(story: &Story<'_>) -> Markup {
         .map(|record| {
             let chunks = list(record, "chunks");
             let packed = len(&chunks.iter().filter(|chunk| chunk["compressed"] == true).collect::<Vec<_>>());
-            let size: u64 = chunks.iter().filter_map(|chunk| chunk["bytes"].as_u64()).sum();
-            Row::of(record, &name(record), vec![
-                name(record).into(),
-                text_in(record, "time_column"),
-                figure("chunks", &Value::from(len(chunks)), count(len(chunks))),
-                figure("compressed", &Value::from(packed), count(packed)),
-                figure("bytes", &Value::from(size), size_text(size)),
-                count_in(record, "rows_estimate"),
-            ])
+            let size = total(chunks.iter().filter_map(|chunk| chunk["bytes"].as_u64()));
+            Row::of(
+                record,
+                &name(record),
+                vec![
+                    name(record).into(),
+                    text_in(record, "time_column"),
+                    figure("chunks", &Value::from(len(chunks)), count(len(chunks))),
+                    figure("compressed", &Value::from(packed), count(packed)),
+                    figure("bytes", &Value::from(size), size_text(size)),
+                    count_in(record, "rows_estimate"),
+                ],
+            )
         })
         .collect();
     let columns = [
@@ -51,7 +55,8 @@ pub(super) fn part(story: &Story<'_>) -> Markup {
         figures("Size"),
         figures("Rows, estimated"),
     ];
-    let charts: Markup = last.iter().enumerate().map(|(place, record)| one(place, &name(record), record)).collect();
+    let charts: Markup =
+        last.iter().enumerate().map(|(place, record)| one(place, &name(record), record)).collect();
     [table("Hypertables after the migration", &columns, rows), charts].into()
 }
 
@@ -70,23 +75,35 @@ fn one(place: usize, name: &str, record: &Value) -> Markup {
         .map(|(number, chunk)| {
             let packed = chunk["compressed"] == true;
             let state = if packed { Outcome::Good.badge("compressed") } else { "as rows".into() };
-            Row::new("chunk", &format!("{name} {number}"), vec![
-                text_in(chunk, "begin"),
-                text_in(chunk, "end"),
-                bytes_in(chunk, "bytes"),
-                figure("compressed", &chunk["compressed"], state),
-            ])
+            Row::new(
+                "chunk",
+                &format!("{name} {number}"),
+                vec![
+                    text_in(chunk, "begin"),
+                    text_in(chunk, "end"),
+                    bytes_in(chunk, "bytes"),
+                    figure("compressed", &chunk["compressed"], state),
+                ],
+            )
         })
         .collect();
     let columns = [words("From"), words("Until"), figures("Size"), words("Kept")];
-    el("div", &[("class", "hypertable")], [
-        el("h3", &[], name),
-        chart(place, name, chunks),
-        el("details", &[], [
-            el("summary", &[], format!("{} of {name}", many(len(chunks), "chunk"))),
-            table(&format!("Chunks of {name}"), &columns, rows),
-        ]),
-    ])
+    el(
+        "div",
+        &[("class", "hypertable")],
+        [
+            el("h3", &[], name),
+            chart(place, name, chunks),
+            el(
+                "details",
+                &[],
+                [
+                    el("summary", &[], format!("{} of {name}", many(len(chunks), "chunk"))),
+                    table(&format!("Chunks of {name}"), &columns, rows),
+                ],
+            ),
+        ],
+    )
 }
 
 /// A bar for each chunk, over its stretch of time.
@@ -119,13 +136,18 @@ fn chart(place: usize, name: &str, chunks: &[Value]) -> Markup {
         })
         .collect();
     let edge = |chunk: Option<&Value>, field: &str| {
-        chunk.and_then(|chunk| chunk[field].as_str()).map(|text| text.split('T').next().unwrap_or(text).to_owned())
+        chunk
+            .and_then(|chunk| chunk[field].as_str())
+            .map(|text| text.split('T').next().unwrap_or(text).to_owned())
     };
     let begin = edge(chunks.iter().find(|chunk| chunk["begin"].is_string()), "begin").unwrap_or_default();
     let end = edge(chunks.iter().rev().find(|chunk| chunk["end"].is_string()), "end").unwrap_or_default();
     let several = if group > 1 { format!(" Each bar stands for {group} chunks.") } else { String::new() };
-    let about =
-        format!("{} of {name} from {begin} until {end}, the largest {}.{several}", many(len(chunks), "chunk"), bytes(most));
+    let about = format!(
+        "{} of {name} from {begin} until {end}, the largest {}.{several}",
+        many(len(chunks), "chunk"),
+        bytes(most)
+    );
     let title = format!("Chunks over time; the highest bar is {}", bytes(most));
     svg::blocks(&format!("chart-chunks-{place}"), &title, &about, &blocks, (&begin, &end))
 }

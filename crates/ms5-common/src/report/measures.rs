@@ -21,21 +21,37 @@ pub(super) fn part(story: &Story<'_>) -> Markup {
             let unit = text(record, "unit");
             let before = list(record, "before");
             let usual = median(record);
-            let change = usual.filter(|usual| *usual > 0.0).and_then(|usual| Some(record["value"].as_f64()? / usual));
+            let change =
+                usual.filter(|usual| *usual > 0.0).and_then(|usual| Some(record["value"].as_f64()? / usual));
             let better = if record["better"] == "higher" { "higher" } else { "lower" };
-            Row::of(record, &key(record), vec![
-                [
-                    text_in(record, "name"),
-                    el("span", &[("class", "under")], [el("code", &[], text_in(record, "test")), format!(", {better} is better").into()]),
-                ]
-                .into(),
-                outcome(record).badge(if record["regressed"] == true { "regression" } else { "as before" }),
-                field(record, "value", |value| value.as_f64().map(|value| measured(value, unit))),
-                usual.map_or("–".into(), |usual| measured(usual, unit).into()),
-                change.map_or("–".into(), |change| format!("×{change:.2}").into()),
-                field(record, "limit", |value| value.as_f64().map(|limit| format!("×{limit}"))),
-                figure("before", &Value::from(len(before)), len(before).to_string()),
-            ])
+            Row::of(
+                record,
+                &key(record),
+                vec![
+                    [
+                        text_in(record, "name"),
+                        el(
+                            "span",
+                            &[("class", "under")],
+                            [
+                                el("code", &[], text_in(record, "test")),
+                                format!(", {better} is better").into(),
+                            ],
+                        ),
+                    ]
+                    .into(),
+                    outcome(record).badge(if record["regressed"] == true {
+                        "regression"
+                    } else {
+                        "as before"
+                    }),
+                    field(record, "value", |value| value.as_f64().map(|value| measured(value, unit))),
+                    usual.map_or("–".into(), |usual| measured(usual, unit).into()),
+                    change.map_or("–".into(), |change| format!("×{change:.2}").into()),
+                    field(record, "limit", |value| value.as_f64().map(|limit| format!("×{limit}"))),
+                    figure("before", &Value::from(len(before)), len(before).to_string()),
+                ],
+            )
         })
         .collect();
     let columns = [
@@ -90,7 +106,13 @@ fn throughput(measures: &[&Value]) -> Markup {
             })
         })
         .collect();
-    svg::bars("chart-throughput", "Throughput", "Each throughput as a bar; the table below has the figures.", &bars, &[])
+    svg::bars(
+        "chart-throughput",
+        "Throughput",
+        "Each throughput as a bar; the table below has the figures.",
+        &bars,
+        &[],
+    )
 }
 
 /// A small chart for each that was measured before.
@@ -101,7 +123,11 @@ fn trends(measures: &[&Value]) -> Markup {
     }
     [
         el("h3", &[], "Trend over the last runs"),
-        el("p", &[("class", "about")], "Oldest on the left, this run on the right. The dashed line is where a regression begins."),
+        el(
+            "p",
+            &[("class", "about")],
+            "Oldest on the left, this run on the right. The dashed line is where a regression begins.",
+        ),
         el("div", &[("class", "trends")], charts),
     ]
     .into()
@@ -115,11 +141,14 @@ fn trend(place: usize, record: &Value) -> Markup {
     let mut values = before(record);
     let number = values.len();
     values.push(value);
-    let limit = record["limit"].as_f64().filter(|limit| *limit > 0.0).map(|limit| match record["better"].as_str() {
-        Some("higher") if limit > 1.0 => usual / limit,
-        _ => usual * limit,
-    });
-    let (least, most) = values.iter().fold((f64::INFINITY, 0.0), |(least, most): (f64, f64), value| (least.min(*value), most.max(*value)));
+    let limit =
+        record["limit"].as_f64().filter(|limit| *limit > 0.0).map(|limit| match record["better"].as_str() {
+            Some("higher") if limit > 1.0 => usual / limit,
+            _ => usual * limit,
+        });
+    let (least, most) = values
+        .iter()
+        .fold((f64::INFINITY, 0.0), |(least, most): (f64, f64), value| (least.min(*value), most.max(*value)));
     let title = format!("{}: {}", text(record, "name"), measured(value, unit));
     let about = format!(
         "{} in {} before and now, between {} and {}, now {}.",
@@ -131,13 +160,38 @@ fn trend(place: usize, record: &Value) -> Markup {
     );
     let runs: Vec<String> = list(record, "before")
         .iter()
-        .map(|run| format!("{} ({})", run["value"].as_f64().map(|value| measured(value, unit)).unwrap_or_default(), text(run, "time")))
+        .map(|run| {
+            format!(
+                "{} ({})",
+                run["value"].as_f64().map(|value| measured(value, unit)).unwrap_or_default(),
+                text(run, "time")
+            )
+        })
         .collect();
-    el("div", &[("class", "trend")], [
-        svg::trend(&format!("chart-trend-{place}"), &title, &about, &values, limit, outcome(record).class()),
-        el("details", &[], [
-            el("summary", &[], many(len(&runs), "run") + " before"),
-            el("ul", &[("class", "reasons")], runs.into_iter().map(|run| el("li", &[], run)).collect::<Markup>()),
-        ]),
-    ])
+    el(
+        "div",
+        &[("class", "trend")],
+        [
+            svg::trend(
+                &format!("chart-trend-{place}"),
+                &title,
+                &about,
+                &values,
+                limit,
+                outcome(record).class(),
+            ),
+            el(
+                "details",
+                &[],
+                [
+                    el("summary", &[], many(len(&runs), "run") + " before"),
+                    el(
+                        "ul",
+                        &[("class", "reasons")],
+                        runs.into_iter().map(|run| el("li", &[], run)).collect::<Markup>(),
+                    ),
+                ],
+            ),
+        ],
+    )
 }

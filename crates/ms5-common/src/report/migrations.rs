@@ -15,30 +15,39 @@ pub(super) fn part(story: &Story<'_>) -> Markup {
     if migrations.is_empty() {
         return Markup::default();
     }
-    let (stand, ran): (Vec<&Value>, Vec<&Value>) = migrations.into_iter().partition(|record| record["standing"].is_string());
+    let (stand, ran): (Vec<&Value>, Vec<&Value>) =
+        migrations.into_iter().partition(|record| record["standing"].is_string());
     let ran_rows = ran
         .iter()
         .map(|record| {
-            Row::of(record, text(record, "file"), vec![
-                text_in(record, "name"),
-                badge_in(record, "outcome"),
-                field(record, "milliseconds", |value| value.as_f64().map(|ms| duration(ms / 1000.0))),
-                field(record, "began", |value| value.as_f64().map(duration)),
-                count_in(record, "statements"),
-                file(record),
-            ])
+            Row::of(
+                record,
+                text(record, "file"),
+                vec![
+                    text_in(record, "name"),
+                    badge_in(record, "outcome"),
+                    field(record, "milliseconds", |value| value.as_f64().map(|ms| duration(ms / 1000.0))),
+                    field(record, "began", |value| value.as_f64().map(duration)),
+                    count_in(record, "statements"),
+                    file(record),
+                ],
+            )
         })
         .collect();
     let stand_rows = stand
         .iter()
         .map(|record| {
-            Row::of(record, text(record, "file"), vec![
-                text_in(record, "name"),
-                badge_in(record, "standing"),
-                text_in(record, "applied_at"),
-                text_in(record, "applied_by"),
-                file(record),
-            ])
+            Row::of(
+                record,
+                text(record, "file"),
+                vec![
+                    text_in(record, "name"),
+                    badge_in(record, "standing"),
+                    text_in(record, "applied_at"),
+                    text_in(record, "applied_by"),
+                    file(record),
+                ],
+            )
         })
         .collect();
     let ran_columns = [
@@ -61,14 +70,21 @@ pub(super) fn part(story: &Story<'_>) -> Markup {
 
 /// Which file, and which text of it.
 fn file(record: &Value) -> Markup {
-    [el("code", &[], text_in(record, "file")), " ".into(), el("code", &[("class", "digest")], text_in(record, "checksum"))].into()
+    [
+        el("code", &[], text_in(record, "file")),
+        " ".into(),
+        el("code", &[("class", "digest")], text_in(record, "checksum")),
+    ]
+    .into()
 }
 
 /// Each file as a bar over the time of the run.
 fn timeline(ran: &[&Value]) -> Markup {
     let spans: Vec<(&Value, f64, f64)> = ran
         .iter()
-        .filter_map(|record| Some((*record, record["began"].as_f64()?, record["milliseconds"].as_f64()? / 1000.0)))
+        .filter_map(|record| {
+            Some((*record, record["began"].as_f64()?, record["milliseconds"].as_f64()? / 1000.0))
+        })
         .collect();
     let Some(first) = spans.iter().map(|(_, began, _)| *began).reduce(f64::min) else {
         return Markup::default();
@@ -84,28 +100,37 @@ fn timeline(ran: &[&Value]) -> Markup {
         })
         .collect();
     let most = bars.iter().map(|bar| bar.end).fold(0.0, f64::max);
-    let about = format!("{} over {}, from when the first began; the table below has the figures.", many(len(&bars), "file"), duration(most));
+    let about = format!(
+        "{} over {}, from when the first began; the table below has the figures.",
+        many(len(&bars), "file"),
+        duration(most)
+    );
     svg::bars("chart-migrations", "Timeline of the migration", &about, &bars, &svg::ticks(most))
 }
 
 /// The part on locks: of each file that ran, and of each statement of a plan.
 pub(super) fn locks(story: &Story<'_>) -> Markup {
-    let of_files: Markup = story.migrations().into_iter().filter(|record| record["locks"].is_array()).map(of_file).collect();
+    let of_files: Markup =
+        story.migrations().into_iter().filter(|record| record["locks"].is_array()).map(of_file).collect();
     let statements: Vec<Row> = story
         .kind("statement")
         .into_iter()
         .map(|record| {
             let place = format!("{}:{}:{}", text(record, "file"), record["line"], record["column"]);
             let in_transaction = if record["in_transaction"] == true { "yes" } else { "no" };
-            Row::of(record, &place, vec![
-                el("code", &[], place.as_str()),
-                el("code", &[], text_in(record, "statement")),
-                text_in(record, "lock"),
-                text_in(record, "on"),
-                in_transaction.into(),
-                text_in(record, "rewrites"),
-                text_in(record, "unknown"),
-            ])
+            Row::of(
+                record,
+                &place,
+                vec![
+                    el("code", &[], place.as_str()),
+                    el("code", &[], text_in(record, "statement")),
+                    text_in(record, "lock"),
+                    text_in(record, "on"),
+                    in_transaction.into(),
+                    text_in(record, "rewrites"),
+                    text_in(record, "unknown"),
+                ],
+            )
         })
         .collect();
     let columns = [
@@ -143,12 +168,16 @@ fn of_file(record: &Value) -> Markup {
     let rows = locks
         .iter()
         .map(|lock| {
-            Row::new("lock", &format!("{file} {}", text(lock, "on")), vec![
-                text_in(lock, "on"),
-                text_in(lock, "lock"),
-                field(lock, "statements", |value| value.as_u64().map(count)),
-                text_in(lock, "rewrites"),
-            ])
+            Row::new(
+                "lock",
+                &format!("{file} {}", text(lock, "on")),
+                vec![
+                    text_in(lock, "on"),
+                    text_in(lock, "lock"),
+                    field(lock, "statements", |value| value.as_u64().map(count)),
+                    text_in(lock, "rewrites"),
+                ],
+            )
         })
         .collect();
     let columns = [words("On"), words("Strongest lock"), figures("Statements"), words("Rewrites")];
@@ -156,9 +185,17 @@ fn of_file(record: &Value) -> Markup {
         .into_iter()
         .map(|why| el("p", &[("class", "about")], format!("There may be more: it {why}.")))
         .collect();
-    el("details", &[("class", "print")], [
-        el("summary", &[], [el("code", &[], file), " ".into(), el("span", &[("class", "says")], says + &rewrites)]),
-        table(&format!("Locks of {file}"), &columns, rows),
-        unknown,
-    ])
+    el(
+        "details",
+        &[("class", "print")],
+        [
+            el(
+                "summary",
+                &[],
+                [el("code", &[], file), " ".into(), el("span", &[("class", "says")], says + &rewrites)],
+            ),
+            table(&format!("Locks of {file}"), &columns, rows),
+            unknown,
+        ],
+    )
 }

@@ -17,15 +17,15 @@ mod story;
 mod head;
 
 mod attention;
-mod runs;
-mod rows;
-mod migrations;
-mod hypertables;
-mod checks;
 mod backups;
-mod suite;
-mod measures;
+mod checks;
 mod environment;
+mod hypertables;
+mod measures;
+mod migrations;
+mod rows;
+mod runs;
+mod suite;
 
 use serde_json::Value;
 
@@ -79,20 +79,28 @@ pub fn page(records: &[Value]) -> String {
             el("section", &[("id", id), ("aria-labelledby", &name)], [heading, content])
         })
         .collect();
-    let head = el("head", &[], [
-        opened("meta", &[("charset", "utf-8")]),
-        opened("meta", &[("name", "viewport"), ("content", "width=device-width, initial-scale=1")]),
-        opened("meta", &[("http-equiv", "Content-Security-Policy"), ("content", POLICY)]),
-        opened("meta", &[("name", "color-scheme"), ("content", "light dark")]),
-        opened("meta", &[("name", "referrer"), ("content", "no-referrer")]),
-        el("title", &[], title.as_str()),
-        el("style", &[], Markup::ours(STYLE)),
-    ]);
-    let main = el("main", &[("id", "top")], [
-        head::part(&story, &title),
-        el("nav", &[("aria-label", "On this page")], el("ol", &[], links)),
-        sections,
-    ]);
+    let head = el(
+        "head",
+        &[],
+        [
+            opened("meta", &[("charset", "utf-8")]),
+            opened("meta", &[("name", "viewport"), ("content", "width=device-width, initial-scale=1")]),
+            opened("meta", &[("http-equiv", "Content-Security-Policy"), ("content", POLICY)]),
+            opened("meta", &[("name", "color-scheme"), ("content", "light dark")]),
+            opened("meta", &[("name", "referrer"), ("content", "no-referrer")]),
+            el("title", &[], title.as_str()),
+            el("style", &[], Markup::ours(STYLE)),
+        ],
+    );
+    let main = el(
+        "main",
+        &[("id", "top")],
+        [
+            head::part(&story, &title),
+            el("nav", &[("aria-label", "On this page")], el("ol", &[], links)),
+            sections,
+        ],
+    );
     let body = el("body", &[], [main, head::foot(records)]);
     let html = el("html", &[("lang", "en")], [head, body]).into_string();
     format!("<!doctype html>\n{html}\n")

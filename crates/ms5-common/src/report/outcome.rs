@@ -19,8 +19,10 @@ impl Outcome {
     /// Of any word that a record says it with.
     pub(super) fn of(word: &str) -> Self {
         match word {
-            "pass" | "passed" | "applied" | "repaired" | "adopted" | "equal" | "created" | "intact" | "proven" | "restored"
-            | "sent" | "fetched" | "already here" | "kept" | "listed" | "removed" => Self::Good,
+            "pass" | "passed" | "applied" | "repaired" | "adopted" | "equal" | "created" | "intact"
+            | "proven" | "restored" | "sent" | "fetched" | "already here" | "kept" | "listed" | "removed" => {
+                Self::Good
+            }
             "warn" | "warned" | "not proven" | "unverified" | "interrupted" | "not removed" => Self::Warn,
             "skipped" | "pending" | "not compared" => Self::Skipped,
             "info" | "would run" | "would be removed" => Self::Note,

@@ -22,7 +22,11 @@ pub(super) fn part(story: &Story<'_>) -> Markup {
         words("Database and run"),
     ];
     let about = if story.runs.len() > 1 {
-        el("p", &[("class", "about")], "In a chain all tools start together; one behind a gate waits for the one before it, and its time counts that too.")
+        el(
+            "p",
+            &[("class", "about")],
+            "In a chain all tools start together; one behind a gate waits for the one before it, and its time counts that too.",
+        )
     } else {
         Markup::default()
     };
@@ -46,17 +50,28 @@ fn row(run: &Run<'_>) -> Row {
         .into_iter()
         .flatten()
         .filter(|(_, number)| **number != 0)
-        .map(|(name, number)| format!("{} {}", number.as_u64().map_or_else(|| number.to_string(), count), name.replace('_', " ")))
+        .map(|(name, number)| {
+            format!(
+                "{} {}",
+                number.as_u64().map_or_else(|| number.to_string(), count),
+                name.replace('_', " ")
+            )
+        })
         .collect();
-    Row::new("verdict", run.id, vec![
-        run.tool.into(),
-        run.outcome().badge(run.word()),
-        run.began().map(when).unwrap_or_default().into(),
-        seconds_in(verdict, "seconds"),
-        count_in(verdict, "exit"),
-        if counts.is_empty() { "–".into() } else { counts.join(", ").into() },
-        [database.into(), el("span", &[("class", "under")], ["run ".into(), el("code", &[], run.id)])].into(),
-    ])
+    Row::new(
+        "verdict",
+        run.id,
+        vec![
+            run.tool.into(),
+            run.outcome().badge(run.word()),
+            run.began().map(when).unwrap_or_default().into(),
+            seconds_in(verdict, "seconds"),
+            count_in(verdict, "exit"),
+            if counts.is_empty() { "–".into() } else { counts.join(", ").into() },
+            [database.into(), el("span", &[("class", "under")], ["run ".into(), el("code", &[], run.id)])]
+                .into(),
+        ],
+    )
 }
 
 /// Who ran when, where there is more than one.

@@ -89,13 +89,19 @@ impl<'a> Story<'a> {
         self.runs.iter().flat_map(|run| run.of(kind)).collect()
     }
 
+    /// The same of the last run of each tool.
+    pub(super) fn last(&self, kind: &str) -> Vec<&'a Value> {
+        self.last_runs().into_iter().flat_map(|run| run.of(kind)).collect()
+    }
+
     pub(super) fn has(&self, tool: &str) -> bool {
         self.runs.iter().any(|run| run.tool == tool)
     }
 
     /// The last run of each tool: what an earlier one said is history.
     pub(super) fn last_runs(&self) -> Vec<&Run<'a>> {
-        let later = |place: usize, run: &Run<'_>| self.runs[place + 1..].iter().any(|other| other.tool == run.tool);
+        let later =
+            |place: usize, run: &Run<'_>| self.runs[place + 1..].iter().any(|other| other.tool == run.tool);
         self.runs.iter().enumerate().filter(|(place, run)| !later(*place, run)).map(|(_, run)| run).collect()
     }
 
@@ -106,7 +112,9 @@ impl<'a> Story<'a> {
 
     /// The database that the runs were for, as the last of them saw it.
     pub(super) fn database(&self) -> Option<&'a Value> {
-        let seen = |run: &Run<'a>| run.start().map(|start| &start["database"]).filter(|database| database.is_object());
+        let seen = |run: &Run<'a>| {
+            run.start().map(|start| &start["database"]).filter(|database| database.is_object())
+        };
         self.runs.iter().rev().find_map(seen)
     }
 

@@ -27,7 +27,11 @@ pub(super) fn passed(story: &Story<'_>) -> Markup {
     categories(&tests)
         .into_iter()
         .map(|category| {
-            let of_it: Markup = tests.iter().filter(|test| text(test, "category") == category).map(|test| shown(test)).collect();
+            let of_it: Markup = tests
+                .iter()
+                .filter(|test| text(test, "category") == category)
+                .map(|test| shown(test))
+                .collect();
             [el("h3", &[], titled(category)), of_it].into()
         })
         .collect()
@@ -58,21 +62,26 @@ pub(super) fn results(story: &Story<'_>) -> Markup {
     let rows = categories(&tests)
         .into_iter()
         .map(|category| {
-            let of_it: Vec<&&Value> = tests.iter().filter(|test| text(test, "category") == category).collect();
+            let of_it: Vec<&&Value> =
+                tests.iter().filter(|test| text(test, "category") == category).collect();
             let number = |word: &'static str| {
                 let number = len(&of_it.iter().filter(|test| test["outcome"] == word).collect::<Vec<_>>());
                 figure(word, &Value::from(number), count(number))
             };
             let seconds: f64 = of_it.iter().filter_map(|test| test["seconds"].as_f64()).sum();
-            Row::new("category", category, vec![
-                titled(category).into(),
-                number("failed"),
-                number("warned"),
-                number("passed"),
-                number("skipped"),
-                figure("tests", &Value::from(len(&of_it)), count(len(&of_it))),
-                duration(seconds).into(),
-            ])
+            Row::new(
+                "category",
+                category,
+                vec![
+                    titled(category).into(),
+                    number("failed"),
+                    number("warned"),
+                    number("passed"),
+                    number("skipped"),
+                    figure("tests", &Value::from(len(&of_it)), count(len(&of_it))),
+                    duration(seconds).into(),
+                ],
+            )
         })
         .collect();
     let columns = [
@@ -91,9 +100,11 @@ pub(super) fn results(story: &Story<'_>) -> Markup {
 fn timeline(tests: &[&Value]) -> Markup {
     let mut lanes: Vec<(String, Vec<Block>)> = Vec::new();
     for test in tests {
-        let (Some(began), Some(seconds), Some(lane)) =
-            (test["began"].as_f64(), test["seconds"].as_f64(), test["lane"].as_u64().and_then(|lane| usize::try_from(lane).ok()))
-        else {
+        let (Some(began), Some(seconds), Some(lane)) = (
+            test["began"].as_f64(),
+            test["seconds"].as_f64(),
+            test["lane"].as_u64().and_then(|lane| usize::try_from(lane).ok()),
+        ) else {
             continue;
         };
         // A number that nobody can mean does not make a page of a million lanes.
@@ -123,7 +134,8 @@ fn timeline(tests: &[&Value]) -> Markup {
 
 /// The tests that took longest.
 fn durations(tests: &[&Value]) -> Markup {
-    let mut timed: Vec<(&Value, f64)> = tests.iter().filter_map(|test| Some((*test, test["seconds"].as_f64()?))).collect();
+    let mut timed: Vec<(&Value, f64)> =
+        tests.iter().filter_map(|test| Some((*test, test["seconds"].as_f64()?))).collect();
     timed.sort_by(|one, other| other.1.total_cmp(&one.1));
     timed.truncate(LONGEST);
     let bars: Vec<Bar> = timed
@@ -136,46 +148,100 @@ fn durations(tests: &[&Value]) -> Markup {
             class: outcome_in(test, "outcome").class(),
         })
         .collect();
-    let title = if tests.len() > LONGEST { format!("The {LONGEST} longest tests") } else { "Duration of each test".to_owned() };
-    svg::bars("chart-durations", &title, "Each test as a bar as long as it took; its duration stands with it below.", &bars, &[])
+    let title = if tests.len() > LONGEST {
+        format!("The {LONGEST} longest tests")
+    } else {
+        "Duration of each test".to_owned()
+    };
+    svg::bars(
+        "chart-durations",
+        &title,
+        "Each test as a bar as long as it took; its duration stands with it below.",
+        &bars,
+        &[],
+    )
 }
 
 /// A test: folded where it is passed.
 fn shown(test: &Value) -> Markup {
     let outcome = outcome_in(test, "outcome");
     let reasons: Markup = texts(test, "reasons").into_iter().map(|reason| el("li", &[], reason)).collect();
-    let left: Markup = texts(test, "left").into_iter().map(|thing| el("li", &[], el("code", &[], thing))).collect();
-    let commands: Markup = list(test, "commands").iter().enumerate().map(|(place, one)| command(test, outcome, place, one)).collect();
-    let summary = el("summary", &[], [
-        badge_in(test, "outcome"),
-        " ".into(),
-        el("span", &[("class", "test-title")], text_in(test, "title")),
-        " ".into(),
-        el("span", &[("class", "meta")], [el("code", &[], text(test, "id")), " · ".into(), seconds_in(test, "seconds")]),
-    ]);
-    let body = el("div", &[("class", "body")], [
-        if reasons.is_empty() { reasons } else { el("ul", &[("class", "reasons")], reasons) },
-        el("p", &[("class", "meta")], [
-            "Began ".into(),
-            seconds_in(test, "began"),
-            " after the run did, on worker ".into(),
-            figure("lane", &test["lane"], test["lane"].as_u64().map_or_else(|| "–".to_owned(), |lane| count(lane + 1))),
-            ".".into(),
-        ]),
-        commands,
-        if left.is_empty() {
-            left
-        } else {
-            [el("p", &[], "Left where it was, as --no-cleanup says:"), el("ul", &[("class", "reasons")], left)].into()
-        },
-    ]);
+    let left: Markup =
+        texts(test, "left").into_iter().map(|thing| el("li", &[], el("code", &[], thing))).collect();
+    let commands: Markup = list(test, "commands")
+        .iter()
+        .enumerate()
+        .map(|(place, one)| command(test, outcome, place, one))
+        .collect();
+    let summary = el(
+        "summary",
+        &[],
+        [
+            badge_in(test, "outcome"),
+            " ".into(),
+            el("span", &[("class", "test-title")], text_in(test, "title")),
+            " ".into(),
+            el(
+                "span",
+                &[("class", "meta")],
+                [el("code", &[], text(test, "id")), " · ".into(), seconds_in(test, "seconds")],
+            ),
+        ],
+    );
+    let body = el(
+        "div",
+        &[("class", "body")],
+        [
+            if reasons.is_empty() { reasons } else { el("ul", &[("class", "reasons")], reasons) },
+            el(
+                "p",
+                &[("class", "meta")],
+                [
+                    "Began ".into(),
+                    seconds_in(test, "began"),
+                    " after the run did, on worker ".into(),
+                    figure(
+                        "lane",
+                        &test["lane"],
+                        test["lane"]
+                            .as_u64()
+                            .map_or_else(|| "–".to_owned(), |lane| count(lane.saturating_add(1))),
+                    ),
+                    ".".into(),
+                ],
+            ),
+            commands,
+            if left.is_empty() {
+                left
+            } else {
+                [
+                    el("p", &[], "Left where it was, as --no-cleanup says:"),
+                    el("ul", &[("class", "reasons")], left),
+                ]
+                .into()
+            },
+        ],
+    );
     let class = format!("test {}", outcome.class());
-    let (class, record, key) = (("class", class.as_str()), ("data-record", "test"), ("data-key", text(test, "id")));
+    let (class, record, key) =
+        (("class", class.as_str()), ("data-record", "test"), ("data-key", text(test, "id")));
     if outcome <= Outcome::Warn {
         el("details", &[class, record, key, ("open", "")], [summary, body])
     } else {
         el("details", &[class, record, key], [summary, body])
     }
+}
+
+/// A command line whose words stay in one piece where they can: a flag is not to lose its dashes to the line above.
+fn line(command: &Value) -> Markup {
+    let words: Vec<Markup> =
+        text(command, "line").split(' ').map(|word| el("span", &[("class", "piece")], word)).collect();
+    let spaced: Markup = words
+        .into_iter()
+        .enumerate()
+        .map(|(place, word)| if place == 0 { word } else { [" ".into(), word].into() })
+        .collect();
+    figure("line", &command["line"], spaced)
 }
 
 /// A command line as one would type it, and what it printed: folded, but for what failed.
@@ -189,12 +255,32 @@ fn command(test: &Value, outcome: Outcome, place: usize, command: &Value) -> Mar
         let cut = if command["cut"] == true { ", cut" } else { "" };
         let summary = el("summary", &[], format!("Output, {}{cut}", many(lines, "line")));
         let label = format!("Output of command {} of {}", place + 1, text(test, "id"));
-        let text = el("pre", &[("class", "output"), ("tabindex", "0"), ("role", "region"), ("aria-label", &label)], output);
-        if outcome == Outcome::Bad { el("details", &[("open", "")], [summary, text]) } else { el("details", &[], [summary, text]) }
+        let text = el(
+            "pre",
+            &[("class", "output"), ("tabindex", "0"), ("role", "region"), ("aria-label", &label)],
+            output,
+        );
+        if outcome == Outcome::Bad {
+            el("details", &[("open", "")], [summary, text])
+        } else {
+            el("details", &[], [summary, text])
+        }
     };
-    el("div", &[("class", "command"), ("data-record", "command"), ("data-key", &key)], [
-        el("pre", &[("class", "line")], [el("span", &[("class", "prompt"), ("aria-hidden", "true")], "$ "), text_in(command, "line")]),
-        el("p", &[("class", "meta")], ["exit ".into(), count_in(command, "exit"), " · ".into(), seconds_in(command, "seconds")]),
-        printed,
-    ])
+    el(
+        "div",
+        &[("class", "command"), ("data-record", "command"), ("data-key", &key)],
+        [
+            el(
+                "pre",
+                &[("class", "line")],
+                [el("span", &[("class", "prompt"), ("aria-hidden", "true")], "$ "), line(command)],
+            ),
+            el(
+                "p",
+                &[("class", "meta")],
+                ["exit ".into(), count_in(command, "exit"), " · ".into(), seconds_in(command, "seconds")],
+            ),
+            printed,
+        ],
+    )
 }

@@ -64,13 +64,26 @@ pub(super) fn bars(id: &str, title: &str, about: &str, items: &[Bar], axis: &[(f
         let top = float(place) * ROW;
         content.push(words("0", "start", top + 13.0, &shortened(&bar.label), "label"));
         content.push(words("100%", "end", top + 13.0, &bar.figure, "value"));
-        content.push(rect(bar.begin / most, bar.end / most, top + 19.0, 8.0, bar.class, &format!("{}: {}", bar.label, bar.figure)));
+        content.push(rect(
+            bar.begin / most,
+            bar.end / most,
+            top + 19.0,
+            8.0,
+            bar.class,
+            &format!("{}: {}", bar.label, bar.figure),
+        ));
     }
     drawing(id, title, about, height + if axis.is_empty() { 0.0 } else { AXIS }, content.into())
 }
 
 /// A lane for each worker, with what it did and when.
-pub(super) fn lanes(id: &str, title: &str, about: &str, lanes: &[(String, Vec<Block>)], axis: &[(f64, String)]) -> Markup {
+pub(super) fn lanes(
+    id: &str,
+    title: &str,
+    about: &str,
+    lanes: &[(String, Vec<Block>)],
+    axis: &[(f64, String)],
+) -> Markup {
     let most = lanes.iter().flat_map(|(_, blocks)| blocks).map(|block| block.end).fold(0.0, f64::max);
     if most <= 0.0 {
         return Markup::default();
@@ -81,7 +94,14 @@ pub(super) fn lanes(id: &str, title: &str, about: &str, lanes: &[(String, Vec<Bl
         let top = float(place) * LANE;
         content.push(words("0", "start", top + 13.0, &shortened(label), "label"));
         for block in blocks {
-            content.push(rect(block.begin / most, block.end / most, top + 19.0, 14.0, block.class, &block.label));
+            content.push(rect(
+                block.begin / most,
+                block.end / most,
+                top + 19.0,
+                14.0,
+                block.class,
+                &block.label,
+            ));
         }
     }
     drawing(id, title, about, height + AXIS, content.into())
@@ -110,7 +130,14 @@ pub(super) fn blocks(id: &str, title: &str, about: &str, items: &[Block], ends: 
 }
 
 /// Values in their order, the last one marked, and the limit beyond which it would count as a regression.
-pub(super) fn trend(id: &str, title: &str, about: &str, values: &[f64], limit: Option<f64>, class: &str) -> Markup {
+pub(super) fn trend(
+    id: &str,
+    title: &str,
+    about: &str,
+    values: &[f64],
+    limit: Option<f64>,
+    class: &str,
+) -> Markup {
     let height = 72.0;
     let most = values.iter().copied().chain(limit).fold(0.0, f64::max) * 1.08;
     if values.is_empty() || most <= 0.0 {
@@ -129,8 +156,12 @@ pub(super) fn trend(id: &str, title: &str, about: &str, values: &[f64], limit: O
         let is_last = place + 1 == values.len();
         let class = format!("point {}", if is_last { class } else { "before" });
         let radius = if is_last { "5" } else { "3" };
-        let at: Attributes<'_> =
-            &[("class", &class), ("cx", &per_cent(across(place))), ("cy", &format!("{:.1}", down(*value))), ("r", radius)];
+        let at: Attributes<'_> = &[
+            ("class", &class),
+            ("cx", &per_cent(across(place))),
+            ("cy", &format!("{:.1}", down(*value))),
+            ("r", radius),
+        ];
         content.push(el("circle", at, ""));
     }
     drawing(id, title, about, height + 8.0, content.into())
@@ -142,7 +173,13 @@ fn grid(axis: &[(f64, String)], most: f64, height: f64) -> Vec<Markup> {
     for (at, label) in axis.iter().filter(|(at, _)| *at <= most) {
         let place = at / most;
         content.push(line(place, 0.0, place, height + 4.0, "grid"));
-        let anchor = if place < 0.05 { "start" } else if place > 0.93 { "end" } else { "middle" };
+        let anchor = if place < 0.05 {
+            "start"
+        } else if place > 0.93 {
+            "end"
+        } else {
+            "middle"
+        };
         content.push(words(&per_cent(place), anchor, height + 19.0, label, "tick"));
     }
     content
@@ -150,7 +187,10 @@ fn grid(axis: &[(f64, String)], most: f64, height: f64) -> Vec<Markup> {
 
 /// Round places on an axis of seconds, at most five.
 pub(super) fn ticks(most: f64) -> Vec<(f64, String)> {
-    let steps = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 21600.0];
+    let steps = [
+        0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0,
+        3600.0, 7200.0, 21600.0,
+    ];
     let step = steps.into_iter().find(|step| most / step <= 5.0).unwrap_or(86_400.0);
     let mut ticks = Vec::new();
     while ticks.len() < 40 && float(ticks.len()) * step <= most {
@@ -219,10 +259,17 @@ mod tests {
 
     #[test]
     fn ticks_are_round_and_few() {
-        let labels = |most: f64| ticks(most).into_iter().map(|(_, label)| label).collect::<Vec<_>>().join(" ");
+        let labels =
+            |most: f64| ticks(most).into_iter().map(|(_, label)| label).collect::<Vec<_>>().join(" ");
         assert_eq!(labels(0.9), "0 200 ms 400 ms 600 ms 800 ms");
         assert_eq!(labels(14.0), "0 5 s 10 s");
-        assert_eq!(labels(400.0), "0 120 s 240 s 360 s".replace("120 s", "2 min").replace("240 s", "4 min").replace("360 s", "6 min"));
+        assert_eq!(
+            labels(400.0),
+            "0 120 s 240 s 360 s"
+                .replace("120 s", "2 min")
+                .replace("240 s", "4 min")
+                .replace("360 s", "6 min")
+        );
         assert!(ticks(1e9).len() <= 40);
     }
 

@@ -78,9 +78,9 @@ pub(super) fn table(caption: &str, columns: &[Column], rows: Vec<Row>) -> Markup
             el("tr", &[("data-record", &row.record), ("data-key", &row.key)], cells)
         })
         .collect();
-    el("table", &[], [
-        el("caption", &[], caption),
-        el("thead", &[], el("tr", &[], headings)),
-        el("tbody", &[], body),
-    ])
+    el(
+        "table",
+        &[],
+        [el("caption", &[], caption), el("thead", &[], el("tr", &[], headings)), el("tbody", &[], body)],
+    )
 }

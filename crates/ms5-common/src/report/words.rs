@@ -8,7 +8,8 @@ use time::macros::format_description;
 use super::html::{Markup, el};
 use crate::clock;
 
-const WHEN: &[BorrowedFormatItem<'_>] = format_description!("[year]-[month]-[day] [hour]:[minute]:[second] UTC");
+const WHEN: &[BorrowedFormatItem<'_>] =
+    format_description!("[year]-[month]-[day] [hour]:[minute]:[second] UTC");
 
 /// `840 ms`, `12.3 s`, `3 min 05 s`, `2 h 04 min`.
 pub(super) fn duration(seconds: f64) -> String {
@@ -60,6 +61,11 @@ pub(super) fn many(number: u64, one: &str) -> String {
 /// The number of things in a list.
 pub(super) fn len<T>(items: &[T]) -> u64 {
     u64::try_from(items.len()).unwrap_or(u64::MAX)
+}
+
+/// The sum, or the greatest number there is.
+pub(super) fn total(numbers: impl Iterator<Item = u64>) -> u64 {
+    numbers.fold(0, u64::saturating_add)
 }
 
 /// A number of things as a place in a drawing.
@@ -157,11 +163,9 @@ mod tests {
             assert_eq!(duration(seconds), text);
         }
         assert_eq!((bytes(812.0), bytes(1_468_006.0)), ("812 B".to_owned(), "1.4 MiB".to_owned()));
-        assert_eq!((count(7), count(1_234_567), many(1, "file"), many(0, "file")), (
-            "7".to_owned(),
-            "1,234,567".to_owned(),
-            "1 file".to_owned(),
-            "0 files".to_owned()
-        ));
+        assert_eq!(
+            (count(7), count(1_234_567), many(1, "file"), many(0, "file")),
+            ("7".to_owned(), "1,234,567".to_owned(), "1 file".to_owned(), "0 files".to_owned())
+        );
     }
 }
