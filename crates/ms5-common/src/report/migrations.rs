@@ -187,7 +187,7 @@ fn of_file(record: &Value) -> Markup {
         .collect();
     el(
         "details",
-        &[("class", "print")],
+        &[],
         [
             el(
                 "summary",
