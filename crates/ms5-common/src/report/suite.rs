@@ -225,7 +225,7 @@ fn shown(test: &Value) -> Markup {
     let class = format!("test {}", outcome.class());
     let (class, record, key) =
         (("class", class.as_str()), ("data-record", "test"), ("data-key", text(test, "id")));
-    if outcome <= Outcome::Warn {
+    if outcome != Outcome::Good {
         el("details", &[class, record, key, ("open", "")], [summary, body])
     } else {
         el("details", &[class, record, key], [summary, body])
