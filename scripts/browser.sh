@@ -23,7 +23,7 @@ usage: browser.sh COMMAND
   help
 
 Needs node 20 or newer with npm and chromium, or else apt on Debian 12 or newer.
-variables: MS5_SCREENSHOTS    a folder for a picture of each view
+variables: MS5_SCREENSHOTS    a folder for each page and a picture of each view
            MS5_SANDBOX_HOME   folder of packages
 END
 }

@@ -1,5 +1,5 @@
 // Opens pages in Chromium and says what it sees, as JSON: look.mjs CHROMIUM FILE...
-import { mkdtempSync, rmSync } from "node:fs";
+import { copyFileSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { pathToFileURL } from "node:url";
@@ -128,6 +128,7 @@ async function look(browser, file) {
     await page.evaluate(() => document.querySelectorAll("details[open=opened]").forEach((one) => one.removeAttribute("open")));
   }
   if (shots) {
+    copyFileSync(file, join(shots, basename(file)));
     await page.emulateMedia({ media: "print" });
     await page.pdf({ path: join(shots, `${basename(file, ".html")}.pdf`), format: "A4", preferCSSPageSize: true });
   }

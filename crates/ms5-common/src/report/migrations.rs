@@ -139,14 +139,15 @@ pub(super) fn locks(story: &Story<'_>) -> Markup {
         words("Strongest lock"),
         words("On"),
         words("In a transaction"),
-        words("Rewrites"),
+        words("Reads or rewrites"),
         words("Unknown"),
     ];
     if of_files.is_empty() && statements.is_empty() {
         return Markup::default();
     }
     let about = "The strongest lock that a file takes on each relation, as its text says. AccessExclusiveLock makes readers and writers \
-                 wait, ShareLock and ShareRowExclusiveLock writers; a file holds its locks until it commits.";
+                 wait, ShareLock and ShareRowExclusiveLock writers; a file holds its locks until it commits. \
+                 “At least” stands where functions that it calls may take stronger ones, as those of TimescaleDB do while they convert a table.";
     let plan = table("Locks of each statement", &columns, statements);
     [el("p", &[("class", "about")], about), of_files, plan].into()
 }
@@ -155,10 +156,13 @@ fn of_file(record: &Value) -> Markup {
     let locks = list(record, "locks");
     let file = text(record, "file");
     let strongest: Vec<&Value> = locks.iter().filter(|lock| lock["lock"] == locks[0]["lock"]).collect();
+    let unknown = texts(record, "unknown");
+    let least = if unknown.is_empty() { "" } else { "at least " };
     let says = match strongest.as_slice() {
-        [] => "locks no relation".to_owned(),
-        [one] => format!("{} on {}", text(one, "lock"), text(one, "on")),
-        all => format!("{} on {}", text(all[0], "lock"), many(len(all), "relation")),
+        [] if unknown.is_empty() => "locks no relation".to_owned(),
+        [] => "names no relation that it locks, but may lock some".to_owned(),
+        [one] => format!("{least}{} on {}", text(one, "lock"), text(one, "on")),
+        all => format!("{least}{} on {}", text(all[0], "lock"), many(len(all), "relation")),
     };
     let rewritten = locks.iter().filter(|lock| lock["rewrites"] != "no").count();
     let rewrites = match rewritten {
@@ -180,11 +184,12 @@ fn of_file(record: &Value) -> Markup {
             )
         })
         .collect();
-    let columns = [words("On"), words("Strongest lock"), figures("Statements"), words("Rewrites")];
-    let unknown: Markup = texts(record, "unknown")
-        .into_iter()
-        .map(|why| el("p", &[("class", "about")], format!("There may be more: it {why}.")))
-        .collect();
+    let columns = [words("On"), words("Strongest lock"), figures("Statements"), words("Reads or rewrites")];
+    let more = if unknown.is_empty() {
+        Markup::default()
+    } else {
+        el("p", &[("class", "about")], format!("There may be more: it {}.", unknown.join("; it ")))
+    };
     el(
         "details",
         &[],
@@ -195,7 +200,7 @@ fn of_file(record: &Value) -> Markup {
                 [el("code", &[], file), " ".into(), el("span", &[("class", "says")], says + &rewrites)],
             ),
             table(&format!("Locks of {file}"), &columns, rows),
-            unknown,
+            more,
         ],
     )
 }
