@@ -4,7 +4,7 @@
 use super::html::{Attributes, Markup, el, opened};
 use super::words::float;
 
-/// A bar of [`bars`] or [`spans`].
+/// A bar of [`bars`], with its words above it.
 pub(super) struct Bar {
     /// On the left above it.
     pub(super) label: String,
