@@ -34,7 +34,7 @@ END
 
 # The socket server wants PGlite under its original name, as a peer; it is handed a database instead.
 prepare() {
-    find_node
+    find_node 18
     install_packages pglite
 }
 

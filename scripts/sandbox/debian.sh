@@ -128,7 +128,7 @@ is_elf() {
 }
 
 # debian_own ROOT: the programs and modules under ROOT, and the libraries that name a folder of their own, each ended by NUL.
-debian_own() { find "$1"/usr/{bin,lib/postgresql,lib/chromium} "$1"/usr/lib/*/libpulse* -type f -print0 2>/dev/null; }
+debian_own() { find "$1"/usr/{bin,lib/postgresql,lib/chromium} "$1"/usr/lib/*/libpulse* -type f ! -name patchelf -print0 2>/dev/null; }
 
 # debian_patch ROOT FINAL: every program and module under ROOT gets the loader and libraries that will stand in FINAL.
 debian_patch() {
@@ -137,7 +137,7 @@ debian_patch() {
     libs=${libc%/*}
     loader=$(find "$libs" -name 'ld-linux*.so.*' -print -quit)
     while IFS= read -r -d '' file; do
-        [[ $file != */patchelf ]] && is_elf "$file" || continue
+        is_elf "$file" || continue
         case $file in *.so | *.so.* | *.node) modules+=("$file") ;; *) programs+=("$file") ;; esac
     done < <(debian_own "$root")
     debian_patchelf() { "$loader" --library-path "$libs" "$root/usr/bin/patchelf" "$@"; }

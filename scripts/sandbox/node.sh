@@ -1,9 +1,9 @@
 # shellcheck shell=bash
 # node and npm, from PATH or as Debian packages in a private folder, and what npm installs. Needs common.sh and debian.sh.
 
-# find_node [LEAST]: sets NODE and NPM, and the authorities that npm trusts.
+# find_node LEAST: sets NODE and NPM, and the authorities that npm trusts.
 find_node() {
-    local least=${1:-18}
+    local least=$1
     # node brings authorities of its own; a machine behind a proxy has the proxy's among the system's.
     local system=/etc/ssl/certs/ca-certificates.crt
     [[ -n ${NODE_EXTRA_CA_CERTS:-} || ! -r $system ]] || export NODE_EXTRA_CA_CERTS=$system
