@@ -40,11 +40,11 @@ pub(super) fn part(story: &Story<'_>) -> Markup {
                         ),
                     ]
                     .into(),
-                    outcome(record).badge(if record["regressed"] == true {
-                        "regression"
-                    } else {
-                        "as before"
-                    }),
+                    match (record["regressed"] == true, before.is_empty()) {
+                        (true, _) => Outcome::Warn.badge("regression"),
+                        (false, true) => Outcome::Note.badge("first time"),
+                        (false, false) => Outcome::Good.badge("no regression"),
+                    },
                     field(record, "value", |value| value.as_f64().map(|value| measured(value, unit))),
                     usual.map_or("–".into(), |usual| measured(usual, unit).into()),
                     change.map_or("–".into(), |change| format!("×{change:.2}").into()),
