@@ -32,40 +32,10 @@ variables: MS5_SANDBOX_HOME   folder of packages and instances
 END
 }
 
-# --- the packages -------------------------------------------------------------------------------------------------------
-
-packages_folder() {
-    local key
-    key=$(cat "$SCRIPTS"/pglite/* | cksum | cut -d' ' -f1)
-    echo "$SANDBOX_HOME/pglite-packages/$key"
-}
-
-# install_packages FOLDER: exactly those of the lock file, made under another name, with a cache that stays until it is
-# complete. The socket server wants PGlite under its original name, as a peer; it is handed a database instead.
-install_packages() {
-    local final=$1 work=$1.work
-    [[ ! -e $final/complete ]] || return 0
-    lock "$final.lock" "installs PGlite"
-    if [[ ! -e $final/complete ]]; then
-        say "installing PGlite, once ..."
-        rm -rf "$final" "$work/packages"
-        mkdir -p "$work/packages"
-        cp "$SCRIPTS"/pglite/* "$work/packages"
-        "${NPM[@]}" ci --prefix "$work/packages" --cache "$work/cache" --legacy-peer-deps --ignore-scripts --no-audit --no-fund \
-            --no-update-notifier >"$work/npm.log" 2>&1 || {
-            sed 's/^/  /' "$work/npm.log" >&2
-            die "npm could not install PGlite; see above"
-        }
-        : >"$work/packages/complete"
-        mv "$work/packages" "$final"
-        rm -rf "$work"
-    fi
-    unlock
-}
-
+# The socket server wants PGlite under its original name, as a peer; it is handed a database instead.
 prepare() {
-    find_node
-    install_packages "$1"
+    find_node 18
+    install_packages pglite
 }
 
 # --- instances ----------------------------------------------------------------------------------------------------------
@@ -89,8 +59,8 @@ load_instance() {
 start_instance() {
     local name=$1 owner=$2 owner_start=$3 folder packages deadline
     folder=$(instance_folder "$name")
-    packages=$(packages_folder)
-    prepare "$packages"
+    packages=$(packages_folder pglite)
+    prepare
     rm -rf "$folder"
     mkdir -p "$folder"
     detach "$packages" "$folder/server.log" "${NODE[@]}" "$packages/server.mjs" "$folder" ${owner:+"$owner" "$owner_start"}
@@ -111,7 +81,7 @@ start_instance() {
 
 command_prepare() {
     parse "" "$@"
-    prepare "$(packages_folder)"
+    prepare
 }
 
 command_up() {

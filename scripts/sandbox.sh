@@ -21,6 +21,8 @@ SANDBOX_MODULES=${SANDBOX_SCRIPT%/*}/sandbox
 . "$SANDBOX_MODULES/pgbouncer.sh"
 # shellcheck source=scripts/sandbox/age.sh
 . "$SANDBOX_MODULES/age.sh"
+# shellcheck source=scripts/sandbox/chromium.sh
+. "$SANDBOX_MODULES/chromium.sh"
 
 usage() {
     cat <<'END'
@@ -43,6 +45,7 @@ usage: sandbox.sh COMMAND [options]
   prepare-bouncer                   the same for PgBouncer
   bin     [--engine=E] [--plain]    print the folder of the binaries, prepared if needed
   bin-age                           the same for age and age-keygen
+  bin-chromium                      print the program of a Chromium without a window, prepared if needed
   help
 
   --plain            a server without the extension: the state before
@@ -205,6 +208,12 @@ command_bin-age() {
     echo "$AGE_BIN"
 }
 
+command_bin-chromium() {
+    parse "" "$@"
+    find_chromium
+    echo "$CHROMIUM"
+}
+
 # Started by `up` for itself: ends instance NAME with this ID when its owner is gone.
 command_watch() {
     need_instance "$1"
@@ -216,7 +225,7 @@ main() {
     local command=${1:-}
     (($# == 0)) || shift
     case $command in
-        up | down | stop | start | status | env | psql | bouncer | prepare | prepare-bouncer | bin | bin-age | watch)
+        up | down | stop | start | status | env | psql | bouncer | prepare | prepare-bouncer | bin | bin-age | bin-chromium | watch)
             SANDBOX_HOME=$(cache_home)
             "command_$command" "$@"
             ;;

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What the demo and the tests need. Safe to run again.
 #   setup.sh                 the tools' binaries, for use: target/release
-#   setup.sh ENGINE...       private servers in a cache folder, for the tests: pg17, pg17-plain, pg18, pgbouncer, age, pglite
+#   setup.sh ENGINE...       private servers in a cache folder, for the tests: pg17, pg17-plain, pg18, pgbouncer, age, pglite, browser
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 
@@ -22,6 +22,7 @@ echo '== preparing private servers (once; kept in a cache folder)'
 for engine in "$@"; do
     case $engine in
         pglite) scripts/pglite.sh prepare ;;
+        browser) scripts/browser.sh prepare ;;
         age) scripts/sandbox.sh bin-age >/dev/null ;;
         pgbouncer) scripts/sandbox.sh prepare-bouncer ;;
         *-plain) scripts/sandbox.sh prepare "--engine=${engine%-plain}" --plain ;;

@@ -5,7 +5,7 @@ cd "$(dirname "$(readlink -f "$0")")/.."
 
 # The tests want the same servers on every machine.
 export MS5_SANDBOX=${MS5_SANDBOX:-debian}
-scripts/setup.sh pg17 pg17-plain pg18 pgbouncer age pglite
+scripts/setup.sh pg17 pg17-plain pg18 pgbouncer age pglite browser
 echo '== tests'
 if [[ -z ${MS5_COMMUNITY_URL:-} ]]; then
     echo 'MS5_COMMUNITY_URL is not set: tests that need a full Community server say NOT RUN'

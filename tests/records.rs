@@ -4,8 +4,8 @@
 
 use migration_tests::backups::Backups;
 use migration_tests::lab::Lab;
-use migration_tests::program::{Program, Ran, project_root};
-use migration_tests::server::{Engine, Server};
+use migration_tests::program::{Program, Ran, TempDir, project_root};
+use migration_tests::server::{Engine, Server, Wasm};
 use serde_json::{Value, json};
 
 fn schema() -> Value {
@@ -78,6 +78,84 @@ fn every_way_to_end_keeps_to_the_schema() {
     let wanted = Program::tool("pre-validate").arg("--list-checks").run().expect(0).stdout().lines().count();
     assert_eq!(checks(&validate().run()), wanted);
     assert!(checks(&validate().env("DB_PORT", "1").run().expect(4)) > 8);
+}
+
+const HYPERTABLES: &str = "CREATE TABLE t (ts timestamptz NOT NULL, v int);
+    SELECT create_hypertable('t', 'ts', chunk_time_interval => interval '1 day');
+    INSERT INTO t SELECT '2025-03-01T12:00Z'::timestamptz + n * interval '1 hour', n FROM generate_series(0, 47) n;
+    CREATE TABLE \"By Number\" (id bigint NOT NULL, v int);
+    SELECT create_hypertable('\"By Number\"', 'id', chunk_time_interval => 100);
+    INSERT INTO \"By Number\" SELECT n, n FROM generate_series(-100, 99) n;
+    CREATE TABLE empty (ts timestamptz NOT NULL);
+    SELECT create_hypertable('empty', 'ts');
+    ANALYZE t;";
+
+/// The edges of a hypertable's chunks, and which are compressed.
+fn chunks<'a>(records: &'a [Value], table: &str) -> Vec<(&'a Value, &'a Value, bool)> {
+    let found: Vec<&Value> =
+        records.iter().filter(|record| record["type"] == "hypertable" && record["table"] == table).collect();
+    assert_eq!(found.len(), 1, "{table}");
+    let chunks = found[0]["chunks"].as_array().unwrap();
+    assert!(chunks.iter().all(|chunk| chunk["bytes"].as_u64().unwrap() >= 8192), "{chunks:?}");
+    chunks.iter().map(|chunk| (&chunk["begin"], &chunk["end"], chunk["compressed"] == true)).collect()
+}
+
+#[test]
+fn hypertables_and_locks_stand_in_the_records_of_every_version() {
+    for engine in [Engine::Pg17, Engine::Pg18] {
+        let lab = Lab::new(Server::shared(engine), &[("001_a.sql", HYPERTABLES)]);
+        let ran = lab.run("--json").expect(0);
+        assert_eq!(
+            check(&ran),
+            ["start", "migration", "hypertable", "hypertable", "hypertable", "verdict"],
+            "{engine:?}: {ran}"
+        );
+        let records = ran.records();
+        assert!(records[1]["began"].as_f64().unwrap() > 0.0);
+        assert!(records[1]["locks"].as_array().unwrap().iter().any(|lock| lock["on"] == "t"), "{ran}");
+        let days =
+            ["2025-03-01T00:00:00Z", "2025-03-02T00:00:00Z", "2025-03-03T00:00:00Z", "2025-03-04T00:00:00Z"]
+                .map(Value::from);
+        let of_days: Vec<_> = days.windows(2).map(|day| (&day[0], &day[1], false)).collect();
+        assert_eq!(chunks(&records, "t"), of_days);
+        let [begin, middle, end] = ["-100", "0", "100"].map(Value::from);
+        assert_eq!(chunks(&records, "By Number"), [(&begin, &middle, false), (&middle, &end, false)]);
+        assert!(chunks(&records, "empty").is_empty());
+        let estimate = |table: &str| {
+            let found =
+                records.iter().find(|record| record["type"] == "hypertable" && record["table"] == table);
+            found.unwrap()["rows_estimate"].clone()
+        };
+        assert_eq!((estimate("t"), estimate("By Number")), (json!(48), Value::Null));
+        // Somebody who holds a chunk for himself is not waited for: there is no record then, and the run is none the worse.
+        let mut holder = lab.client();
+        let chunk = lab.ask("SELECT min(c::text) FROM show_chunks('t') c");
+        let mut holding = holder.transaction().unwrap();
+        holding.batch_execute(&format!("LOCK TABLE {chunk} IN ACCESS EXCLUSIVE MODE")).unwrap();
+        let ran = lab.run("--json").expect(0);
+        assert_eq!(check(&ran), ["start", "verdict"], "{ran}");
+        drop(holding);
+    }
+}
+
+#[test]
+fn compressed_chunks_are_said_to_be() {
+    let wasm = Wasm::start().unwrap();
+    let home = TempDir::new("wasm").unwrap();
+    std::fs::create_dir_all(home.path().join("migrations")).unwrap();
+    let compressed = "ALTER TABLE t SET (timescaledb.compress); SELECT compress_chunk(min(c::text)::regclass) FROM show_chunks('t') c;";
+    let text = HYPERTABLES.replace("ANALYZE t;", compressed);
+    std::fs::write(home.path().join("migrations/001_a.sql"), text).unwrap();
+    let run = Program::tool("migration-runner").envs(&wasm.variables()).env("MS5_HOME", home.path());
+    let ran = run.args(["--json", "--unsafe-single-session"]).run().expect(0);
+    assert_eq!(
+        check(&ran),
+        ["start", "migration", "hypertable", "hypertable", "hypertable", "verdict"],
+        "{ran}"
+    );
+    let states: Vec<bool> =
+        chunks(&ran.records(), "t").into_iter().map(|(_, _, compressed)| compressed).collect();
+    assert_eq!(states, [true, false, false]);
 }
 
 #[test]

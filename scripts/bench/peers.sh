@@ -19,7 +19,7 @@ declare -A VERSIONS=([dbmate]=2.36.0 [sqlx]=0.9.0 [refinery]=0.10.0 [pigz]=trixi
 # npm's package is a small script of node's around the real program, which lies in a package of its own for each kind of
 # machine. That one is taken: the start of node is not dbmate's time.
 install_dbmate() { # INTO WORK VERSION
-    find_node
+    find_node 18
     # No lock file: it would name the registry. Two packages, both of the pinned version, have no tree to lock.
     "${NPM[@]}" install --prefix "$2/npm" --cache "$2/cache" --no-package-lock --ignore-scripts --no-audit --no-fund \
         --no-update-notifier "dbmate@$3"

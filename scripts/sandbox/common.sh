@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What sandbox.sh and pglite.sh share: messages, the cache folder, locks, small state files, free ports, detached processes
+# What sandbox.sh, pglite.sh and browser.sh share: messages, the cache folder, locks, small state files, free ports, detached processes
 # and the user that servers run as.
 #
 # Functions named in a condition run without errexit: they only look. What changes something is called by itself.

@@ -98,7 +98,7 @@ debian_download() {
 # What the packages depend on but a program run by hand does not need; only the large ones matter.
 debian_needless() {
     case ${1##*/} in
-        perl_* | perl-* | libperl* | locales_* | libc-l10n_* | libllvm* | libz3-* | libdb5* | dpkg_* | tar_*) ;;
+        perl_* | perl-* | libperl* | locales_* | libc-l10n_* | libllvm* | libz3-* | libdb5* | mesa-* | libgl1-mesa* | dpkg_* | tar_*) ;;
         python3* | libpython3* | gyp_* | lib*-dev_* | eslint_* | webpack_* | node-babel* | node-core-js* | node-caniuse*) ;;
         *) return 1 ;;
     esac
@@ -112,11 +112,12 @@ debian_unpack() {
     for deb in "$archives"/*.deb; do
         debian_needless "$deb" || dpkg-deb -x "$deb" "$root"
     done
-    find "$root/usr/share" -mindepth 1 -maxdepth 1 ! -name postgresql ! -name zoneinfo ! -name nodejs -exec rm -rf {} +
+    find "$root/usr/share" -mindepth 1 -maxdepth 1 ! -name postgresql ! -name zoneinfo ! -name nodejs ! -name fonts -exec rm -rf {} +
     [[ ! -e $root/usr/sbin/pgbouncer ]] || mv -t "$root/usr/bin" "$root/usr/sbin/pgbouncer"
+    find "$root/usr/lib" -path '*/pulseaudio/*.so' -execdir mv -t .. {} +
     find "$root/usr/bin" -mindepth 1 ! -name node ! -name pgbouncer ! -name pigz ! -name 'age*' ! -name patchelf -delete
     # JIT stays off, so its code is not needed.
-    rm -rf "$root"/usr/lib/postgresql/*/lib/{bitcode,llvmjit*,pgxs} "$root"/usr/lib/*/gconv \
+    rm -rf "$root"/usr/lib/postgresql/*/lib/{bitcode,llvmjit*,pgxs} "$root"/usr/lib/*/gconv "$root"/usr/lib/chromium/libVk* \
         "$root"/usr/{sbin,games,include,src} "${root:?}"/{etc,var,lib}
 }
 
@@ -125,6 +126,9 @@ is_elf() {
     LC_ALL=C IFS= read -rN4 magic <"$1" 2>/dev/null || true
     [[ $magic == $'\x7fELF' ]]
 }
+
+# debian_own ROOT: the programs and modules under ROOT, and the libraries that name a folder of their own, each ended by NUL.
+debian_own() { find "$1"/usr/{bin,lib/postgresql,lib/chromium} "$1"/usr/lib/*/libpulse* -type f ! -name patchelf -print0 2>/dev/null; }
 
 # debian_patch ROOT FINAL: every program and module under ROOT gets the loader and libraries that will stand in FINAL.
 debian_patch() {
@@ -135,7 +139,7 @@ debian_patch() {
     while IFS= read -r -d '' file; do
         is_elf "$file" || continue
         case $file in *.so | *.so.* | *.node) modules+=("$file") ;; *) programs+=("$file") ;; esac
-    done < <(find "$root/usr/bin" "$root"/usr/lib/postgresql -type f ! -name patchelf -print0 2>/dev/null)
+    done < <(debian_own "$root")
     debian_patchelf() { "$loader" --library-path "$libs" "$root/usr/bin/patchelf" "$@"; }
     # RPATH, not RUNPATH: it holds for the libraries of the libraries too.
     debian_patchelf --force-rpath --set-rpath "$final${libs#"$root"}" "${programs[@]}" "${modules[@]}"
@@ -162,6 +166,21 @@ debian_node() {
     find "$1/usr/lib" -name 'libnode.so.*' -type f -exec sed -i 's#/usr/share/nodejs/#usr/share/nodejs//#g' {} +
 }
 
+# debian_fonts ROOT FINAL: programs that draw text find the fonts that came along, whatever the system has. See FONTCONFIG_FILE.
+debian_fonts() {
+    [[ -d $1/usr/share/fonts ]] || return 0
+    cat >"$1/fonts.conf" <<END
+<?xml version="1.0"?>
+<!DOCTYPE fontconfig SYSTEM "urn:fontconfig:fonts.dtd">
+<fontconfig>
+  <dir>$2/usr/share/fonts</dir>
+  <cachedir prefix="xdg">fontconfig</cachedir>
+  <alias><family>sans-serif</family><prefer><family>Liberation Sans</family></prefer></alias>
+  <alias><family>monospace</family><prefer><family>Liberation Mono</family></prefer></alias>
+</fontconfig>
+END
+}
+
 # debian_verify ROOT: no library of a program or module may come from the system, where it may be missing or another one.
 debian_verify() {
     local root=$1 file loader strays
@@ -170,7 +189,7 @@ debian_verify() {
         is_elf "$file" || continue
         strays=$("$loader" --list "$file" | grep -F ' => ' | grep -vF " => $root/" || true)
         [[ -z $strays ]] || die "$file does not find all its libraries in its packages: $strays"
-    done < <(find "$root/usr/bin" "$root"/usr/lib/postgresql -type f -print0 2>/dev/null)
+    done < <(debian_own "$root")
 }
 
 debian_folder() { echo "$SANDBOX_HOME/debian/$1-$DEBIAN_RECIPE"; }
@@ -202,6 +221,7 @@ debian_prefix() {
         debian_patch "$root" "$final"
         debian_zoneinfo "$root"
         debian_node "$root"
+        debian_fonts "$root" "$final"
         rm -rf "$final"
         mv "$root" "$final"
         debian_verify "$final"

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use ms5_common::cli::{
-    BACKUP_DIR, ENVIRONMENT, Flag, HELP, JOBS, JSON, LOG_DIR, MAINTENANCE_DB, Parsed, REPORT, RESTORE_USER,
-    Spec, VERBOSE, VERSION, nearest,
+    BACKUP_DIR, ENVIRONMENT, Flag, HELP, HTML, JOBS, JSON, LOG_DIR, MAINTENANCE_DB, Parsed, REPORT,
+    RESTORE_USER, Spec, VERBOSE, VERSION, nearest,
 };
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
@@ -108,6 +108,7 @@ pub(crate) const SPEC: Spec = Spec {
         ),
         BACKUP_DIR,
         REPORT,
+        HTML,
         VERBOSE,
         JSON,
         LOG_DIR,

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use ms5_common::cli::{
-    BACKUP_DIR, ENVIRONMENT, Flag, HELP, JOBS, JSON, LOG_DIR, MIGRATIONS_DIR, Parsed, REPORT, RESTORE_USER,
-    Spec, VERBOSE, VERSION,
+    BACKUP_DIR, ENVIRONMENT, Flag, HELP, HTML, JOBS, JSON, LOG_DIR, MIGRATIONS_DIR, Parsed, REPORT,
+    RESTORE_USER, Spec, VERBOSE, VERSION,
 };
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
@@ -97,6 +97,7 @@ pub(crate) const SPEC: Spec = Spec {
         ),
         Flag::value(GATE_MAX_AGE, "HOURS", "How old those records may be").default("24"),
         REPORT,
+        HTML,
         Flag::value(LOCK_WAIT, "SECONDS", "How long to wait while another run holds the lock").default("10"),
         Flag::value(
             LOCK_TIMEOUT,

@@ -13,6 +13,7 @@ use ms5_common::interrupt;
 use ms5_common::machine;
 use ms5_common::migrations::Migration;
 use ms5_common::success;
+use ms5_common::timescale::overview;
 use ms5_common::tool::Context;
 use serde_json::json;
 
@@ -27,7 +28,7 @@ use crate::run::Input;
 use crate::schedule::Schedule;
 use crate::sessions::Sessions;
 use crate::summary::{Fate, Summary, say_failure};
-use crate::{kept, prove, touched};
+use crate::{kept, locked, prove, touched};
 
 /// How an attempt came back from its thread.
 type Answer = std::result::Result<Result<Report>, Box<dyn Any + Send>>;
@@ -134,7 +135,12 @@ pub(crate) fn run(
         say_passed_over(input, &steps, &mut said, steps.len(), &mut summary);
     }
     if let Some(mut worker) = idle.pop() {
-        worker.give_back_jobs(|client| give_back(client, context));
+        worker.give_back_jobs(|client| {
+            give_back(client, context);
+            if stop.is_none() && interrupt::requested().is_none() {
+                overview::record(client, extension.version(), &context.recorder);
+            }
+        });
     }
     if let Some(error) = stop {
         return Err(summary.stopped(error));
@@ -198,7 +204,7 @@ fn tell(
     report: Report,
     summary: &mut Summary<'_>,
 ) -> bool {
-    let milliseconds = report.milliseconds;
+    let Report { began, milliseconds, .. } = report;
     let mut proof = None;
     let (outcome, goes_on) = match report.outcome {
         Outcome::Applied { proof: found } => {
@@ -229,8 +235,12 @@ fn tell(
     };
     let mut record = json!({
         "name": migration.title, "file": migration.file, "checksum": migration.checksum,
-        "outcome": outcome, "milliseconds": milliseconds, "statements": migration.statement_count(),
+        "outcome": outcome, "began": context.recorder.since_start(began), "milliseconds": milliseconds,
+        "statements": migration.statement_count(),
     });
+    if let Some(record) = record.as_object_mut().filter(|_| context.recorder.is_read()) {
+        record.extend(locked::members(migration));
+    }
     if let Some(proof) = proof.filter(|proof| !proof.is_empty()) {
         record["proof"] = proof.to_json();
     }

@@ -7,6 +7,7 @@ use ms5_common::success;
 use ms5_common::tool::Context;
 use serde_json::json;
 
+use crate::locked::words;
 use crate::look::Seen;
 use crate::plan::Step;
 use crate::run::Input;
@@ -68,13 +69,4 @@ fn described(effects: &Effects) -> String {
         parts.push(opaque.to_owned());
     }
     parts.join("; ")
-}
-
-fn words(rewrite: Rewrite) -> String {
-    match rewrite {
-        Rewrite::No => "no".to_owned(),
-        Rewrite::Scan => "reads the whole table".to_owned(),
-        Rewrite::Perhaps(what) => format!("may rewrite the table: {what}"),
-        Rewrite::Yes => "rewrites the whole table".to_owned(),
-    }
 }

@@ -7,6 +7,7 @@ mod execute;
 mod explain;
 mod failure;
 mod kept;
+mod locked;
 mod look;
 mod plan;
 mod prepare;

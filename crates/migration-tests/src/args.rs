@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ms5_common::cli::{
-    ENVIRONMENT, Flag, HELP, JOBS, JSON, LOG_DIR, MAINTENANCE_DB, MIGRATIONS_DIR, Parsed, REPORT,
+    ENVIRONMENT, Flag, HELP, HTML, JOBS, JSON, LOG_DIR, MAINTENANCE_DB, MIGRATIONS_DIR, Parsed, REPORT,
     RESTORE_USER, Spec, VERBOSE, VERSION,
 };
 use ms5_common::error::{Error, Result};
@@ -45,6 +45,7 @@ pub(crate) const SPEC: Spec = Spec {
             .default("MS5_HOME/tests/fixtures/field"),
         Flag::value(JUNIT, "FILE", "Write the results as JUnit's XML too"),
         REPORT,
+        HTML.default("MS5_HOME/logs/tests/test_report_STAMP.html"),
         VERBOSE,
         JSON,
         MIGRATIONS_DIR,

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use ms5_common::cli::HTML;
 use ms5_common::config::{self, Choices, Environment, Settings};
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
@@ -39,9 +41,10 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
         .hint("migration-tests --list shows them all"));
     }
     if options.list {
-        tests
-            .iter()
-            .for_each(|(category, test)| log::info!("{:11} {:28} {}", category.name, test.id, test.title));
+        let lines: Vec<String> =
+            tests.iter().map(|(_, test)| format!("{:28} {}", test.id, test.title)).collect();
+        // A reader that went away has seen what it wanted.
+        let _ = writeln!(std::io::stdout().lock(), "{}", lines.join("\n"));
         return Ok(Exit::Done);
     }
     let choices = Choices::of(&context.arguments);
@@ -66,6 +69,7 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
     let settings = config::load(choices, &variables, Environment::Test)?;
     context.begin_as(&settings, LOG)?;
     let folder = settings.log_dir.join(LOG.folder);
+    let page = page(context, &folder)?;
     log::info!("Starting MS5.0 migration test suite");
     log::info!("Environment: {}", settings.environment.defaults().name);
     let ground = Ground::open(settings.clone(), &variables, sandbox.as_ref(), &options, tools)?;
@@ -113,7 +117,19 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
         let records: Vec<_> = all.iter().map(|(_, record)| record.clone()).collect();
         write_junit(file.as_ref(), &junit::xml(&records, begun.elapsed().as_secs_f64()))?;
     }
-    Ok(conclude(context, &all, options.strict, begun))
+    let exit = conclude(context, &all, options.strict, begun);
+    log::info!("Report: {}", page.display());
+    Ok(exit)
+}
+
+/// Where the page of the results will be: `--html`, or in the folder of the logs.
+fn page(context: &Context, folder: &Path) -> Result<PathBuf> {
+    if let Some(named) = context.arguments.value(HTML.name) {
+        return Ok(PathBuf::from(named));
+    }
+    let page = folder.join(format!("test_report_{}.html", clock::file_stamp()));
+    context.recorder.page_to(&page)?;
+    Ok(page)
 }
 
 /// Whether a server is named: by any variable, or by another environment than test.

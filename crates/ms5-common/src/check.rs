@@ -279,6 +279,11 @@ impl<'a> Report<'a> {
         );
     }
 
+    /// Records what goes beyond words: numbers that a check has found.
+    pub fn record(&self, kind: &str, fields: serde_json::Value) {
+        self.recorder.emit(kind, fields);
+    }
+
     /// The last line, with `what` as its subject (`Pre-migration validation`), the counts, and how the tool ends.
     #[must_use]
     pub fn conclude(self, what: &str) -> Exit {

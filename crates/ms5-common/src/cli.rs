@@ -98,6 +98,12 @@ pub const MIGRATIONS_DIR: Flag =
 /// `--report=FILE`, the same in every tool; [`crate::tool::Context::begin`] opens it.
 pub const REPORT: Flag =
     Flag::value("--report", "FILE", "Write the records to this file too, with or without --json");
+/// `--html=FILE`, the same in every tool; [`crate::tool::Context::begin`] opens it.
+pub const HTML: Flag = Flag::value(
+    "--html",
+    "FILE",
+    "Write the records as one page too, for people: the whole chain's behind a gate",
+);
 /// `--jobs=N`, the name that every tool uses; what the sessions do is the tool's to say. See [`Parsed::jobs`].
 pub const JOBS: &str = "--jobs";
 /// `--help`, the same in every tool.

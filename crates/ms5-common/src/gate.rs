@@ -220,7 +220,14 @@ mod tests {
     }
 
     fn identity() -> Identity {
-        Identity { system_identifier: "7".into(), oid: 5, name: "db".into(), host: "other".into(), port: 2 }
+        Identity {
+            system_identifier: "7".into(),
+            oid: 5,
+            name: "db".into(),
+            host: "other".into(),
+            port: 2,
+            server_version: "17.1".into(),
+        }
     }
 
     fn check(text: &str) -> Result<()> {

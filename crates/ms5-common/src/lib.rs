@@ -21,6 +21,7 @@ pub mod machine;
 pub mod migrations;
 pub mod progress;
 pub mod record;
+pub mod report;
 pub mod rollback_points;
 pub mod sibling;
 pub mod sql;

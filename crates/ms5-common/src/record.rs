@@ -1,4 +1,4 @@
-//! Records: one JSON object a line on stdout under `--json`, for pipelines and for the next tool, and in a report file.
+//! Records: one JSON object a line on stdout under `--json`, for pipelines and for the next tool, in a report file, and as a page.
 //!
 //! docs/records.md documents the types; docs/records.schema.json is the schema that a test holds the tools to.
 
@@ -16,6 +16,7 @@ use serde_json::{Map, Value, json};
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::exit::Exit;
+use crate::report;
 
 /// Which database a run worked on, so that a gate can tell it from another one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub struct Identity {
     pub host: String,
     /// The port as the operator gave it.
     pub port: u16,
+    /// The server's version, such as `17.11`.
+    pub server_version: String,
 }
 
 impl Identity {
@@ -42,6 +45,7 @@ impl Identity {
             "name": self.name,
             "host": self.host,
             "port": self.port,
+            "server_version": self.server_version,
         })
     }
 }
@@ -59,6 +63,7 @@ struct State {
     /// None without `--json`, and after the reader has gone away.
     out: Option<Box<dyn Write + Send>>,
     report: Option<ReportFile>,
+    page: Option<Page>,
     environment: Option<String>,
     started: bool,
     /// A verdict was asked for: whoever asks next comes too late.
@@ -84,6 +89,7 @@ impl Recorder {
             state: Mutex::new(State {
                 out,
                 report: None,
+                page: None,
                 environment: None,
                 started: false,
                 ended: false,
@@ -125,6 +131,35 @@ impl Recorder {
         })?;
         self.state().report = Some(report);
         Ok(())
+    }
+
+    /// Writes a page of every record from now on to a file, at the verdict; the file is made now, beside its name.
+    ///
+    /// # Errors
+    /// [`Exit::Config`] where it cannot be created.
+    pub fn page_to(&self, path: &Path) -> Result<()> {
+        let file = ReportFile::create(path).map_err(|error| {
+            Error::new(Exit::Config, format!("cannot write the page {}", path.display()))
+                .because(error)
+                .because("nothing was touched")
+                .hint("name a file in a folder that you may write to: --html=FILE")
+        })?;
+        self.state().page = Some(Page { file, lines: Vec::new() });
+        Ok(())
+    }
+
+    /// Whether anybody reads the records.
+    #[must_use]
+    pub fn is_read(&self) -> bool {
+        let state = self.state();
+        state.out.is_some() || state.report.is_some() || state.page.is_some()
+    }
+
+    /// How long after the run's start a moment was, in seconds.
+    #[must_use]
+    pub fn since_start(&self, moment: Instant) -> Value {
+        let milliseconds = moment.saturating_duration_since(self.begun).as_millis();
+        seconds(u64::try_from(milliseconds).unwrap_or(u64::MAX))
     }
 
     /// The environment that the run is for, known once the settings are.
@@ -188,16 +223,16 @@ impl Recorder {
         });
         self.begin();
         let line = self.record("verdict", fields);
-        let report = {
+        let (report, page) = {
             let mut state = self.state();
             state.put(&line);
             state.closed = true;
-            state.report.take()
+            (state.report.take(), state.page.take())
         };
-        if let Some(report) = report
-            && let Err((path, error)) = report.finish()
-        {
-            log::warn!("cannot finish the report {}: {error}", path.display());
+        for file in report.into_iter().chain(page.map(Page::drawn)) {
+            if let Err((path, error)) = file.finish() {
+                log::warn!("cannot finish {}: {error}", path.display());
+            }
         }
     }
 
@@ -242,6 +277,25 @@ impl State {
         if let Some(report) = &mut self.report {
             report.put(line);
         }
+        if let Some(page) = &mut self.page {
+            page.lines.push(line.to_owned());
+        }
+    }
+}
+
+/// A page to be, and the records that it will show.
+struct Page {
+    file: ReportFile,
+    lines: Vec<String>,
+}
+
+impl Page {
+    /// The file with the page in it.
+    fn drawn(self) -> ReportFile {
+        let Self { mut file, lines } = self;
+        let records: Vec<Value> = lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        file.put(report::page(&records).trim_end());
+        file
     }
 }
 
@@ -360,6 +414,29 @@ mod tests {
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
         let nowhere = folder.join("nowhere/report.jsonl");
         assert_eq!(Recorder::to("tool", "0", None).report_to(&nowhere).unwrap_err().exit(), Exit::Config);
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_page_has_its_name_at_the_verdict_and_holds_what_was_passed_on() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = std::env::temp_dir().join(format!("ms5-page-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("page.html");
+        let recorder = Recorder::to("tool", "0", None);
+        assert!(!recorder.is_read());
+        recorder.page_to(&path).unwrap();
+        assert!(recorder.is_read());
+        recorder.pass_on(r#"{"type":"start","tool":"pre-validate","run_id":"upstream-1"}"#);
+        recorder.start(None, None);
+        assert!(!path.exists());
+        recorder.verdict(Exit::Done, None);
+        let page = fs::read_to_string(&path).unwrap();
+        assert!(page.contains("upstream-1") && page.contains(recorder.run_id()), "{page}");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+        let nowhere = folder.join("nowhere/page.html");
+        assert_eq!(Recorder::to("tool", "0", None).page_to(&nowhere).unwrap_err().exit(), Exit::Config);
         fs::remove_dir_all(folder).unwrap();
     }
 

@@ -41,11 +41,11 @@ pub struct LogFile {
 }
 
 impl Context {
-    /// Learns which database is meant, and opens what the run is written to: the file of `--report` and the log file, which
-    /// begins with a header block.
+    /// Learns which database is meant, and opens what the run is written to: the files of `--report` and `--html`, and the log
+    /// file, which begins with a header block.
     ///
     /// # Errors
-    /// What is wrong with the configuration, or with the file of `--report`.
+    /// What is wrong with the configuration, or with the files of `--report` and `--html`.
     pub fn begin(&self, log: LogFile) -> Result<Settings> {
         let settings = config::load(Choices::of(&self.arguments), &self.variables, Environment::Production)?;
         self.begin_as(&settings, log)?;
@@ -60,8 +60,16 @@ impl Context {
         let environment = settings.environment.defaults().name;
         let recorder = &self.recorder;
         recorder.environment(environment);
-        if let Some(file) = self.arguments.value(cli::REPORT.name) {
+        let [report, page] = [cli::REPORT, cli::HTML].map(|flag| self.arguments.value(flag.name));
+        if report.is_some() && report == page {
+            return Err(Error::new(Exit::Usage, "--report and --html name the same file")
+                .hint("give each a file of its own: --report=run.jsonl --html=run.html"));
+        }
+        if let Some(file) = report {
             recorder.report_to(file.as_ref())?;
+        }
+        if let Some(file) = page {
+            recorder.page_to(file.as_ref())?;
         }
         let LogFile { folder, name, title } = log;
         logging::open_file(

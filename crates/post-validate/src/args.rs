@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use ms5_common::cli::{
-    BACKUP_DIR, ENVIRONMENT, Flag, HELP, JOBS, JSON, LOG_DIR, MIGRATIONS_DIR, Parsed, REPORT, Spec, VERBOSE,
-    VERSION,
+    BACKUP_DIR, ENVIRONMENT, Flag, HELP, HTML, JOBS, JSON, LOG_DIR, MIGRATIONS_DIR, Parsed, REPORT, Spec,
+    VERBOSE, VERSION,
 };
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
@@ -45,6 +45,7 @@ pub(crate) const SPEC: Spec = Spec {
         BACKUP_DIR,
         JSON,
         REPORT,
+        HTML,
         Flag::value(
             GATE,
             "FILE",

@@ -15,7 +15,7 @@ use ms5_common::expected::{self, Expected};
 use ms5_common::fingerprint::Fingerprint;
 use ms5_common::gate::{self, Story};
 use ms5_common::migrations::{self, Migration};
-use ms5_common::timescale;
+use ms5_common::timescale::{self, overview};
 use ms5_common::tool::{Context, LogFile};
 use ms5_common::{success, troubleshooting};
 
@@ -100,6 +100,7 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
     let restored = if input.story.is_none() { look(&mut client, ledger::restored)? } else { None };
     let mut bench = Bench::new(client, report, &input, extension, restored, wal);
     checks::all(&mut bench)?;
+    overview::record(&mut bench.client, bench.extension.version(), &context.recorder);
     Ok(bench.report.conclude("Post-migration validation"))
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ms5_common::cli::{
-    ENVIRONMENT, Flag, HELP, JOBS, JSON, LOG_DIR, MIGRATIONS_DIR, Parsed, REPORT, RESTORE_USER, Spec,
+    ENVIRONMENT, Flag, HELP, HTML, JOBS, JSON, LOG_DIR, MIGRATIONS_DIR, Parsed, REPORT, RESTORE_USER, Spec,
     VERBOSE, VERSION,
 };
 use ms5_common::config::Variables;
@@ -53,6 +53,7 @@ pub(crate) const SPEC: Spec = Spec {
         expected::FLAG,
         RESTORE_USER,
         REPORT,
+        HTML,
         Flag::value(MIN_DISK, "GB", "Free disk that is wanted (variable MS5_MIN_DISK_GB)").default("10"),
         Flag::value(MIN_MEMORY, "GB", "Memory that is wanted in all (variable MS5_MIN_MEMORY_GB)").default("4"),
         Flag::value(MIN_AVAILABLE, "GB", "Memory that should be available (variable MS5_MIN_AVAILABLE_GB)")

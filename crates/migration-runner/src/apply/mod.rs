@@ -97,9 +97,10 @@ pub(crate) enum Left {
     },
 }
 
-/// An end, with the attempt's whole time.
+/// An end, with when the attempt began and its whole time.
 pub(crate) struct Report {
     pub(crate) outcome: Outcome,
+    pub(crate) began: Instant,
     pub(crate) milliseconds: u64,
 }
 
@@ -183,7 +184,7 @@ impl<'a> Worker<'a> {
             Some(earlier) => stepwise::apply(self, job, earlier, &begun),
         };
         let milliseconds = u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Ok(Report { outcome, milliseconds })
+        Ok(Report { outcome, began: clock, milliseconds })
     }
 
     /// Unschedules the jobs of tables. One that cannot be is waited for as any other session is.

@@ -174,6 +174,7 @@ pub fn identify(client: &mut Client, settings: &Settings) -> Result<Server> {
                 .because("nothing was touched")
                 .hint("run it again")
         })?;
+    let version: String = row.get(3);
     Ok(Server {
         identity: Identity {
             system_identifier: row.get(0),
@@ -181,8 +182,9 @@ pub fn identify(client: &mut Client, settings: &Settings) -> Result<Server> {
             name: row.get(2),
             host: settings.connection.host.clone(),
             port: settings.connection.port,
+            server_version: version.clone(),
         },
-        version: row.get(3),
+        version,
         single_session: row.get::<_, i32>(4) == 0,
     })
 }

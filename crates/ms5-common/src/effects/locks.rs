@@ -65,7 +65,8 @@ pub enum Rewrite {
 
 impl Rewrite {
     /// The greater of two amounts of work.
-    pub(super) fn or(self, other: Self) -> Self {
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
         let rank = |rewrite: &Self| match rewrite {
             Self::No => 0,
             Self::Scan => 1,

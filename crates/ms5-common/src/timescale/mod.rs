@@ -3,6 +3,7 @@
 pub mod definition;
 pub mod hypertables;
 pub mod jobs;
+pub mod overview;
 pub mod policies;
 pub mod support;
 
@@ -43,6 +44,8 @@ impl Version {
     pub const JOB_TIMEZONE: Self = Self { major: 2, minor: 12 };
     /// Chunks know the least and the greatest value of columns.
     pub const CHUNK_SKIPPING: Self = Self { major: 2, minor: 16 };
+    /// The catalog names the table that holds what was compressed of a chunk.
+    pub const COMPRESS_RELID: Self = Self { major: 2, minor: 19 };
     /// Compression is called columnstore, with views and functions of that name.
     pub const COLUMNSTORE: Self = Self { major: 2, minor: 18 };
 

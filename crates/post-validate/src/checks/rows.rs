@@ -3,6 +3,7 @@
 use ms5_common::check::{Check, Finding, at_most};
 use ms5_common::db::session;
 use ms5_common::fingerprint::{self, Fingerprint, Verdict, Wanted};
+use serde_json::{Value, json};
 
 use super::{Bench, SqlResult};
 use crate::args::TOOL;
@@ -36,11 +37,25 @@ pub(super) fn check(bench: &mut Bench<'_>) -> SqlResult {
         Ok(now) => {
             for (before, now) in before.iter().zip(&now) {
                 let verdict = fingerprint::compare(before, now.as_ref());
+                bench.report.record("rows", side_by_side(before, now.as_ref(), &verdict));
                 bench.add(&ROWS, found(before, verdict, &input.go_back()).on(before.name.to_string()));
             }
         }
     }
     Ok(())
+}
+
+/// Before and after as numbers: the rows up to the key that pre-validate has read to, and those beyond it.
+fn side_by_side(before: &Fingerprint, now: Option<&Fingerprint>, verdict: &Verdict) -> Value {
+    let word = match verdict {
+        Verdict::Same { .. } => "equal",
+        Verdict::Different { .. } => "different",
+        Verdict::NotProven { .. } => "not proven",
+    };
+    json!({
+        "schema": before.name.schema, "table": before.name.table, "before": before.rows,
+        "after": now.map(|now| now.rows), "added": now.map_or(0, |now| now.above), "verdict": word,
+    })
 }
 
 fn found(before: &Fingerprint, verdict: Verdict, go_back: &str) -> Finding {

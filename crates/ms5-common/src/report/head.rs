@@ -1,0 +1,269 @@
+//! The top of the page: did it go well, on which database, when, by which files, do the rows agree.
+
+use serde_json::Value;
+
+use super::html::{Markup, el};
+use super::outcome::{Outcome, outcome_in};
+use super::rows;
+use super::story::{Run, Story};
+use super::words::{count, duration, figure, len, list, many, text, when};
+
+/// What the page is about.
+pub(super) fn title(story: &Story<'_>) -> String {
+    let database = story.database().map_or("", |database| text(database, "name"));
+    let of = |what: &str, link: &str| {
+        if database.is_empty() { what.to_owned() } else { format!("{what} {link} {database}") }
+    };
+    let looked = only_looked(story);
+    match story.runs.as_slice() {
+        [] => "No records".to_owned(),
+        _ if story.has("migration-tests") => "Test report".to_owned(),
+        _ if looked.is_some() => of("State of the migrations", "of"),
+        runs if story.has("migration-runner") || runs.len() > 1 && !all_of(runs, "backup-manager") => {
+            of("Migration", "of")
+        }
+        [run, ..] => match run.tool {
+            "pre-validate" => of("Validation before the migration", "of"),
+            "post-validate" => of("Validation after the migration", "of"),
+            "backup-manager" => of("Backups", "of"),
+            _ => of("Run", "on"),
+        },
+    }
+}
+
+fn all_of(runs: &[Run<'_>], tool: &str) -> bool {
+    runs.iter().all(|run| run.tool == tool)
+}
+
+/// The runner changed nothing, and how it says so.
+fn only_looked(story: &Story<'_>) -> Option<&'static str> {
+    let migrations = story.migrations();
+    if migrations.iter().any(|record| record["outcome"] == "would run") {
+        return Some("A dry run: nothing was changed.");
+    }
+    if migrations.iter().any(|record| record["standing"].is_string()) {
+        return Some("The state was looked at: nothing was changed.");
+    }
+    story.kind("statement").first().map(|_| "A plan was made: nothing was changed.")
+}
+
+/// Heading, verdict, facts and figures.
+pub(super) fn part(story: &Story<'_>, title: &str) -> Markup {
+    let outcome = story.outcome();
+    let word = match outcome {
+        Outcome::Good => "Passed",
+        Outcome::Warn => "Passed, with warnings",
+        Outcome::Skipped | Outcome::Note => "Nothing is recorded",
+        Outcome::Bad if story.last_runs().iter().all(|run| run.verdict().is_some()) => "Failed",
+        Outcome::Bad => "Not finished",
+    };
+    let says: Markup = sentences(story).into_iter().map(|sentence| el("p", &[], sentence)).collect();
+    let verdict = el(
+        "div",
+        &[("class", &format!("verdict {}", outcome.class()))],
+        [el("p", &[("class", "word")], [outcome.mark(), " ".into(), word.into()]), says],
+    );
+    el(
+        "header",
+        &[],
+        [
+            el("p", &[("class", "eyebrow")], "MS5.0 database migration"),
+            el("h1", &[], title),
+            verdict,
+            tiles(story),
+            el("dl", &[("class", "facts")], facts(story)),
+        ],
+    )
+}
+
+/// What happened, in a few words each.
+fn sentences(story: &Story<'_>) -> Vec<String> {
+    let mut sentences = Vec::new();
+    sentences.extend(only_looked(story).map(str::to_owned));
+    sentences.extend(tests(story));
+    let ended = |outcome: &str| {
+        len(&story
+            .last("migration")
+            .into_iter()
+            .filter(|record| record["outcome"] == outcome)
+            .collect::<Vec<_>>())
+    };
+    let ends: Vec<String> = ["applied", "failed", "interrupted", "unknown", "repaired", "adopted"]
+        .into_iter()
+        .map(|outcome| (ended(outcome), outcome))
+        .filter(|(number, _)| *number > 0)
+        .map(|(number, outcome)| match outcome {
+            "unknown" => format!("of {} it is not known whether it was committed", many(number, "file")),
+            outcome => format!("{} {outcome}", many(number, "file")),
+        })
+        .collect();
+    if !ends.is_empty() {
+        sentences.push(format!("{}.", ends.join(", ")));
+    }
+    sentences.extend(rows::sentence(story));
+    let errors = story.last_runs().into_iter().filter_map(|run| {
+        let error = run.verdict()?["error"].as_str()?;
+        Some(format!("{}: {error}", run.tool))
+    });
+    sentences.extend(errors);
+    let unfinished = story.last_runs().into_iter().filter(|run| run.verdict().is_none());
+    sentences.extend(unfinished.map(|run| format!("{} has not come to a verdict.", run.tool)));
+    sentences
+}
+
+/// How many tests passed, and which failed.
+fn tests(story: &Story<'_>) -> Option<String> {
+    let tests = story.last("test");
+    let titles = |outcome: &str| -> Vec<&str> {
+        tests.iter().filter(|test| test["outcome"] == outcome).map(|test| text(test, "title")).collect()
+    };
+    let failed = titles("failed");
+    let all = if failed.is_empty() { String::new() } else { format!(" Failed: {}.", failed.join("; ")) };
+    (!tests.is_empty())
+        .then(|| format!("{} of {} passed.{all}", count(len(&titles("passed"))), many(len(&tests), "test")))
+}
+
+/// The numbers of passed, warned and failed things.
+fn tiles(story: &Story<'_>) -> Markup {
+    let of = |kind: &str, field: &'static str| -> Vec<Outcome> {
+        story.last(kind).into_iter().map(|record| outcome_in(record, field)).collect()
+    };
+    let (name, outcomes) = match of("test", "outcome") {
+        tests if tests.is_empty() => ("checks", of("check", "verdict")),
+        tests => ("tests", tests),
+    };
+    if outcomes.is_empty() {
+        return Markup::default();
+    }
+    let number = |wanted: &[Outcome]| {
+        len(&outcomes.iter().filter(|outcome| wanted.contains(outcome)).collect::<Vec<_>>())
+    };
+    let tile = |outcome: Outcome, word: &str, number: u64| {
+        let class = if number == 0 { "zero" } else { outcome.class() };
+        let figure = figure(word, &Value::from(number), count(number));
+        el(
+            "li",
+            &[("class", class)],
+            [
+                el("span", &[("class", "number")], figure),
+                el("span", &[("class", "of")], [outcome.mark(), " ".into(), word.into()]),
+            ],
+        )
+    };
+    let label = format!("Number of {name}");
+    el(
+        "ul",
+        &[("class", "tiles"), ("aria-label", &label), ("data-record", "counts"), ("data-key", name)],
+        [
+            el(
+                "li",
+                &[],
+                [
+                    el(
+                        "span",
+                        &[("class", "number")],
+                        figure("all", &Value::from(len(&outcomes)), count(len(&outcomes))),
+                    ),
+                    el("span", &[("class", "of")], name),
+                ],
+            ),
+            tile(Outcome::Bad, "failed", number(&[Outcome::Bad])),
+            tile(
+                Outcome::Warn,
+                if name == "tests" { "warned" } else { "warnings" },
+                number(&[Outcome::Warn]),
+            ),
+            tile(Outcome::Good, "passed", number(&[Outcome::Good, Outcome::Note])),
+            tile(Outcome::Skipped, "skipped", number(&[Outcome::Skipped])),
+        ],
+    )
+}
+
+/// Where, when and by what.
+fn facts(story: &Story<'_>) -> Markup {
+    let mut facts = Vec::new();
+    let mut fact =
+        |name: &str, value: Markup| facts.push(el("div", &[], [el("dt", &[], name), el("dd", &[], value)]));
+    if let Some(database) = story.database() {
+        let place = format!("on {}, port {}", text(database, "host"), database["port"]);
+        fact("Database", [el("strong", &[], text(database, "name")), " ".into(), place.into()].into());
+    }
+    let start = |name: &str| story.runs.iter().rev().find_map(|run| run.start()?[name].as_str());
+    if let Some(environment) = start("environment") {
+        fact("Environment", environment.into());
+    }
+    if let (Some(began), Some(ended)) =
+        (story.runs.iter().filter_map(Run::began).min(), story.runs.iter().filter_map(Run::ended).max())
+    {
+        fact("Began", when(began).into());
+        let took = story.took().map(duration).unwrap_or_default();
+        fact("Ended", format!("{}, after {took}", when(ended)).into());
+    }
+    if let Some(version) = story.database().and_then(|database| database["server_version"].as_str()) {
+        fact("Server", format!("PostgreSQL {version}").into());
+    }
+    if let Some(seen) = seen_last(story, "extension") {
+        fact("TimescaleDB", seen.into());
+    }
+    for installation in story.kind("installation") {
+        let edition = match installation["license"].as_str() {
+            Some("timescale") => ", Community edition",
+            Some("apache") => ", Apache edition",
+            _ => "",
+        };
+        let version = installation["timescaledb"].as_str();
+        fact(
+            "TimescaleDB",
+            version.map_or("not there".to_owned(), |version| format!("{version}{edition}")).into(),
+        );
+        let machine = &installation["machine"];
+        fact("Machine", format!("{}, {}", text(machine, "host"), text(machine, "os")).into());
+    }
+    let mut tools: Vec<String> = Vec::new();
+    for run in &story.runs {
+        let version = run.start().map_or("", |start| text(start, "version"));
+        let tool = format!("{} {version}", run.tool).trim_end().to_owned();
+        if !tools.contains(&tool) {
+            tools.push(tool);
+        }
+    }
+    if !tools.is_empty() {
+        fact("Tools", tools.join(", ").into());
+    }
+    if let Some(digest) = start("migrations_digest") {
+        let files = el("code", &[("class", "digest")], digest);
+        fact("Migration files, sha256", files);
+    }
+    facts.into()
+}
+
+/// What the last check of a name saw.
+fn seen_last<'a>(story: &Story<'a>, id: &str) -> Option<&'a str> {
+    story.kind("check").into_iter().rev().find(|check| check["id"] == id)?["seen"].as_str()
+}
+
+/// What the page was made of.
+pub(super) fn foot(records: &[Value]) -> Markup {
+    let mut kinds: Vec<(&str, u64)> = Vec::new();
+    for record in records {
+        let kind = text(record, "type");
+        match kinds.iter_mut().find(|(known, _)| *known == kind) {
+            Some((_, number)) => *number += 1,
+            None => kinds.push((kind, 1)),
+        }
+    }
+    let parts: Vec<String> =
+        kinds.iter().map(|(kind, number)| format!("{} {kind}", count(*number))).collect();
+    let text = format!(
+        "Made of {}{}{}. Times are UTC. Nothing was loaded from a network, and nothing on this page runs.",
+        many(len(records), "record"),
+        if parts.is_empty() { "" } else { ": " },
+        parts.join(", ")
+    );
+    el("footer", &[], el("p", &[], text))
+}
+
+/// Whether a list of a record holds anything.
+pub(super) fn any(record: &Value, name: &str) -> bool {
+    !list(record, name).is_empty()
+}

@@ -1,0 +1,320 @@
+use serde_json::{Value, json};
+
+use super::html::Markup;
+use super::page;
+
+fn record(tool: &str, kind: &str, fields: Value) -> Value {
+    let mut record = json!({"type": kind, "tool": tool, "run_id": format!("{tool}-run"), "time": "2026-01-15T10:30:00.000Z"});
+    record.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    record
+}
+
+fn verdict(tool: &str, exit: u8, error: Option<&str>) -> Value {
+    let counts = json!({"counted_things": 1771});
+    record(
+        tool,
+        "verdict",
+        json!({"ok": exit == 0, "exit": exit, "counts": counts, "seconds": 5.5, "error": error}),
+    )
+}
+
+fn check(verdict: &str) -> Value {
+    let fields = json!({"id": "rows", "verdict": verdict, "object": "s.t", "seen": "seen 4711", "wanted": "wanted 4712",
+                        "reasons": ["because 4713"], "remedy": "do 4714"});
+    record("post-validate", "check", fields)
+}
+
+/// A record of each type, every number in it another one.
+fn one_of_each() -> Vec<Value> {
+    let database = json!({"system_identifier": "7999", "oid": 16_001, "name": "plant", "host": "db", "port": 5999, "server_version": "17.99"});
+    vec![
+        record(
+            "pre-validate",
+            "start",
+            json!({"version": "0.1.77", "environment": "staging", "database": database, "migrations_digest": "d1"}),
+        ),
+        record(
+            "pre-validate",
+            "table",
+            json!({
+                "schema": "s", "table": "t", "columns": [], "time_column": "ts", "key": "id", "highest": "900", "proven": true, "why_not": [],
+                "changing": false, "rows": 1_234_567, "hash": "-98765", "above": 0, "buckets": [],
+            }),
+        ),
+        record("pre-validate", "inventory", json!({"objects": {}})),
+        verdict("pre-validate", 0, None),
+        record(
+            "migration-runner",
+            "migration",
+            json!({
+                "name": "001 - A", "file": "001_a.sql", "checksum": "c0ffee", "statements": 28, "outcome": "applied", "milliseconds": 1250,
+                "began": 0.75, "locks": [{"on": "s.t", "lock": "ShareLock", "statements": 29, "rewrites": "reads the whole table"}],
+                "unknown": ["runs code that is not looked into"],
+                "proof": {"tables": [{"table": "s.t", "rows": 1_234_568, "hash": "5"}], "seconds_before": 1.0, "seconds_after": 1.0},
+            }),
+        ),
+        record(
+            "migration-runner",
+            "migration",
+            json!({
+                "name": "002 - B", "file": "002_b.sql", "checksum": "decade", "standing": "changed", "applied_at": "2025-12-31 08:00:01", "applied_by": "ada",
+            }),
+        ),
+        record(
+            "migration-runner",
+            "statement",
+            json!({
+                "migration": "001 - A", "file": "001_a.sql", "line": 31, "column": 7, "statement": "CREATE INDEX i ON t", "in_transaction": true,
+                "lock": "ShareLock", "on": "t", "rewrites": "reads the whole table", "unknown": "no word",
+            }),
+        ),
+        record(
+            "migration-runner",
+            "finding",
+            json!({
+                "id": "migration-failed", "level": "error", "file": "002_b.sql", "line": 33, "column": 9, "message": "it failed",
+                "remedy": "mend it", "sqlstate": "42703",
+            }),
+        ),
+        verdict("migration-runner", 1, Some("something went wrong")),
+        check("fail"),
+        record(
+            "post-validate",
+            "rows",
+            json!({"schema": "s", "table": "t", "before": 1_234_567, "after": 1_234_501, "added": 17, "verdict": "different"}),
+        ),
+        record(
+            "post-validate",
+            "hypertable",
+            json!({
+                "schema": "s", "table": "t", "time_column": "ts", "rows_estimate": 1_230_001,
+                "chunks": [{"begin": "2025-01-01T00:00:00Z", "end": "2025-01-08T00:00:00Z", "bytes": 81_921, "compressed": true},
+                           {"begin": null, "end": null, "bytes": 81_922, "compressed": false}],
+            }),
+        ),
+        record(
+            "backup-manager",
+            "backup",
+            json!({
+                "name": "b1", "outcome": "damaged", "backup_type": "full", "created_at": "2026-01-14T00:00:00Z", "path": "/b/b1", "bytes": 777_001,
+                "tables": 41, "rows": 999_001, "verified_at": "2026-01-14T01:00:00Z", "recipients": null, "damage": ["file 3 is gone"],
+            }),
+        ),
+        record(
+            "backup-manager",
+            "file",
+            json!({"backup": "b1", "file": "f.gz", "bytes": 777_002, "sha256": "feed"}),
+        ),
+        record("backup-manager", "rollback_point", json!({"name": "p1", "path": "/b/points/p1"})),
+    ]
+}
+
+fn of_tests() -> Vec<Value> {
+    let of = |kind: &str, fields: Value| record("migration-tests", kind, fields);
+    vec![
+        of(
+            "installation",
+            json!({
+                "machine": {"host": "plant-7", "os": "Linux", "processors": 24, "memory_bytes": 34_000_000_001_u64}, "server": "17.98",
+                "timescaledb": "2.99.1", "license": "timescale", "tools": [{"tool": "x", "version": "9.8.7", "path": "/bin/x"}], "sandbox": true, "jobs": 23,
+            }),
+        ),
+        of(
+            "test",
+            json!({
+                "id": "runner.a", "category": "runner", "title": "It runs", "outcome": "failed", "seconds": 1.375, "began": 0.125, "lane": 3,
+                "reasons": ["it did not"], "left": ["database left_behind"],
+                "commands": [{"line": "migration-runner --dry-run", "exit": 137, "seconds": 0.625, "output": "what it printed", "cut": true}],
+            }),
+        ),
+        of(
+            "measure",
+            json!({
+                "test": "performance.a", "name": "backup", "unit": "MB/s", "value": 118.25, "better": "higher",
+                "before": [{"time": "2026-01-01T00:00:00.000Z", "value": 187.0}], "limit": 1.625, "regressed": true,
+            }),
+        ),
+    ]
+}
+
+/// Every text and number in a record, with where it stands.
+fn leaves(path: &str, value: &Value, found: &mut Vec<(String, String)>) {
+    match value {
+        Value::Object(members) => {
+            members.iter().for_each(|(name, value)| leaves(&format!("{path}.{name}"), value, found))
+        }
+        Value::Array(items) => items.iter().for_each(|value| leaves(path, value, found)),
+        Value::String(text) => found.push((path.to_owned(), text.clone())),
+        Value::Number(number) => found.push((path.to_owned(), number.to_string())),
+        Value::Null | Value::Bool(_) => {}
+    }
+}
+
+/// What a page leaves out or says in other words: how the rows were covered, what the proof cost, and times of a run's records.
+const NOT_SHOWN: &[&str] = &[
+    "table.time_column",
+    "table.key",
+    "table.highest",
+    "table.above",
+    "migration.proof.tables.hash",
+    "migration.proof.seconds_before",
+    "migration.proof.seconds_after",
+    "statement.migration",
+    "finding.id",
+    "finding.level",
+    "backup.recipients",
+    "measure.unit",
+    "measure.better",
+    "test.category",
+];
+
+fn holds_all(records: &[Value]) {
+    let html = page(records);
+    for record in records {
+        let kind = record["type"].as_str().unwrap();
+        let mut found = Vec::new();
+        leaves(kind, record, &mut found);
+        for (place, text) in found {
+            let own = ["type", "time"].iter().any(|name| place == format!("{kind}.{name}"));
+            if own || NOT_SHOWN.contains(&&*place) || place.starts_with("verdict.counts") {
+                continue;
+            }
+            let shown = Markup::from(text.as_str()).into_string();
+            let exact = [format!("value=\"{shown}\""), format!(">{shown}<")]
+                .iter()
+                .any(|wanted| html.contains(wanted));
+            assert!(
+                exact
+                    || html.contains(&shown) && text.parse::<f64>().is_err()
+                    || in_words(&html, &place, &text),
+                "{place}: {text}"
+            );
+        }
+    }
+}
+
+/// Figures that stand in a sentence.
+fn in_words(html: &str, place: &str, text: &str) -> bool {
+    match place {
+        "start.database.oid" => html.contains(&format!("oid {text})")),
+        "start.database.port" => html.contains(&format!("port {text}<")),
+        "start.database.system_identifier" => html.contains(&format!("cluster {text},")),
+        "start.database.server_version" => html.contains(&format!("PostgreSQL {text}<")),
+        "finding.line" => html.contains(&format!("line {text},")),
+        "finding.column" => html.contains(&format!("column {text},")),
+        "finding.sqlstate" => html.contains(&format!("SQLSTATE {text}<")),
+        "statement.line" => html.contains(&format!(":{text}:")),
+        "statement.column" => html.contains(&format!(":{text}<")),
+        "measure.before.value" => html.contains("187 MB/s (2026-01-01"),
+        // pre-validate's own number stands there.
+        "rows.before" => html.contains("1,234,567"),
+        _ => false,
+    }
+}
+
+#[test]
+fn no_number_is_lost() {
+    holds_all(&one_of_each());
+    holds_all(&of_tests());
+    assert!(page(&one_of_each()).contains("1,771 counted things"));
+}
+
+#[test]
+fn a_page_of_nothing_is_a_page() {
+    let html = page(&[]);
+    assert!(
+        html.starts_with("<!doctype html>")
+            && html.contains("No records")
+            && html.contains("Nothing is recorded"),
+        "{html}"
+    );
+    assert!(!html.contains("<script"), "{html}");
+}
+
+#[test]
+fn nothing_of_a_record_becomes_html() {
+    let hostile = "</style></td><script>alert(1)</script><img src=x onerror=\"alert('2')\">";
+    let poisoned = |value: &Value| {
+        fn poison(value: &mut Value, text: &str) {
+            match value {
+                Value::Object(members) => {
+                    members
+                        .iter_mut()
+                        .filter(|(name, _)| *name != "type" && *name != "time")
+                        .for_each(|(_, value)| poison(value, text));
+                }
+                Value::Array(items) => items.iter_mut().for_each(|value| poison(value, text)),
+                Value::String(old) => *old = text.to_owned(),
+                _ => {}
+            }
+        }
+        let mut value = value.clone();
+        poison(&mut value, hostile);
+        value
+    };
+    let mut records: Vec<Value> = one_of_each().iter().map(poisoned).collect();
+    records.extend(of_tests().iter().map(poisoned));
+    records.push(record(hostile, hostile, json!({hostile: hostile})));
+    let html = page(&records);
+    assert!(html.contains("&lt;script&gt;"));
+    for tag in ["<script", "<img", "</style></td"] {
+        assert!(!html.contains(tag), "{tag}");
+    }
+}
+
+#[test]
+fn records_that_are_not_what_they_should_be_do_no_harm() {
+    let mut records = vec![
+        json!(null),
+        json!(7),
+        json!([]),
+        json!({}),
+        json!({"type": 5}),
+        json!({"type": "of a later version", "tool": "x"}),
+    ];
+    for whole in one_of_each().into_iter().chain(of_tests()) {
+        for name in whole.as_object().unwrap().keys().filter(|name| *name != "type") {
+            for wrong in [json!(null), json!({}), json!([1, {}]), json!(-1e300), json!(u64::MAX), json!("x")]
+            {
+                let mut changed = whole.clone();
+                changed[name] = wrong;
+                records.push(changed);
+            }
+        }
+    }
+    assert!(page(&records).ends_with("</html>\n"));
+    let huge = record(
+        "migration-tests",
+        "test",
+        json!({"id": "a", "lane": u64::MAX, "began": 1e308, "seconds": 1e308, "outcome": "passed"}),
+    );
+    assert!(page(&[huge]).len() < 100_000);
+}
+
+fn says(records: &[Value]) -> String {
+    let html = page(records);
+    let begin = html.find("<h1>").unwrap();
+    html[begin..begin + html[begin..].find("<ul class=\"tiles\"").or(html[begin..].find("<dl")).unwrap()]
+        .to_owned()
+}
+
+#[test]
+fn the_verdict_is_that_of_the_last_run_of_each_tool() {
+    let good = [check("pass"), verdict("post-validate", 0, None)];
+    let again = |mut record: Value| {
+        record["run_id"] = json!("another-run");
+        record
+    };
+    assert!(says(&good).contains("Passed<"));
+    assert!(says(&[check("warn"), verdict("post-validate", 0, None)]).contains("Passed, with warnings"));
+    assert!(says(&[check("fail"), verdict("post-validate", 1, None)]).contains("Failed"));
+    assert!(says(&[check("pass")]).contains("Not finished"));
+    let mended: Vec<Value> = [check("fail"), verdict("post-validate", 1, None)]
+        .into_iter()
+        .chain(good.clone().map(again))
+        .collect();
+    assert!(says(&mended).contains("Passed<"), "{}", says(&mended));
+    let broken: Vec<Value> =
+        good.into_iter().chain([again(check("fail")), again(verdict("post-validate", 1, None))]).collect();
+    assert!(says(&broken).contains("Failed"));
+}
