@@ -12,8 +12,6 @@ use serde_json::{Map, Value, json};
 const LAST: usize = 10;
 /// How many lines the file keeps.
 const KEPT: usize = 200;
-/// From which ratio to the median of the last runs on a measure counts as a regression. Machines are noisy.
-const LIMIT: f64 = 1.5;
 /// With fewer runs there is nothing to compare with.
 const ENOUGH: usize = 3;
 
@@ -22,8 +20,38 @@ const ENOUGH: usize = 3;
 pub(crate) enum Unit {
     /// Seconds: less is better.
     Seconds,
+    /// Milliseconds, likewise.
+    Milliseconds,
     /// Megabytes (10^6) a second: more is better.
     MegabytesPerSecond,
+}
+
+impl Unit {
+    /// As it is written, and which figures are better.
+    const fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Seconds => ("s", "lower"),
+            Self::Milliseconds => ("ms", "lower"),
+            Self::MegabytesPerSecond => ("MB/s", "higher"),
+        }
+    }
+
+    /// From which ratio to the middle of the last runs on it is a regression; machines are noisy.
+    const fn limit(self) -> f64 {
+        match self {
+            Self::Seconds | Self::Milliseconds => 1.5,
+            Self::MegabytesPerSecond => 2.0,
+        }
+    }
+
+    /// Whether a figure is so much worse than another, and by more than what a machine does in between.
+    fn is_worse(self, value: f64, middle: f64) -> bool {
+        match self {
+            Self::Seconds => value > middle * self.limit() && value - middle > 0.25,
+            Self::Milliseconds => value > middle * self.limit() && value - middle > 20.0,
+            Self::MegabytesPerSecond => value * self.limit() < middle,
+        }
+    }
 }
 
 /// A figure that a test has measured.
@@ -64,15 +92,10 @@ impl History {
             .iter()
             .filter_map(|run| Some((&run["time"], run["measures"].get(&measure.name)?.as_f64()?)))
             .collect();
-        let (unit, better) = match measure.unit {
-            Unit::Seconds => ("s", "lower"),
-            Unit::MegabytesPerSecond => ("MB/s", "higher"),
-        };
+        let (unit, better) = measure.unit.words();
         let median = middle(before.iter().map(|(_, value)| *value).collect());
-        let worse = median.filter(|_| before.len() >= ENOUGH).filter(|median| match measure.unit {
-            Unit::Seconds => measure.value > median * LIMIT,
-            Unit::MegabytesPerSecond => measure.value * LIMIT < *median,
-        });
+        let enough = median.filter(|_| before.len() >= ENOUGH);
+        let worse = enough.filter(|median| measure.unit.is_worse(measure.value, *median));
         let record = json!({
             "test": test,
             "name": measure.name,
@@ -80,7 +103,7 @@ impl History {
             "value": rounded(measure.value),
             "better": better,
             "before": before.iter().map(|(time, value)| json!({ "time": time, "value": value })).collect::<Vec<_>>(),
-            "limit": LIMIT,
+            "limit": measure.unit.limit(),
             "regressed": worse.is_some(),
         });
         let words = worse.map(|median| {
@@ -146,12 +169,13 @@ mod tests {
             read("here").add("r", "2026-01-01T00:00:00.000Z", &[measure(value, Unit::Seconds)]).unwrap();
         }
         assert!(read("here").compare("t", &measure(2.9, Unit::Seconds)).1.is_none());
+        assert!(read("here").compare("t", &measure(19.0, Unit::Milliseconds)).1.is_none(), "a moment");
         let (record, words) = read("here").compare("t", &measure(3.1, Unit::Seconds));
         assert_eq!(record["regressed"], true);
         assert_eq!(record["before"].as_array().unwrap().len(), 3);
         assert!(words.unwrap().contains("had 2.0 s in the middle"));
         assert!(
-            read("here").compare("t", &measure(1.3, Unit::MegabytesPerSecond)).1.is_some(),
+            read("here").compare("t", &measure(0.9, Unit::MegabytesPerSecond)).1.is_some(),
             "fewer are worse"
         );
         assert!(read("there").compare("t", &measure(100.0, Unit::Seconds)).1.is_none());

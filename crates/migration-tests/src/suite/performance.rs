@@ -91,7 +91,7 @@ fn queries(case: &mut Case<'_>) -> Done {
         must(fastest <= Duration::from_millis(query.max_ms), || {
             format!("{} takes {} ms, and {} are promised", query.name, fastest.as_millis(), query.max_ms)
         })?;
-        note(case, &format!("query: {}", query.name), Unit::Seconds, fastest.as_secs_f64());
+        note(case, &format!("query: {}", query.name), Unit::Milliseconds, fastest.as_secs_f64() * 1e3);
     }
     Ok(())
 }

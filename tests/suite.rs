@@ -1,0 +1,400 @@
+//! migration-tests: that it is green where all is well, and red, naming what is wrong, where it is not. What it is given here in
+//! place of a tool, a file or a backup is broken as installations are.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use migration_tests::program::{Program, Ran, TempDir, bin_dir, project_root};
+use migration_tests::server::{Engine, Server};
+use serde_json::Value;
+
+/// The four tools that the suite is about.
+const TOOLS: [&str; 4] = ["migration-runner", "pre-validate", "post-validate", "backup-manager"];
+
+/// An installation: a home, a folder with all tools, and a server.
+struct Place<'a> {
+    home: TempDir,
+    server: &'a Server,
+}
+
+impl Place<'static> {
+    fn new() -> Self {
+        Self::on(Server::shared(Engine::Pg17))
+    }
+}
+
+impl<'a> Place<'a> {
+    fn on(server: &'a Server) -> Self {
+        let place = Self { home: TempDir::new("suite").unwrap(), server };
+        for folder in ["scripts", "migrations", "tests"] {
+            symlink(project_root().join(folder), place.home.path().join(folder)).unwrap();
+        }
+        fs::create_dir(place.bin()).unwrap();
+        for tool in TOOLS {
+            symlink(bin_dir().unwrap().join(tool), place.bin().join(tool)).unwrap();
+        }
+        place
+    }
+
+    fn bin(&self) -> PathBuf {
+        self.home.path().join("bin")
+    }
+
+    /// Puts a script in a tool's place; in it `$REAL` is the tool.
+    fn stand_in(&self, tool: &str, script: &str) {
+        let path = self.bin().join(tool);
+        fs::remove_file(&path).unwrap();
+        let real = bin_dir().unwrap().join(tool);
+        fs::write(&path, format!("#!/bin/bash\nREAL='{}'\n{script}\n", real.display())).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// migration-tests without a server that is named.
+    fn bare(&self, words: &str) -> Program {
+        Program::at(&bin_dir().unwrap().join("migration-tests"))
+            .env("MS5_HOME", self.home.path())
+            .env("MS5_BIN_DIR", self.bin())
+            .args(words.split_whitespace())
+    }
+
+    /// The same on the server, with a role that restores.
+    fn suite(&self, words: &str) -> Program {
+        let of = |name: &str| self.server.variable(name).to_owned();
+        let path = format!("{}:{}", self.server.bin().display(), std::env::var("PATH").unwrap());
+        let mut program = self.bare(words).env("PATH", path);
+        for name in ["DB_HOST", "DB_PORT", "DB_USER", "POSTGRES_PASSWORD_TEST"] {
+            program = program.env(name, of(name));
+        }
+        program
+            .arg(format!("--restore-user={}", of("MS5_SANDBOX_SUPERUSER")))
+            .env("MS5_RESTORE_PASSWORD", of("MS5_SANDBOX_SUPERUSER_PASSWORD"))
+    }
+
+    fn databases(&self) -> Vec<String> {
+        let rows = self
+            .server
+            .superuser("postgres")
+            .unwrap()
+            .query("SELECT datname::text FROM pg_database ORDER BY 1", &[]);
+        rows.unwrap().iter().map(|row| row.get(0)).collect()
+    }
+
+    /// What is left of runs.
+    fn left(&self) -> Vec<String> {
+        self.databases().into_iter().filter(|name| name.starts_with("ms5_suite_")).collect()
+    }
+}
+
+/// The outcome of each test.
+fn outcomes(ran: &Ran) -> BTreeMap<String, String> {
+    let of = |record: &Value, key: &str| record[key].as_str().unwrap().to_owned();
+    let tests = ran.records().into_iter().filter(|record| record["type"] == "test");
+    tests.map(|test| (of(&test, "id"), of(&test, "outcome"))).collect()
+}
+
+/// That the suite turns red, and that these tests are among those that it names.
+fn is_red(ran: Ran, named: &[&str]) {
+    let ran = ran.expect(1);
+    let outcomes = outcomes(&ran);
+    for test in named {
+        assert_eq!(outcomes.get(*test).map(String::as_str), Some("failed"), "{test}\n{ran}");
+        assert!(ran.stderr().contains(&format!("❌ {test} failed")), "{test}\n{ran}");
+    }
+    assert!(ran.stderr().contains("❌ Migration tests failed"), "{ran}");
+}
+
+/// The drop-in, with nothing but what a machine has after `make setup`: no server, no arguments.
+#[test]
+fn without_arguments_and_without_a_server_all_is_green_and_the_page_says_so() {
+    let place = Place::new();
+    let ran = Program::at(&place.home.path().join("scripts/test-migration-scripts.sh"))
+        .env("MS5_HOME", place.home.path())
+        .env("MS5_BIN_DIR", bin_dir().unwrap())
+        .env("HOME", std::env::var_os("HOME").unwrap_or_default())
+        .env("MS5_SANDBOX", std::env::var_os("MS5_SANDBOX").unwrap_or_else(|| "debian".into()))
+        .env("MS5_SANDBOX_HOME", std::env::var_os("MS5_SANDBOX_HOME").unwrap_or_default())
+        .current_dir(Path::new("/"))
+        .args(["--parallel", "--junit=/dev/null", "--timeout=600"])
+        .run()
+        .expect(0);
+    let ran = ran.shows(&["Starting MS5.0 migration test suite", "✅ Migration tests passed"]);
+    let logs = place.home.path().join("logs/tests");
+    let file = |begin: &str, end: &str| {
+        let names = fs::read_dir(&logs).unwrap().map(|entry| entry.unwrap().path());
+        let name = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().into_owned();
+        names.filter(|path| name(path).starts_with(begin) && name(path).ends_with(end)).collect::<Vec<_>>()
+    };
+    let [page] = file("test_report_", ".html").try_into().unwrap();
+    let [log] = file("migration_tests_test_", ".log").try_into().unwrap();
+    let [_measures] = file("measures_test", ".jsonl").try_into().unwrap();
+    let page = fs::read_to_string(page).unwrap();
+    for test in ["environment.connection", "integration.failure", "performance.queries"] {
+        assert!(page.contains(test), "{test}");
+        assert!(fs::read_to_string(&log).unwrap().contains(test), "{test}");
+    }
+    assert!(
+        !ran.to_string().contains("could not be made here"),
+        "a private server has all that is needed\n{ran}"
+    );
+}
+
+#[test]
+fn a_tool_that_does_nothing_is_found_out() {
+    let place = Place::new();
+    for (tool, tests) in [
+        (
+            "migration-runner",
+            &["environment.tools", "runner.migrates", "runner.dry-run", "integration.flow"][..],
+        ),
+        ("pre-validate", &["validators.pre-passes", "validators.pre-rights", "integration.chain"]),
+        ("post-validate", &["validators.post-passes", "validators.post-table", "integration.chain"]),
+        ("backup-manager", &["backup.create", "backup.verify", "backup.damage", "integration.failure"]),
+    ] {
+        place.stand_in(tool, "exit 0");
+        is_red(place.suite(&format!("--json --filter={}", tests.join(","))).run(), tests);
+        let path = place.bin().join(tool);
+        fs::remove_file(&path).unwrap();
+        symlink(bin_dir().unwrap().join(tool), path).unwrap();
+    }
+}
+
+#[test]
+fn a_tool_that_only_prints_the_right_lines_is_found_out() {
+    let place = Place::new();
+    // It prints what a run prints, which was recorded once, and touches nothing.
+    place.stand_in(
+        "migration-runner",
+        "case \"$*\" in
+             --version) exec \"$REAL\" --version ;;
+             *--dry-run*) echo '[2024-01-15 10:30:00] [INFO] Dry run: true' ;;
+         esac
+         echo '[2024-01-15 10:30:00] [INFO] Starting MS5.0 database migration process'
+         echo '[2024-01-15 10:35:00] [SUCCESS] 🎉 All migrations completed successfully!'
+         mkdir -p \"$MS5_HOME/logs/migrations\"
+         echo '[2024-01-15 10:35:00] [SUCCESS] 🎉 All migrations completed successfully!' > \"$MS5_HOME/logs/migrations/migration_test_1.log\"",
+    );
+    let tests = [
+        "runner.migrates",
+        "runner.broken-file",
+        "runner.killed",
+        "integration.flow",
+        "validators.post-passes",
+    ];
+    is_red(
+        place.suite(&format!("--json --parallel --timeout=20 --filter={}", tests.join(","))).run(),
+        &tests,
+    );
+    let other = Place::new();
+    other.stand_in(
+        "backup-manager",
+        "case \"$1\" in
+             --version) exec \"$REAL\" --version ;;
+             backup) folder=$MS5_HOME/backups/$2_20240115_103000
+                 mkdir -p \"$folder\" && echo | gzip > \"$folder/full_database.sql.gz\"
+                 echo '{\"backup_type\": \"full\", \"database\": {\"name\": \"'\"$DB_NAME\"'\"}}' > \"$folder/metadata.json\"
+                 (cd \"$folder\" && sha256sum full_database.sql.gz > checksums.sha256) ;;
+         esac
+         echo '[2024-01-15 10:35:00] [SUCCESS] ✅ done'",
+    );
+    let tests = ["backup.restore", "backup.damage", "backup.refuses", "integration.restore"];
+    is_red(other.suite(&format!("--json --filter={}", tests.join(","))).run(), &tests);
+}
+
+#[test]
+fn a_broken_migration_is_named() {
+    let place = Place::new();
+    let files = place.home.path().join("files");
+    fs::create_dir(&files).unwrap();
+    for entry in fs::read_dir(project_root().join("migrations")).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, files.join(path.file_name().unwrap())).unwrap();
+    }
+    fs::write(
+        files.join("010_broken.sql"),
+        "ALTER TABLE factory_telemetry.no_such_table ADD COLUMN x int;\n",
+    )
+    .unwrap();
+    let words = format!(
+        "--json --migrations-dir={} --filter=runner.migrates,integration.flow,runner.help",
+        files.display()
+    );
+    let ran = place.suite(&words).run();
+    assert!(ran.to_string().contains("010_broken.sql"), "{ran}");
+    assert_eq!(outcomes(&ran)["runner.help"], "passed");
+    is_red(ran, &["runner.migrates", "integration.flow"]);
+}
+
+#[test]
+fn a_backup_that_is_damaged_where_it_lies_is_named() {
+    let place = Place::new();
+    place.stand_in(
+        "backup-manager",
+        "\"$REAL\" \"$@\"
+         code=$?
+         if [[ $1 == backup && $code == 0 ]]; then
+             for file in \"$MS5_HOME\"/backups/*/full_database.sql.gz; do
+                 printf 'x' | dd of=\"$file\" bs=1 seek=$(($(stat -c %s \"$file\") / 2)) conv=notrunc status=none
+             done
+         fi
+         exit $code",
+    );
+    let ran = place.suite("--json --filter=backup.verify,backup.restore,backup.create").run();
+    assert!(ran.to_string().contains("full_database.sql.gz"), "{ran}");
+    is_red(ran, &["backup.verify", "backup.restore"]);
+}
+
+#[test]
+fn environments_that_are_not_whole_are_named() {
+    let place = Place::new();
+    // No TimescaleDB on the server's disk.
+    let plain = Server::shared(Engine::Plain);
+    let mut program = place.suite("--json --filter=environment");
+    for name in ["DB_HOST", "DB_PORT", "DB_USER", "POSTGRES_PASSWORD_TEST"] {
+        program = program.env(name, plain.variable(name));
+    }
+    is_red(program.run(), &["environment.extension"]);
+    // A tool that is not there at all.
+    fs::remove_file(place.bin().join("post-validate")).unwrap();
+    fs::write(place.home.path().join("own"), "").unwrap();
+    let _ = place.suite("").run().expect(3).shows(&["not all in one folder"]);
+    // A server that is not there, a password that is wrong, a role that may not.
+    let place = Place::new();
+    let _ = place.suite("").env("DB_PORT", "1").run().expect(4);
+    let _ = place.suite("").env("POSTGRES_PASSWORD_TEST", "wrong-on-purpose").run().expect(3);
+    place
+        .server
+        .superuser("postgres")
+        .unwrap()
+        .batch_execute("CREATE ROLE may_not LOGIN PASSWORD 'may_not_much'")
+        .unwrap();
+    let ran = place.suite("").env("DB_USER", "may_not").env("POSTGRES_PASSWORD_TEST", "may_not_much").run();
+    let _ = ran.expect(3).shows(&["may not create databases", "CREATEDB"]);
+}
+
+#[test]
+fn a_secret_that_is_printed_is_hidden_and_a_failure() {
+    let place = Place::new();
+    place.stand_in("pre-validate", "echo \"password: $POSTGRES_PASSWORD_TEST\"; exec \"$REAL\" \"$@\"");
+    let ran = place.suite("--json --filter=validators.pre-passes").run();
+    let secret = place.server.variable("POSTGRES_PASSWORD_TEST");
+    assert!(!ran.to_string().contains(secret) && ran.to_string().contains("password: ***"), "{ran}");
+    is_red(ran, &["validators.pre-passes"]);
+}
+
+#[test]
+fn without_a_superuser_what_needs_one_is_said_and_strict_minds() {
+    let place = Place::new();
+    let run = |words: &str| {
+        let mut program = place.bare(words);
+        for name in ["DB_HOST", "DB_PORT", "DB_USER", "POSTGRES_PASSWORD_TEST"] {
+            program = program.env(name, place.server.variable(name));
+        }
+        program
+            .env("PATH", format!("{}:{}", place.server.bin().display(), std::env::var("PATH").unwrap()))
+            .run()
+    };
+    let ran = run("--json --filter=integration.restore,runner.help").expect(0);
+    assert_eq!(outcomes(&ran)["integration.restore"], "skipped");
+    assert!(ran.stderr().contains("--restore-user"), "{ran}");
+    let _ = run("--strict --filter=integration.restore,runner.help").expect(1);
+}
+
+#[test]
+fn what_is_struck_leaves_nothing_or_the_next_run_removes_it() {
+    let server = Server::start(Engine::Pg17, &[]).expect("a server of its own");
+    let place = Place::on(&server);
+    let others: Vec<String> =
+        place.databases().into_iter().filter(|name| !name.starts_with("ms5_")).collect();
+    let in_the_middle = || {
+        while !place.left().iter().any(|name| name.ends_with("_1") || name.ends_with("_2")) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let running = place.suite("--filter=integration").start();
+    in_the_middle();
+    running.signal("INT");
+    let _ = running.wait().expect(130);
+    assert_eq!(place.left(), Vec::<String>::new(), "an interrupt cleans up");
+    let running = place.suite("--filter=integration").start();
+    in_the_middle();
+    let _ = running.kill();
+    assert!(!place.left().is_empty());
+    // What another run is using stays.
+    let beside = place.suite("--filter=runner.one-at-a-time,runner.killed").start();
+    let _ = place.suite("--filter=runner.dry-run").run().expect(0).shows(&["a run that was killed has left"]);
+    let _ = beside.wait().expect(0);
+    assert_eq!(place.left(), Vec::<String>::new());
+    let now: Vec<String> = place.databases().into_iter().filter(|name| !name.starts_with("ms5_")).collect();
+    assert_eq!(now, others);
+}
+
+#[test]
+fn what_is_left_as_asked_is_named_with_how_to_remove_it() {
+    let server = Server::start(Engine::Pg17, &[]).expect("a server of its own");
+    let place = Place::on(&server);
+    let ran = place.suite("--no-cleanup --filter=runner.forced-again").run().expect(0);
+    let ran = ran.shows(&["Left as asked; remove it with:", "DROP DATABASE ms5_suite_"]);
+    let left = place.left();
+    assert!(left.len() >= 2, "{left:?}");
+    let mut superuser = place.server.superuser("postgres").unwrap();
+    for line in
+        ran.stdout().lines().filter_map(|line| line.split_once("[INFO]   ")).map(|(_, line)| line.to_owned())
+    {
+        match line.strip_prefix("rm -r ") {
+            Some(folder) => drop(fs::remove_dir_all(folder)),
+            None => superuser.batch_execute(&line).unwrap(),
+        }
+    }
+    assert_eq!(place.left(), Vec::<String>::new());
+}
+
+#[test]
+fn a_test_that_takes_too_long_is_ended() {
+    let place = Place::new();
+    place.stand_in("migration-runner", "sleep 600 & wait");
+    is_red(place.suite("--json --timeout=2 --filter=runner.help").run(), &["runner.help"]);
+}
+
+#[test]
+fn usage_and_what_else_is_written() {
+    let place = Place::new();
+    let list = place.bare("--list").run().expect(0).stdout();
+    assert!(list.lines().count() >= 50 && list.contains("runner.dry-run"), "{list}");
+    let _ = place.bare("--environment=production").run().expect(2).shows(&["--yes"]);
+    let _ = place.bare("--filter=nothing-like-it").run().expect(2);
+    let _ = place.bare("--jobs=2").run().expect(2);
+    let junit = place.home.path().join("junit.xml");
+    let page = place.home.path().join("page.html");
+    let report = place.home.path().join("records.jsonl");
+    let files =
+        format!("--junit={} --html={} --report={}", junit.display(), page.display(), report.display());
+    let _ =
+        place.suite(&format!("{files} --filter=runner.help,runner.usage,environment.files")).run().expect(0);
+    let junit = fs::read_to_string(junit).unwrap();
+    assert!(
+        junit.contains("tests=\"3\" failures=\"0\" skipped=\"0\"")
+            && junit.matches("<testcase ").count() == 3,
+        "{junit}"
+    );
+    assert!(fs::read_to_string(page).unwrap().contains("runner.usage"));
+    let records: Vec<Value> =
+        fs::read_to_string(report).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let schema: Value =
+        serde_json::from_str(&fs::read_to_string(project_root().join("docs/records.schema.json")).unwrap())
+            .unwrap();
+    let schema = jsonschema::validator_for(&schema).unwrap();
+    for record in &records {
+        assert!(
+            schema.is_valid(record),
+            "{record}: {:?}",
+            schema.iter_errors(record).map(|error| error.to_string()).collect::<Vec<_>>()
+        );
+    }
+    assert!(records.iter().any(|record| record["type"] == "installation"));
+    assert_eq!(records.last().unwrap()["counts"]["passed"], 3);
+}
