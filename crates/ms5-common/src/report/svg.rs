@@ -30,7 +30,7 @@ pub(super) struct Block {
 }
 
 const ROW: f64 = 34.0;
-const LANE: f64 = 40.0;
+const LANE: f64 = 48.0;
 const AXIS: f64 = 26.0;
 /// The most letters of a label; a phone has room for no more.
 const LETTERS: usize = 38;
@@ -63,7 +63,13 @@ pub(super) fn bars(id: &str, title: &str, about: &str, items: &[Bar], axis: &[(f
     for (place, bar) in items.iter().enumerate() {
         let top = float(place) * ROW;
         content.push(words("0", "start", top + 13.0, &shortened(&bar.label), "label"));
-        content.push(words("100%", "end", top + 13.0, &bar.figure, "value"));
+        content.push(words(
+            "100%",
+            "end",
+            top + 13.0,
+            &format!("{}{}", sign(bar.class), bar.figure),
+            "value",
+        ));
         content.push(rect(
             bar.begin / most,
             bar.end / most,
@@ -74,6 +80,15 @@ pub(super) fn bars(id: &str, title: &str, about: &str, items: &[Bar], axis: &[(f
         ));
     }
     drawing(id, title, about, height + if axis.is_empty() { 0.0 } else { AXIS }, content.into())
+}
+
+/// What a colour says, as a sign before the words.
+fn sign(class: &str) -> &'static str {
+    match class {
+        "bad" => "✗ ",
+        "warn" => "! ",
+        _ => "",
+    }
 }
 
 /// A lane for each worker, with what it did and when.
@@ -94,6 +109,9 @@ pub(super) fn lanes(
         let top = float(place) * LANE;
         content.push(words("0", "start", top + 13.0, &shortened(label), "label"));
         for block in blocks {
+            // Below the block, as what stands in a thin one could not be read.
+            let at = per_cent((block.begin / most).min(0.97));
+            content.push(words(&at, "start", top + 45.0, sign(block.class), "label"));
             content.push(rect(
                 block.begin / most,
                 block.end / most,
