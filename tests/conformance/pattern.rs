@@ -9,7 +9,7 @@ pub(crate) fn fits(pattern: &str, line: &str) -> bool {
         return false;
     };
     // From the longest: what stands behind has to find its place too.
-    let ends = rest.char_indices().map(|(at, letter)| at + letter.len_utf8()).rev();
+    let ends = rest.char_indices().map(|(at, _)| at).chain([rest.len()]).rev();
     ends.into_iter().any(|end| kind(&rest[..end]) && fits(after, &rest[end..]))
 }
 
@@ -19,9 +19,9 @@ const KINDS: [(&str, Kind); 7] = [
     ("<time>", |text| shaped(text, "0000-00-00 00:00:00")),
     ("<utc>", |text| shaped(text, "0000-00-00T00:00:00Z")),
     ("<stamp>", |text| shaped(text, "00000000_000000")),
-    ("<n>", |text| text.chars().all(|letter| letter.is_ascii_digit() || ".,".contains(letter))),
-    ("<size>", |text| text.chars().all(|letter| letter.is_ascii_alphanumeric() || ".".contains(letter))),
-    ("<sha256>", |text| text.len() == 64 && text.chars().all(|letter| letter.is_ascii_hexdigit())),
+    ("<n>", |text| made_of(text, |letter| letter.is_ascii_digit() || ".,".contains(letter))),
+    ("<size>", |text| made_of(text, |letter| letter.is_ascii_alphanumeric() || letter == '.')),
+    ("<sha256>", |text| text.len() == 64 && made_of(text, |letter| letter.is_ascii_hexdigit())),
     ("<text>", |_| true),
 ];
 
@@ -29,6 +29,10 @@ fn next(pattern: &str) -> Option<(&str, Kind, &str)> {
     let found = |(name, kind): (&'static str, Kind)| Some((pattern.find(name)?, name, kind));
     let (at, name, kind) = KINDS.into_iter().filter_map(found).min_by_key(|(at, _, _)| *at)?;
     Some((&pattern[..at], kind, &pattern[at + name.len()..]))
+}
+
+fn made_of(text: &str, letter: fn(char) -> bool) -> bool {
+    !text.is_empty() && text.chars().all(letter)
 }
 
 fn shaped(text: &str, shape: &str) -> bool {
@@ -47,9 +51,9 @@ fn a_pattern_is_the_whole_line() {
         " [2024-01-15 10:30:00] [INFO] done (1250ms): a.sql",
         "[2024-01-15T10:30:00] [INFO] done (1250ms): a.sql",
         "[2024-01-15 10:30:00] [INFO] done (ms): a.sql",
-        "[2024-01-15 10:30:00] [INFO] done (1250ms): .sql",
+        "[2024-01-15 10:30:00] [INFO] done (1250ms): ",
     ] {
         assert!(!fits(pattern, other), "{other}");
     }
-    assert!(fits("<unknown> <stamp>", "<unknown> 20240115_103000"));
+    assert!(fits("<unknown> <stamp><text>", "<unknown> 20240115_103000"));
 }

@@ -240,7 +240,7 @@ impl<'a> Plant<'a> {
             // What any machine that runs the tests has.
             ("MS5_MIN_DISK_GB", "1".to_owned()),
             ("MS5_MIN_MEMORY_GB", "1".to_owned()),
-            ("MS5_MIN_AVAILABLE_GB", "0.1".to_owned()),
+            ("MS5_MIN_AVAILABLE_GB", "1".to_owned()),
         ];
         for ([_, port, _, _, variable], password) in ENVIRONMENTS.iter().zip(&lane.passwords) {
             symlink(&socket, at("run").join(format!(".s.PGSQL.{port}"))).expect("a link");
