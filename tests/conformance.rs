@@ -93,7 +93,8 @@ fn every_row_of_the_page() {
     });
     let failures = failures.into_inner().unwrap();
     let seconds = begun.elapsed().as_secs();
-    let told = format!("runbook: {} rows, {count} runs, {} failed, {seconds} s\n", rows.len(), failures.len());
+    let told =
+        format!("runbook: {} rows, {count} runs, {} failed, {seconds} s\n", rows.len(), failures.len());
     let _ = std::io::stderr().write_all(told.as_bytes());
     assert!(failures.is_empty(), "{}", failures.join("\n\n"));
 }
@@ -109,15 +110,17 @@ fn play(lane: &Lane, row: &Row, way: Way) -> Result<(), String> {
         let new: Vec<_> = self::logs(plant.home()).difference(&logs).cloned().collect();
         let exit = if tool { way.exit(step.exit) } else { step.exit };
         let as_said = compare(&plant, step, exit, &ran);
-        as_said.and_then(|()| logged(step, &ran, &new)).map_err(|why| {
-            format!("$ {}\n{why}\n{}", step.line, plant.to_page(&ran.to_string()))
-        })?;
+        as_said
+            .and_then(|()| logged(step, &ran, &new))
+            .map_err(|why| format!("$ {}\n{why}\n{}", step.line, plant.to_page(&ran.to_string())))?;
     }
     Ok(())
 }
 
 fn is_tool(line: &str) -> bool {
-    line.contains("make ") || SHIMS.iter().any(|shim| line.contains(&format!("/{shim}"))) || line.contains("/rollback.sh")
+    line.contains("make ")
+        || SHIMS.iter().any(|shim| line.contains(&format!("/{shim}")))
+        || line.contains("/rollback.sh")
 }
 
 fn compare(plant: &Plant<'_>, step: &Step, exit: i32, ran: &Ran) -> Result<(), String> {
@@ -166,7 +169,8 @@ fn logged(step: &Step, ran: &Ran, new: &[PathBuf]) -> Result<(), String> {
             return Err(format!("not of the form [time] [LEVEL] message in {name}: {line}"));
         }
         // Where a pipe or a file takes the output, or several tools run, all that is asked for is the header and the form.
-        let alone = new.len() == 1 && !step.line.contains(['|', '>', '&', '`']) && !step.line.contains("make ");
+        let alone =
+            new.len() == 1 && !step.line.contains(['|', '>', '&', '`']) && !step.line.contains("make ");
         if alone && body != shown {
             return Err(format!("{name} does not hold what was shown:\n{body}"));
         }

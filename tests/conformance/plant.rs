@@ -123,7 +123,9 @@ impl Lane {
         );
         for row in names.expect("the databases") {
             let name: String = row.get(0);
-            admin.batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)")).expect("a database is dropped");
+            admin
+                .batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)"))
+                .expect("a database is dropped");
         }
     }
 
@@ -300,7 +302,10 @@ impl<'a> Plant<'a> {
 /// A PATH with everything of the system but cargo, wherever that is.
 fn system_path() -> &'static str {
     for folder in ["/usr/bin", "/bin"] {
-        assert!(!Path::new(folder).join("cargo").exists(), "cargo is in {folder}: the rows are to run without");
+        assert!(
+            !Path::new(folder).join("cargo").exists(),
+            "cargo is in {folder}: the rows are to run without"
+        );
     }
     "/usr/bin:/bin"
 }
