@@ -84,6 +84,19 @@ fn a_second_signal_ends_at_once() {
 }
 
 #[test]
+fn a_signal_that_comes_twice_at_once_is_one() {
+    // timeout(1) sends each to the process and to its group.
+    let lab = lab(&[A, SLOW]);
+    let run = lab.runner("").start();
+    lab.wait_for_sleep();
+    run.signal("TERM");
+    std::thread::sleep(Duration::from_millis(20));
+    run.signal("TERM");
+    let _ = run.wait().expect(143).shows(&["❌ Migration 002 - Slow was stopped by a signal"]);
+    assert_eq!(lab.ask(OUTCOMES), "applied,interrupted");
+}
+
+#[test]
 fn a_signal_before_anything_is_touched_ends_with_a_verdict() {
     let lab = lab(&[A]);
     let mut holder = lab.client();
