@@ -73,6 +73,9 @@ fn a_second_signal_ends_at_once() {
     let mut run = lab.runner("").start();
     lab.wait_for_sleep();
     run.signal("TERM");
+    std::thread::sleep(Duration::from_millis(20));
+    // The same blow: timeout(1) sends each signal to the process and to its group.
+    run.signal("TERM");
     std::thread::sleep(Duration::from_millis(700));
     assert!(run.runs(), "the statement was meant to go on");
     run.signal("INT");
@@ -81,19 +84,6 @@ fn a_second_signal_ends_at_once() {
     lab.wait_for("SELECT count(*) = 0 FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'");
     lab.write("001_a.sql", b"SELECT 1;");
     let _ = lab.run("").expect(0).shows(&["An earlier run ended in the middle of 001 - A"]);
-}
-
-#[test]
-fn a_signal_that_comes_twice_at_once_is_one() {
-    // timeout(1) sends each to the process and to its group.
-    let lab = lab(&[A, SLOW]);
-    let run = lab.runner("").start();
-    lab.wait_for_sleep();
-    run.signal("TERM");
-    std::thread::sleep(Duration::from_millis(20));
-    run.signal("TERM");
-    let _ = run.wait().expect(143).shows(&["❌ Migration 002 - Slow was stopped by a signal"]);
-    assert_eq!(lab.ask(OUTCOMES), "applied,interrupted");
 }
 
 #[test]
