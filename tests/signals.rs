@@ -73,6 +73,9 @@ fn a_second_signal_ends_at_once() {
     let mut run = lab.runner("").start();
     lab.wait_for_sleep();
     run.signal("TERM");
+    std::thread::sleep(Duration::from_millis(20));
+    // The same blow: timeout(1) sends each signal to the process and to its group.
+    run.signal("TERM");
     std::thread::sleep(Duration::from_millis(700));
     assert!(run.runs(), "the statement was meant to go on");
     run.signal("INT");

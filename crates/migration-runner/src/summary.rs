@@ -100,6 +100,10 @@ impl<'a> Summary<'a> {
         self.say();
         let signal = interrupt::requested();
         if self.is_well() && signal.is_none() {
+            if !self.fates.is_empty() && self.fates.iter().all(|(_, _, fate)| *fate == Fate::Skipped) {
+                log::info!("To see the ledger: {}", troubleshooting::show_ledger(&self.input.settings));
+                log::info!("To execute again: {}", troubleshooting::execute_again(&self.input.settings));
+            }
             match self.input.options.target {
                 Some(target) => success!("All migrations up to {target:03} are applied"),
                 None => success!("🎉 All migrations completed successfully!"),

@@ -1,4 +1,4 @@
-//! SIGINT, SIGTERM and SIGHUP: the first asks the work to end, the second ends the process at once.
+//! SIGINT, SIGTERM and SIGHUP: the first asks the work to end, a later one ends the process at once.
 //!
 //! A handler thread hears them. While nothing is being worked on ([`Work`]) the first one ends the process too, after
 //! the last record is written and what runs on the server was cancelled once. Otherwise it cancels, on the server, what the sessions under [`cancellable`] are
@@ -23,6 +23,9 @@ const AGAIN: Duration = Duration::from_millis(250);
 
 /// How long cancelling may hold up the end of a process that has nothing to unwind.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What follows the first signal within this time is part of it: timeout(1) sends each to the process and to its group.
+const ONE_BLOW: Duration = Duration::from_millis(300);
 
 struct State {
     requested: Option<Exit>,
@@ -56,13 +59,18 @@ pub fn listen(
     let heard = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| ignored & (1 << (signal - 1)) == 0);
     let mut signals = Signals::new(heard)?;
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        let mut first: Option<Instant> = None;
         for signal in signals.forever() {
             let (exit, name) = match signal {
                 SIGHUP => (Exit::HangUp, "SIGHUP"),
                 SIGINT => (Exit::Interrupt, "SIGINT"),
                 _ => (Exit::Terminate, "SIGTERM"),
             };
+            let since = first.get_or_insert_with(Instant::now).elapsed();
             if state().requested.is_some() {
+                if since < ONE_BLOW {
+                    continue;
+                }
                 log::warn!("{name} again: ending at once; what the server was sent it ends or rolls back by itself (--status tells)");
                 end(code(exit));
             }

@@ -34,9 +34,33 @@ pub fn extension_missing(settings: &Settings) -> Vec<String> {
 /// Case 2, "Migration Already Applied": how to look at the ledger.
 #[must_use]
 pub fn show_ledger(settings: &Settings) -> String {
+    psql(settings, "SELECT * FROM migration_log ORDER BY applied_at DESC;")
+}
+
+/// Case 2: how to execute what is applied once more.
+#[must_use]
+pub fn execute_again(settings: &Settings) -> String {
+    format!("scripts/migration-runner.sh --environment={} --force", settings.environment.defaults().name)
+}
+
+/// Case 4, "Backup Restoration Failed".
+#[must_use]
+pub fn restore_failed(settings: &Settings, backup: &str) -> Vec<String> {
+    vec![
+        format!(
+            "verify the backup: scripts/backup-rollback-manager.sh verify {backup} --environment={}",
+            settings.environment.defaults().name
+        ),
+        "check the disk's space: df -h".to_owned(),
+        format!("check the role: {}", psql(settings, "SELECT current_user, session_user;")),
+    ]
+}
+
+/// A query, as the spec has it run: the password stays in its variable.
+fn psql(settings: &Settings, query: &str) -> String {
     let connection = &settings.connection;
     format!(
-        "PGPASSWORD=\"${{{}}}\" psql -h {} -p {} -U {} -d {} -c \"SELECT * FROM migration_log ORDER BY applied_at DESC;\"",
+        "PGPASSWORD=\"${{{}}}\" psql -h {} -p {} -U {} -d {} -c \"{query}\"",
         settings.environment.defaults().password_variable,
         connection.host,
         connection.port,

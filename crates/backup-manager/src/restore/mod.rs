@@ -22,6 +22,7 @@ use ms5_common::record::Identity;
 use ms5_common::sql::escape_identifier;
 use ms5_common::success;
 use ms5_common::tool::Context;
+use ms5_common::troubleshooting;
 use serde_json::{Map, Value};
 
 use crate::archive::Reader;
@@ -41,11 +42,22 @@ const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '10s'";
 
 /// The whole command.
 pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, name: &str) -> Result<Exit> {
-    let begun = Instant::now();
     let _work = sessions::work()?;
     let folder = Folder::open(&settings.backup_dir, Hold::Shared, options.lock_wait)?;
     let entry = folder.find(name)?;
-    log::info!("Restoring backup: {} into {}", entry.name, settings.database());
+    let name = entry.name.clone();
+    log::info!("Restoring backup: {name} into {}", settings.database());
+    bring_back(context, options, settings, entry).map_err(|error| match error.exit() {
+        Exit::Failed | Exit::Partial => {
+            troubleshooting::restore_failed(settings, &name).into_iter().fold(error, Error::hint)
+        }
+        _ => error,
+    })
+}
+
+/// Checks the backup, and restores it in the way of its type.
+fn bring_back(context: &Context, options: &Options, settings: &Settings, entry: Entry) -> Result<Exit> {
+    let begun = Instant::now();
     let damage = verify::whole(&entry)?;
     if !damage.is_empty() {
         return Err(verify::damaged(&entry, damage));
