@@ -156,6 +156,12 @@ fn tools(context: &Context) -> Result<PathBuf> {
     }
 }
 
+/// What a tool says of its version; None where it says nothing of the kind, which a test finds.
+fn version_of(path: &Path, tool: &str) -> Option<String> {
+    let said = duct::cmd!(path, "--version").stdin_null().stderr_null().unchecked().read().ok()?;
+    Some(said.strip_prefix(tool)?.trim().to_owned())
+}
+
 /// What tells this server's figures from those of others: a private one is another one each time, on the same machine.
 fn place(ground: &Ground<'_>, sandbox: bool) -> String {
     let server = if sandbox { "sandbox" } else { ground.server.identity.system_identifier.as_str() };
@@ -173,12 +179,15 @@ fn introduce(context: &Context, ground: &Ground<'_>, settings: &Settings, sandbo
         .ok()
         .map(|files| migrations::digest(&files));
     context.recorder.start(Some(&ground.server.identity), digest.as_deref());
-    let version = context.recorder.version();
     let timescaledb = ground.extension.available.as_deref();
-    let tools: Vec<_> = TOOLS
-        .iter()
-        .chain([&TOOL])
-        .map(|tool| json!({ "tool": tool, "version": version, "path": ground.tools.join(tool).display().to_string() }))
+    let others =
+        TOOLS.map(|tool| (tool, version_of(&ground.tools.join(tool), tool), ground.tools.join(tool)));
+    let own =
+        (TOOL, Some(context.recorder.version().to_owned()), std::env::current_exe().unwrap_or_default());
+    let tools: Vec<_> = others
+        .into_iter()
+        .chain([own])
+        .map(|(tool, version, path)| json!({ "tool": tool, "version": version.unwrap_or_default(), "path": path.display().to_string() }))
         .collect();
     context.recorder.emit(
         "installation",

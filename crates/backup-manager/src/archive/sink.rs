@@ -31,7 +31,7 @@ enum To {
 struct Hashed {
     file: File,
     hash: Sha256,
-    quick: Xxh3,
+    quick: Box<Xxh3>,
     bytes: u64,
 }
 
@@ -57,7 +57,7 @@ impl Sink {
     /// The system's.
     pub(super) fn create(path: &Path, recipients: Option<&Recipients>) -> io::Result<Self> {
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        let hashed = Hashed { file, hash: Sha256::new(), quick: Xxh3::new(), bytes: 0 };
+        let hashed = Hashed { file, hash: Sha256::new(), quick: Box::new(Xxh3::new()), bytes: 0 };
         let to = match recipients {
             None => To::Clear(hashed),
             Some(recipients) => To::Sealed(Box::new(recipients.seal(hashed)?)),

@@ -54,8 +54,10 @@ pub(crate) fn seconds(duration: Duration) -> Value {
 
 /// The beginning and the end of a long text, in whole lines where it has any.
 fn middle_left_out(text: &str) -> String {
-    let head = &text[..text.floor_char_boundary(KEPT / 2)];
-    let tail = &text[text.ceil_char_boundary(text.len() - KEPT / 2)..];
+    let boundary =
+        |from: usize| (from..=text.len()).find(|place| text.is_char_boundary(*place)).unwrap_or(text.len());
+    let (head, _) = text.split_at(boundary(KEPT / 2));
+    let (_, tail) = text.split_at(boundary(text.len() - KEPT / 2));
     let head = head.rfind('\n').map_or(head, |end| &head[..end]);
     let tail = tail.find('\n').map_or(tail, |begin| &tail[begin + 1..]);
     format!("{head}\n[...]\n{tail}")

@@ -24,6 +24,7 @@ use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 use ms5_common::timescale::{self, Extension};
 use postgres::error::SqlState;
+use rustix::fs::{FlockOperation, flock};
 
 pub(crate) use sandbox::Sandbox;
 
@@ -105,10 +106,8 @@ impl<'a> Ground<'a> {
             .restore_user
             .clone()
             .map(|role| Restorer { role, password: variables.get("MS5_RESTORE_PASSWORD").map(Secret::new) });
-        let ours = of("MS5_SANDBOX_SUPERUSER").map(|role| Restorer {
-            role,
-            password: of("MS5_SANDBOX_SUPERUSER_PASSWORD").map(|word| Secret::new(word)),
-        });
+        let ours = of("MS5_SANDBOX_SUPERUSER")
+            .map(|role| Restorer { role, password: of("MS5_SANDBOX_SUPERUSER_PASSWORD").map(Secret::new) });
         let mut settings = settings;
         settings.connection.dbname.clone_from(&options.maintenance);
         let mut tuning = Tuning::default();
@@ -155,7 +154,7 @@ impl<'a> Ground<'a> {
         };
         fs::create_dir_all(&folder).map_err(cannot)?;
         let held = File::create(folder.join("held")).map_err(cannot)?;
-        held.try_lock().map_err(|error| cannot(error.into()))?;
+        hold(&held).map_err(cannot)?;
         let home = settings.home.clone();
         Ok(Self {
             migrations: ms5_common::config::absolute(&settings.migrations_dir),
@@ -314,6 +313,11 @@ impl<'a> Ground<'a> {
     }
 }
 
+/// Holds a file until it is closed, where nobody else does.
+fn hold(file: &File) -> std::io::Result<()> {
+    Ok(flock(file, FlockOperation::NonBlockingLockExclusive)?)
+}
+
 fn drop_sql(name: &str) -> String {
     format!("DROP DATABASE {name} WITH (FORCE);")
 }
@@ -385,7 +389,7 @@ fn sweep(client: &mut Client) -> std::result::Result<(), postgres::Error> {
     }
     for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
         let ours = entry.file_name().to_string_lossy().starts_with(PREFIX);
-        if ours && File::open(entry.path().join("held")).is_ok_and(|held| held.try_lock().is_ok()) {
+        if ours && File::open(entry.path().join("held")).is_ok_and(|held| hold(&held).is_ok()) {
             let _ = fs::remove_dir_all(entry.path());
         }
     }
