@@ -207,6 +207,31 @@ fn pages_are_the_same_in_files_and_in_buffers_and_none_that_is_not_written_is_mi
 }
 
 #[test]
+fn somebody_who_wants_a_table_for_himself_does_not_hold_a_backup_up_for_ever() {
+    let server = Server::start(Engine::Pg17, &["shared_buffers=6MB"]).expect("a server of its own");
+    let backups = Backups::on(&server, ROWS);
+    let _ = as_superuser(&backups, &server, "backup first full --incremental").run().expect(0);
+    let chunks = backups.lab.ask("SELECT string_agg(c::text, ',') FROM show_chunks('m') c");
+    std::thread::scope(|scope| {
+        for chunk in chunks.split(',') {
+            // As a job that drops chunks: it waits behind the locks that the backup has by then, and everybody else behind it.
+            let mut other = backups.superuser(&backups.lab.database.name);
+            scope.spawn(move || {
+                // That session comes when all others have their locks.
+                let held = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'backup-manager keys')";
+                while !other.query_one(held, &[]).unwrap().get::<_, bool>(0) {}
+                other
+                    .batch_execute(&format!("BEGIN; LOCK TABLE {chunk} IN ACCESS EXCLUSIVE MODE; COMMIT"))
+                    .unwrap();
+            });
+        }
+        let backup = as_superuser(&backups, &server, "backup second full --incremental --jobs=2");
+        let ran = backup.run_within(Duration::from_secs(60)).expect(0);
+        let _ = ran.shows(&["13 of 13 pieces are unchanged"]);
+    });
+}
+
+#[test]
 fn damage_in_the_store_is_found_and_the_next_backup_mends_it() {
     let backups = Backups::new(Engine::Pg17, ROWS);
     let _ = backups.backup("x full --incremental");

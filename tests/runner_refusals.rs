@@ -58,14 +58,6 @@ fn help_and_version_need_nothing() {
 }
 
 #[test]
-fn the_tool_that_is_not_built_yet_says_so_and_pretends_nothing() {
-    let tool = || Program::tool("migration-tests");
-    let _ = tool().run().expect(70).shows(&["not built yet"]);
-    let _ = tool().arg("--help").run().expect(0).shows(&["Usage: ", "not built yet"]);
-    let _ = tool().arg("--zzz").run().expect(2);
-}
-
-#[test]
 fn wrong_settings_are_exit_3_and_name_the_variable() {
     let lab = lab(&[GOOD]);
     for (name, value) in

@@ -57,7 +57,8 @@ pub(crate) const SPEC: Spec = Spec {
     epilog: "\
 Where no server is named (none of DB_HOST, DB_PORT, DB_NAME, DB_USER and the password's variable is set, environment test)
 it starts a private one by scripts/sandbox.sh and removes it at the end. On a server that is named it makes databases of its
-own, called ms5_suite_..., drops them again, and touches nothing else; what a killed run has left goes with the next one.
+own, called ms5_suite_ and eight hexadecimal digits, drops them again, and touches nothing else; what a killed run has left goes
+with the next one (a restore's ms5_half_... too, as with every restore). With --no-cleanup they are called ms5_kept_... and stay.
 
 The page logs/tests/test_report_STAMP.html has every test with its command lines and what they printed. Durations and
 throughput are compared with the last runs of the same server, kept in logs/tests/measures_ENVIRONMENT.jsonl.
@@ -106,6 +107,10 @@ impl Options {
         if jobs.is_some() && !arguments.has(PARALLEL) {
             return Err(Error::new(Exit::Usage, "--jobs is for --parallel")
                 .hint("give both, or neither: tests then run one after the other"));
+        }
+        if arguments.has(LIST) && arguments.has(JSON.name) {
+            return Err(Error::new(Exit::Usage, "--list and --json exclude each other")
+                .hint("migration-tests --help lists the flags"));
         }
         let timeout = arguments.number(TIMEOUT)?.unwrap_or(300);
         if timeout == 0 {

@@ -142,8 +142,17 @@ fn make(
             made.reasons = std::mem::take(&mut case.warnings);
             made.measures = std::mem::take(&mut case.measures);
             made.left = case.end();
-            let leak = || Stop::failed("a password is among what was printed; it is hidden here");
-            done.err().or_else(|| leaked.then(leak))
+            let stopped = done.err();
+            if leaked && !matches!(stopped, Some(Stop::Signal)) {
+                let mut reasons = vec!["a password is among what was printed; it is hidden here".to_owned()];
+                reasons.extend(match stopped {
+                    Some(Stop::Failed(others)) => others,
+                    _ => Vec::new(),
+                });
+                Some(Stop::Failed(reasons))
+            } else {
+                stopped
+            }
         }
     };
     if !made.reasons.is_empty() {

@@ -1,11 +1,11 @@
 //! The flow: choose tests, find a server, make the tests, say how they ended.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ms5_common::cli::HTML;
 use ms5_common::config::{self, Choices, Environment, Settings};
@@ -70,6 +70,7 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
     context.begin_as(&settings, LOG)?;
     let folder = settings.log_dir.join(LOG.folder);
     let page = page(context, &folder)?;
+    let junit = junit_file(&options)?;
     log::info!("Starting MS5.0 migration test suite");
     log::info!("Environment: {}", settings.environment.defaults().name);
     let ground = Ground::open(settings.clone(), &variables, sandbox.as_ref(), &options, tools)?;
@@ -106,16 +107,26 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
         left.iter().for_each(|line| log::info!("  {line}"));
     }
     if let Some(exit) = interrupt::requested() {
-        return Err(Error::new(exit, "stopped by a signal; what the tests had made is removed"));
+        let rest = if options.cleanup {
+            "what the tests had made is removed"
+        } else {
+            "what they had made is left as asked"
+        };
+        return Err(Error::new(exit, format!("stopped by a signal; {rest}")));
     }
     let all = all.into_inner().unwrap_or_else(PoisonError::into_inner);
     let measured = measured.into_inner().unwrap_or_else(PoisonError::into_inner);
     if let Err(error) = history.add(context.recorder.run_id(), &clock::record_time(), &measured) {
         log::warn!("The measures of this run are not kept for the next ones: {error}");
     }
-    if let Some(file) = &options.junit {
-        let records: Vec<_> = all.iter().map(|(_, record)| record.clone()).collect();
-        write_junit(file.as_ref(), &junit::xml(&records, begun.elapsed().as_secs_f64()))?;
+    if let Some((path, mut file)) = junit {
+        // In the suite's order, whatever ended first.
+        let of =
+            |id: &str| all.iter().find(|(_, record)| record["id"] == id).map(|(_, record)| record.clone());
+        let records: Vec<_> = tests.iter().filter_map(|(_, test)| of(test.id)).collect();
+        if let Err(error) = file.write_all(junit::xml(&records, begun.elapsed().as_secs_f64()).as_bytes()) {
+            log::warn!("Cannot write the results to {path}: {error}");
+        }
     }
     let exit = conclude(context, &all, options.strict, begun);
     log::info!("Report: {}", page.display());
@@ -158,7 +169,13 @@ fn tools(context: &Context) -> Result<PathBuf> {
 
 /// What a tool says of its version; None where it says nothing of the kind, which a test finds.
 fn version_of(path: &Path, tool: &str) -> Option<String> {
-    let said = duct::cmd!(path, "--version").stdin_null().stderr_null().unchecked().read().ok()?;
+    let handle =
+        duct::cmd!(path, "--version").stdin_null().stdout_capture().stderr_null().unchecked().start().ok()?;
+    let Ok(Some(said)) = handle.wait_timeout(Duration::from_secs(10)) else {
+        let _ = handle.kill();
+        return None;
+    };
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
     Some(said.strip_prefix(tool)?.trim().to_owned())
 }
 
@@ -236,13 +253,16 @@ fn tell(made: &Made) {
     }
 }
 
-fn write_junit(path: &Path, text: &str) -> Result<()> {
-    fs::write(path, text).map_err(|error| {
-        Error::new(Exit::Failed, format!("cannot write {}", path.display()))
+/// Opens the file of `--junit`, before anything is begun.
+fn junit_file(options: &Options) -> Result<Option<(String, File)>> {
+    let Some(path) = options.junit.clone() else { return Ok(None) };
+    let file = File::create(&path).map_err(|error| {
+        Error::new(Exit::Config, format!("cannot write {path}"))
             .because(error)
-            .because("the tests themselves were made; see the log")
+            .because("nothing was touched")
             .hint(format!("name a file in a folder that you may write to: {JUNIT}=FILE"))
-    })
+    })?;
+    Ok(Some((path, file)))
 }
 
 /// The end in words, and the exit code.
@@ -257,6 +277,10 @@ fn conclude(context: &Context, all: &[(Outcome, serde_json::Value)], strict: boo
         all.len(),
         begun.elapsed().as_secs_f64()
     );
+    if passed + warned == 0 && failed == 0 {
+        log::error!("❌ Migration tests proved nothing: none of them could be made here");
+        return Exit::Failed;
+    }
     if failed > 0 || (strict && warned + skipped > 0) {
         log::error!("❌ Migration tests failed: this installation is not proven");
         return Exit::Failed;

@@ -1,9 +1,10 @@
 //! A program that a test runs: its line as one would type it, what it printed, how it ended.
 
 use std::collections::BTreeMap;
-use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::Output;
+use std::fs::{self, File};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use duct::cmd;
@@ -16,6 +17,8 @@ use super::{Done, Stop};
 
 /// How much of what a command printed is kept for the report, in bytes.
 const KEPT: usize = 24 << 10;
+/// How long a command that is asked to end may take: it rolls back, and ends what it has started.
+const UNWINDING: Duration = Duration::from_secs(10);
 /// How often it is looked whether a command has ended.
 const POLL: Duration = Duration::from_millis(5);
 
@@ -27,6 +30,9 @@ pub(crate) struct Shown {
     seconds: Duration,
     output: String,
 }
+
+/// What stands in a secret's place.
+const HIDDEN: &str = "***";
 
 impl Shown {
     /// As in the record of its test.
@@ -40,8 +46,8 @@ impl Shown {
     pub(crate) fn hide(&mut self, secret: &str) -> bool {
         let shown = self.output.contains(secret) || self.line.contains(secret);
         if shown {
-            self.output = self.output.replace(secret, "***");
-            self.line = self.line.replace(secret, "***");
+            self.output = self.output.replace(secret, HIDDEN);
+            self.line = self.line.replace(secret, HIDDEN);
         }
         shown
     }
@@ -74,6 +80,13 @@ pub(crate) struct Ran {
 }
 
 impl Ran {
+    /// Hides what must not be read.
+    pub(super) fn hide(&mut self, secret: &str) {
+        for text in [&mut self.line, &mut self.stdout, &mut self.stderr] {
+            *text = text.replace(secret, HIDDEN);
+        }
+    }
+
     /// That it ended with this code.
     pub(crate) fn exits(self, code: i32) -> Result<Self, Stop> {
         if self.code == code {
@@ -119,13 +132,16 @@ pub(super) struct Call<'a> {
     pub(super) words: &'a [&'a str],
     pub(super) environment: BTreeMap<String, String>,
     pub(super) folder: &'a Path,
+    /// A file for what it prints to stdout, and one for stderr: what it has started may outlive it, and hold a pipe open.
+    pub(super) output: [PathBuf; 2],
     pub(super) deadline: Instant,
 }
 
-/// A command that runs.
+/// A command that runs; killed where nobody waits for it.
 pub(crate) struct Running {
     line: String,
     handle: duct::Handle,
+    output: [PathBuf; 2],
     begun: Instant,
     deadline: Instant,
 }
@@ -133,78 +149,93 @@ pub(crate) struct Running {
 impl Call<'_> {
     /// Starts it, in a process group of its own, with nothing to read.
     pub(super) fn start(self) -> Result<Running, Stop> {
+        let cannot =
+            |error: std::io::Error| Stop::failed(format!("cannot run {}: {error}", self.program.display()));
+        let [stdout, stderr] = self.output.each_ref().map(File::create);
         let handle = cmd(self.program, self.words)
             .full_env(self.environment)
             .dir(self.folder)
             .stdin_null()
-            .stdout_capture()
-            .stderr_capture()
+            .stdout_file(stdout.map_err(cannot)?)
+            .stderr_file(stderr.map_err(cannot)?)
             .unchecked()
             .before_spawn(|command| {
                 command.process_group(0);
                 Ok(())
             })
             .start()
-            .map_err(|error| Stop::failed(format!("cannot run {}: {error}", self.program.display())))?;
-        Ok(Running { line: self.line, handle, begun: Instant::now(), deadline: self.deadline })
+            .map_err(cannot)?;
+        Ok(Running {
+            line: self.line,
+            handle,
+            output: self.output,
+            begun: Instant::now(),
+            deadline: self.deadline,
+        })
     }
 }
 
 impl Running {
     /// Sends a signal to it and to what it has started.
     pub(crate) fn signal(&self, signal: Signal) -> Done {
-        for pid in
-            self.handle.pids().into_iter().filter_map(|pid| i32::try_from(pid).ok()).filter_map(Pid::from_raw)
-        {
+        let pids = self.handle.pids().into_iter().filter_map(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+        for pid in pids {
             kill_process_group(pid, signal)
                 .map_err(|error| Stop::failed(format!("cannot signal {}: {error}", self.line)))?;
         }
         Ok(())
     }
 
-    /// Waits for its end; it is killed where the test's time is over, or a signal has come.
-    pub(super) fn wait(self) -> Result<(Ran, Shown), Stop> {
+    fn ended(&self) -> Result<Option<ExitStatus>, Stop> {
+        let ended =
+            self.handle.try_wait().map_err(|error| Stop::failed(format!("lost {}: {error}", self.line)))?;
+        Ok(ended.map(|output| output.status))
+    }
+
+    /// Waits for its end; where the test's time is over or a signal has come, it is asked to end, and killed when it does not.
+    /// Gives why it was stopped too, where it was.
+    pub(super) fn wait(self) -> Result<(Ran, Shown, Option<Stop>), Stop> {
         let mut stopped = None;
-        let output: Output = loop {
-            let ended = self
-                .handle
-                .try_wait()
-                .map_err(|error| Stop::failed(format!("lost {}: {error}", self.line)))?;
-            if let Some(output) = ended {
-                break output.clone();
+        let mut patience = self.deadline;
+        let status = loop {
+            if let Some(status) = self.ended()? {
+                break status;
             }
-            if stopped.is_none() {
-                if interrupt::requested().is_some() {
-                    stopped = Some(Stop::Signal);
-                } else if Instant::now() >= self.deadline {
-                    stopped = Some(Stop::failed(format!(
-                        "{} had not ended when the test's time was over",
-                        self.line
-                    )));
-                }
-                if stopped.is_some() {
+            let late = Instant::now() >= patience;
+            if stopped.is_some() {
+                if late {
                     let _ = self.signal(Signal::KILL);
                 }
+            } else if late || interrupt::requested().is_some() {
+                let why =
+                    || Stop::failed(format!("{} had not ended when the test's time was over", self.line));
+                stopped = Some(if interrupt::requested().is_some() { Stop::Signal } else { why() });
+                let _ = self.signal(Signal::TERM);
+                patience = Instant::now() + UNWINDING;
             }
             std::thread::sleep(POLL);
         };
         let took = self.begun.elapsed();
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
-        let code = {
-            use std::os::unix::process::ExitStatusExt;
-            let status = output.status;
-            status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(-1)
-        };
+        let [stdout, stderr] = self.output.each_ref().map(|file| {
+            let text = fs::read(file).unwrap_or_default();
+            let _ = fs::remove_file(file);
+            String::from_utf8_lossy(&text).into_owned()
+        });
+        let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(-1);
         let output = match (stdout.is_empty(), stderr.is_empty()) {
             (_, true) => stdout.clone(),
             (true, false) => stderr.clone(),
             (false, false) => format!("{stdout}--- stderr\n{stderr}"),
         };
         let shown = Shown { line: self.line.clone(), exit: code, seconds: took, output };
-        match stopped {
-            Some(stop) => Err(stop),
-            None => Ok((Ran { line: self.line, code, stdout, stderr, took }, shown)),
+        Ok((Ran { line: self.line.clone(), code, stdout, stderr, took }, shown, stopped))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !matches!(self.ended(), Ok(Some(_))) {
+            let _ = self.signal(Signal::KILL);
         }
     }
 }

@@ -179,17 +179,27 @@ impl<'a> Case<'a> {
             std::iter::once(("DB_NAME", self.database())).chain(variables.iter().copied()).collect();
         let told = told.iter().filter(|(name, value)| !value.is_empty() && !name.contains("PASSWORD"));
         let line = told.map(|(name, value)| format!("{name}={value} ")).collect::<String>() + typed;
-        Call { program, line, words, environment, folder: &self.home, deadline: self.deadline }.start()
+        Call {
+            program,
+            line,
+            words,
+            environment,
+            folder: &self.home,
+            output: self.ground.output(),
+            deadline: self.deadline,
+        }
+        .start()
     }
 
     /// Waits for a tool's end.
     pub(crate) fn wait(&mut self, running: Running) -> Result<Ran, Stop> {
-        let (ran, mut shown) = running.wait()?;
+        let (mut ran, mut shown, stopped) = running.wait()?;
         for secret in self.ground.secrets() {
-            self.leaked |= shown.hide(secret);
+            self.leaked |= shown.hide(&secret);
+            ran.hide(&secret);
         }
         self.shown.push(shown);
-        Ok(ran)
+        stopped.map_or(Ok(ran), Err)
     }
 
     /// Waits until a query gives `true`.

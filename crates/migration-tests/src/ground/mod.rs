@@ -1,15 +1,17 @@
 //! Where tests are made: databases and folders of our own, known by their names, and gone when the run is over.
 //!
-//! A name holds the number of its run, and the run holds the advisory lock of that number in the maintenance database, in a
-//! session of its own. So what belongs to a number that nobody holds was left by a run that was killed, and goes.
+//! A name holds the number of its run, and the run holds the advisory lock of that number, in a session of its own. So what
+//! belongs to a number that nobody on the server holds was left by a run that was killed, and goes. What is to be kept
+//! (`--no-cleanup`) has another name.
 
 mod sandbox;
 mod template;
 
 use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::hash::{BuildHasher, Hasher};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -25,6 +27,7 @@ use ms5_common::exit::Exit;
 use ms5_common::timescale::{self, Extension};
 use postgres::error::SqlState;
 use rustix::fs::{FlockOperation, flock};
+use rustix::process::getuid;
 
 pub(crate) use sandbox::Sandbox;
 
@@ -33,15 +36,17 @@ use crate::args::{Options, TOOL};
 use crate::case::{Stop, refused};
 use crate::suite::Start;
 
-/// What the names of our databases and folders begin with; the run's number follows.
+/// What the names of our databases and folders begin with; the run's number follows, as eight hexadecimal digits.
 const PREFIX: &str = "ms5_suite_";
+/// The same of what is to be kept.
+const KEPT: &str = "ms5_kept_";
 /// The space of the advisory locks: the letters `ms5t`.
 const LOCKS: i32 = 0x6D73_3574;
 /// How long sessions of the server's own are waited for, and how often it is looked.
 const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(200);
 /// What tools get of our own variables, as it is.
-const PASSED_ON: [&str; 12] = [
+const PASSED_ON: [&str; 13] = [
     "HOME",
     "TZ",
     "PGSSLMODE",
@@ -54,6 +59,7 @@ const PASSED_ON: [&str; 12] = [
     "PGPASSFILE",
     "DOCKER_HOST",
     "DOCKER_CONTEXT",
+    "DOCKER_CONFIG",
 ];
 
 /// Who restores what holds hypertables.
@@ -87,6 +93,8 @@ pub(crate) struct Ground<'a> {
     /// Held as long as the folder is in use.
     _folder: File,
     cleanup: bool,
+    /// How long a test may take.
+    timeout: Duration,
 }
 
 impl<'a> Ground<'a> {
@@ -146,13 +154,15 @@ impl<'a> Ground<'a> {
         }
         sweep(&mut client).map_err(asked)?;
         let id = number(&mut client).map_err(asked)?;
-        let folder = std::env::temp_dir().join(format!("{PREFIX}{id:08x}"));
+        let prefix = if options.cleanup { PREFIX } else { KEPT };
+        let folder = std::env::temp_dir().join(format!("{prefix}{id:08x}"));
         let cannot = |error: std::io::Error| {
             Error::new(Exit::Config, format!("cannot make the folder {}", folder.display()))
                 .because(error)
                 .because("nothing was touched")
         };
-        fs::create_dir_all(&folder).map_err(cannot)?;
+        // Backups come to lie in it.
+        DirBuilder::new().mode(0o700).create(&folder).map_err(cannot)?;
         let held = File::create(folder.join("held")).map_err(cannot)?;
         hold(&held).map_err(cannot)?;
         let home = settings.home.clone();
@@ -176,6 +186,7 @@ impl<'a> Ground<'a> {
             _folder: held,
             folder,
             cleanup: options.cleanup,
+            timeout: options.timeout,
         })
     }
 
@@ -191,29 +202,50 @@ impl<'a> Ground<'a> {
         settings
     }
 
-    /// A session in a database of this server.
+    /// A session in a database of this server, in which nothing takes longer than a test may.
     pub(crate) fn session(&self, database: &str) -> std::result::Result<Client, Stop> {
-        Ok(session::open(&self.settings(database), TOOL, "test", &Tuning::default())?.client)
+        let mut tuning = Tuning::default();
+        tuning.demand("statement_timeout", &format!("{}s", self.timeout.as_secs()));
+        Ok(session::open(&self.settings(database), TOOL, "test", &tuning)?.client)
     }
 
-    /// The flag that names who restores, where a superuser is needed and our role is none.
-    pub(crate) fn restores_as(&self) -> std::result::Result<String, Stop> {
+    /// The flags for who restores, and from which database; where there are `hypertables`, only a superuser can.
+    pub(crate) fn restore_flags(&self, hypertables: bool) -> std::result::Result<String, Stop> {
+        let maintenance = self.settings.connection.dbname.as_str();
+        let flags = if maintenance == "postgres" {
+            String::new()
+        } else {
+            format!("--maintenance-db={maintenance} ")
+        };
         match &self.restorer {
-            Some(restorer) => Ok(format!("--restore-user={}", restorer.role)),
-            None if self.superuser => Ok(String::new()),
-            None => Err(Stop::Skipped(format!(
+            Some(restorer) if hypertables => Ok(format!("{flags}--restore-user={}", restorer.role)),
+            None if hypertables && !self.superuser => Err(Stop::Skipped(format!(
                 "only a superuser can restore hypertables, and {} is none: give --restore-user=ROLE, its password in MS5_RESTORE_PASSWORD",
                 self.settings.connection.user
             ))),
+            _ => Ok(flags),
         }
     }
 
-    /// What no output may show.
-    pub(crate) fn secrets(&self) -> impl Iterator<Item = &str> {
+    /// What no output may show, as it is and as it stands in JSON.
+    pub(crate) fn secrets(&self) -> Vec<String> {
         let restorer = self.restorer.as_ref().and_then(|restorer| restorer.password.as_ref());
         let all = [self.settings.connection.password.as_ref(), restorer].into_iter().flatten();
+        let texts = all.filter_map(|secret| std::str::from_utf8(secret.expose()).ok());
         // A short one stands in any text by chance.
-        all.filter_map(|secret| std::str::from_utf8(secret.expose()).ok()).filter(|secret| secret.len() >= 6)
+        let texts = texts.filter(|secret| secret.len() >= 6);
+        texts
+            .flat_map(|secret| {
+                let quoted = serde_json::Value::from(secret).to_string();
+                [secret.to_owned(), quoted.trim_matches('"').to_owned()]
+            })
+            .collect()
+    }
+
+    /// New files for what a command prints.
+    pub(crate) fn output(&self) -> [PathBuf; 2] {
+        let number = self.number.fetch_add(1, Ordering::Relaxed);
+        ["out", "err"].map(|end| self.folder.join(format!("{number}.{end}")))
     }
 
     /// The environment that the tools of a test are started with.
@@ -256,7 +288,8 @@ impl<'a> Ground<'a> {
 
     /// A new name for a database.
     pub(crate) fn name(&self) -> String {
-        format!("{PREFIX}{:08x}_{}", self.id, self.number.fetch_add(1, Ordering::Relaxed))
+        let prefix = if self.cleanup { PREFIX } else { KEPT };
+        format!("{prefix}{:08x}_{}", self.id, self.number.fetch_add(1, Ordering::Relaxed))
     }
 
     /// A new database that begins as the test wants it.
@@ -343,21 +376,28 @@ fn drop_all(client: &mut Client, names: &[String]) {
     }
 }
 
-/// Our databases on a server, of one run or of all.
+/// Databases of runs on a server, of one run or of all: named as we name them, and owned by our role.
 fn names(client: &mut Client, id: Option<u32>) -> std::result::Result<Vec<String>, postgres::Error> {
-    let pattern =
-        format!("^{PREFIX}{}_", id.map_or_else(|| "[0-9a-f]{8}".to_owned(), |id| format!("{id:08x}")));
+    let number = id.map_or_else(|| "[0-9a-f]{8}".to_owned(), |id| format!("{id:08x}"));
+    let pattern = format!("^{PREFIX}{number}_[0-9]+(_before_restore_.*)?$");
     let rows = client.query(
-        "SELECT datname::text FROM pg_catalog.pg_database WHERE datname ~ $1 ORDER BY 1",
+        "SELECT datname::text FROM pg_catalog.pg_database
+         WHERE datname ~ $1 AND pg_catalog.pg_get_userbyid(datdba) = current_user ORDER BY 1",
         &[&pattern],
     )?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
+/// Takes the lock of a number, where nobody has it. An advisory lock is one database's, and others may be made from another one
+/// than ours: so it is looked at all of them.
 fn try_lock(client: &mut Client, id: u32) -> std::result::Result<bool, postgres::Error> {
-    Ok(client
-        .query_one("SELECT pg_catalog.pg_try_advisory_lock($1, $2)", &[&LOCKS, &id.cast_signed()])?
-        .get(0))
+    let row = client.query_one(
+        "SELECT NOT EXISTS (SELECT FROM pg_catalog.pg_locks
+                            WHERE locktype = 'advisory' AND classid = $1::int4::oid AND objid = $2::int8::oid AND granted)
+            AND pg_catalog.pg_try_advisory_lock($1, $3)",
+        &[&LOCKS, &i64::from(id), &id.cast_signed()],
+    )?;
+    Ok(row.get(0))
 }
 
 /// A number that nobody has.
@@ -388,8 +428,13 @@ fn sweep(client: &mut Client) -> std::result::Result<(), postgres::Error> {
         }
     }
     for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
-        let ours = entry.file_name().to_string_lossy().starts_with(PREFIX);
-        if ours && File::open(entry.path().join("held")).is_ok_and(|held| hold(&held).is_ok()) {
+        let named = entry.file_name().to_string_lossy().strip_prefix(PREFIX).is_some_and(|id| id.len() == 8);
+        let held = entry.path().join("held");
+        let ours = |file: fs::Metadata| file.is_file() && file.uid() == getuid().as_raw();
+        if named
+            && held.symlink_metadata().is_ok_and(ours)
+            && File::open(&held).is_ok_and(|held| hold(&held).is_ok())
+        {
             let _ = fs::remove_dir_all(entry.path());
         }
     }

@@ -1,5 +1,6 @@
 //! Databases that others are copied from: each is made once, by the first test that wants one like it.
 
+use std::fs;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -105,12 +106,16 @@ fn field(ground: &Ground<'_>) -> Result<String, Stop> {
         &settings,
         &variables,
     )?;
-    let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
-    let mut words = vec!["-X", "-q", "-v", "ON_ERROR_STOP=1", "--single-transaction"];
-    words.extend(files.iter().flat_map(|file| ["-f", file.as_str()]));
+    let mut sql = Vec::new();
+    for file in &files {
+        sql.append(&mut fs::read(file)?);
+        sql.push(b'\n');
+    }
+    // By its input: it may run in a container, where the files are not.
+    let words = ["-X", "-q", "-v", "ON_ERROR_STOP=1", "--single-transaction", "-f", "-"];
     let told = psql
         .call(&settings, &variables, &words)
-        .stdin_null()
+        .stdin_bytes(sql)
         .stdout_null()
         .stderr_capture()
         .unchecked()

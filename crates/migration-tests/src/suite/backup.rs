@@ -103,7 +103,7 @@ fn create(case: &mut Case<'_>) -> Done {
 fn verify(case: &mut Case<'_>) -> Done {
     made(case, "pre_migration", "full")?;
     case.tool("backup-manager", "verify pre_migration")?.exits(0)?;
-    let who = if holds_hypertables(case)? { case.ground.restores_as()? } else { String::new() };
+    let who = case.ground.restore_flags(holds_hypertables(case)?)?;
     case.tool("backup-manager", &format!("verify pre_migration --deep {who}"))?.exits(0).map(drop)
 }
 
@@ -112,12 +112,12 @@ fn holds_hypertables(case: &Case<'_>) -> Result<bool, Stop> {
 }
 
 fn restore(case: &mut Case<'_>) -> Done {
-    let who = if holds_hypertables(case)? { case.ground.restores_as()? } else { String::new() };
+    let who = case.ground.restore_flags(holds_hypertables(case)?)?;
     round_trip(case, &who)
 }
 
 fn restore_hypertables(case: &mut Case<'_>) -> Done {
-    let who = case.ground.restores_as()?;
+    let who = case.ground.restore_flags(true)?;
     let chunks = "SELECT string_agg(format('%s.%s %s', hypertable_schema, hypertable_name, chunk_name), ',' ORDER BY 1)
                   FROM (SELECT * FROM timescaledb_information.chunks ORDER BY chunk_schema, chunk_name) x";
     let before = case.ask(chunks)?;
@@ -170,7 +170,7 @@ fn types(case: &mut Case<'_>) -> Done {
 }
 
 fn rollback(case: &mut Case<'_>) -> Done {
-    let who = if holds_hypertables(case)? { case.ground.restores_as()? } else { String::new() };
+    let who = case.ground.restore_flags(holds_hypertables(case)?)?;
     let (objects, rows) = (case.inventory()?, case.rows()?);
     case.tool("backup-manager", &format!("rollback-point before_all {who}"))?.exits(0)?;
     let script = find(&case.home().join("backups"), "rollback.sh")
@@ -219,19 +219,19 @@ fn damage(case: &mut Case<'_>) -> Done {
 fn refused(case: &mut Case<'_>, what: &str) -> Done {
     let ran = case.tool("backup-manager", "verify before")?;
     must(ran.code == 1, || format!("verify of {what} ends with {} instead of 1", ran.code))?;
-    let ran = case.tool("backup-manager", "restore before --force")?;
-    must(ran.code != 0, || format!("{what} was restored"))
+    let who = case.ground.restore_flags(holds_hypertables(case)?)?;
+    let ran = case.tool("backup-manager", &format!("restore before --force {who}"))?;
+    must(ran.code == 1, || format!("restore of {what} ends with {} instead of 1", ran.code))
 }
 
 fn refuses(case: &mut Case<'_>) -> Done {
     made(case, "before", "full")?;
     let before = case.rows()?;
-    let ran = case.tool("backup-manager", "restore before")?;
-    must(ran.code != 0, || "a database with data was replaced without --force".to_owned())?;
-    ran.says(&["--force"])?;
+    let who = case.ground.restore_flags(holds_hypertables(case)?)?;
+    case.tool("backup-manager", &format!("restore before {who}"))?.exits(1)?.says(&["--force"])?;
     must(before == case.rows()?, || "the database is not what it was".to_owned())?;
-    let ran = case.tool("backup-manager", "restore nothing_of_that_name --force")?;
-    must(ran.code != 0, || "a backup that is not there was restored".to_owned())
+    let ran = case.tool("backup-manager", &format!("restore nothing_of_that_name --force {who}"))?;
+    ran.exits(3)?.says(&["nothing_of_that_name"]).map(drop)
 }
 
 fn list_and_clean(case: &mut Case<'_>) -> Done {
@@ -240,5 +240,10 @@ fn list_and_clean(case: &mut Case<'_>) -> Done {
     let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
     case.tool("backup-manager", "list")?.exits(0)?.says(&[&name])?;
     case.tool("backup-manager", "clean 7")?.exits(0)?;
-    must(folder.is_dir(), || "clean 7 has removed a backup of today".to_owned())
+    must(folder.is_dir(), || "clean 7 has removed a backup of today".to_owned())?;
+    let newer = made(case, "later", "full")?;
+    case.tool("backup-manager", "clean 0 --keep-last=1")?.exits(0)?.says(&[&name])?;
+    must(!folder.exists() && newer.is_dir(), || {
+        "clean 0 --keep-last=1 has not removed the older one of two backups, or not that alone".to_owned()
+    })
 }

@@ -90,10 +90,17 @@ fn gate(case: &mut Case<'_>) -> Done {
     let (objects, rows) = (case.inventory()?, case.rows()?);
     let flag = environment(case);
     let runner = format!("migration-runner {flag} --gate=- --json");
-    for upstream in [format!("{PRE} {flag} --json --min-disk=100000000"), "true".to_owned()] {
+    let fails = "pre-validate --min-disk=100000000 --min-memory=1 --min-available=1";
+    for (upstream, why) in
+        [(format!("{fails} {flag} --json"), "did not pass"), ("true".to_owned(), "no record of pre-validate")]
+    {
         let line = format!("{upstream} | {runner} | post-validate {flag} --against=- --json");
-        let ran = case.sh(&line, &[])?;
-        must(ran.code != 0, || format!("the chain ends with 0, and its first tool is: {upstream}"))?;
+        let ran = case.sh(&line, &[])?.exits(1)?.says(&[why])?;
+        let verdicts = ran.records("verdict");
+        let runner = verdicts.iter().find(|verdict| verdict["tool"] == "migration-runner");
+        must(runner.is_some_and(|verdict| verdict["exit"] == 1), || {
+            "the runner did not refuse to begin behind a gate that is shut".to_owned()
+        })?;
     }
     as_before(case, &objects, &rows)
 }
@@ -124,7 +131,7 @@ fn row_lost(case: &mut Case<'_>) -> Done {
 }
 
 fn failure(case: &mut Case<'_>) -> Done {
-    let who = case.ground.restores_as()?;
+    let who = case.ground.restore_flags(true)?;
     let (objects, rows) = (case.inventory()?, case.rows()?);
     let folder = case.copied_migrations()?;
     let last = ms5_common::migrations::read_folder(&folder, false, &[])?.len() + 1;
@@ -158,7 +165,7 @@ fn point(case: &Case<'_>) -> Result<PathBuf, Stop> {
 }
 
 fn restore(case: &mut Case<'_>) -> Done {
-    let who = case.ground.restores_as()?;
+    let who = case.ground.restore_flags(true)?;
     let (objects, rows) = (case.inventory()?, case.rows()?);
     made(case, "pre_migration", "full")?;
     case.tool("migration-runner", "")?.exits(0)?;

@@ -70,7 +70,8 @@ fn backup(case: &mut Case<'_>) -> Done {
     note(case, "backup, full", Unit::MegabytesPerSecond, rate(begun.elapsed()));
     let took = case.tool("backup-manager", "verify many")?.exits(0)?.took;
     note(case, "verify", Unit::MegabytesPerSecond, rate(took));
-    let took = case.tool("backup-manager", "restore many --force --drop-old")?.exits(0)?.took;
+    let who = case.ground.restore_flags(false)?;
+    let took = case.tool("backup-manager", &format!("restore many --force --drop-old {who}"))?.exits(0)?.took;
     note(case, "restore", Unit::MegabytesPerSecond, rate(took));
     must(rows == case.rows()?, || "what was restored is not what was backed up".to_owned())
 }

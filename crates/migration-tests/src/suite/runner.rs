@@ -157,7 +157,12 @@ fn forced(case: &mut Case<'_>) -> Done {
         Ok(case.rows()?.into_iter().filter(|table| !table.starts_with("public.migration_")).collect())
     };
     let before = kept(case)?;
+    let attempts = |case: &Case<'_>| {
+        case.ask("SELECT count(*) FROM public.migration_attempts WHERE outcome = 'applied'")
+    };
+    let attempted = attempts(case)?;
     case.tool("migration-runner", "--force")?.exits(0)?;
+    must(attempts(case)? != attempted, || "no file was executed again".to_owned())?;
     let after = kept(case)?;
     let lost = before.iter().find(|table| !after.contains(table));
     must(lost.is_none(), || format!("rows are not what they were: {}", lost.map_or("", String::as_str)))

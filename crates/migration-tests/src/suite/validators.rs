@@ -149,6 +149,7 @@ fn pre_transaction(case: &mut Case<'_>) -> Done {
     let found = pre_finds(case, &words, "longest-transaction", "warn", 0);
     drop(other);
     found?;
+    case.until("SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in %')")?;
     pre_finds(case, &words, "longest-transaction", "pass", 0)
 }
 

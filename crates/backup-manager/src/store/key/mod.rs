@@ -138,7 +138,8 @@ impl Keys {
     /// # Errors
     /// The server's.
     pub(crate) fn session(&self, settings: &Settings) -> Result<Session> {
-        let mut session = sessions::open(settings, "keys")?;
+        // It has none of the snapshot's locks: behind somebody who waits for a table it would wait for its own backup.
+        let mut session = sessions::open_with(settings, "keys", &[("lock_timeout", "200ms")])?;
         pages::prepare(&mut session.client).map_err(|error| failed("look at pages", &error))?;
         Ok(session)
     }
@@ -163,7 +164,7 @@ impl Keys {
             Ok(None) => return Ok(None),
             Err(error) => {
                 stopped()?;
-                // Nobody's lock keeps a vacuum from cutting the end of what lies beside a table.
+                // Somebody wants the table for himself; or a vacuum cut the end of what lies beside it, which no lock keeps.
                 log::debug!("the pages of {table} cannot be looked at: {error}");
                 return Ok(None);
             }

@@ -77,7 +77,12 @@ impl Pages {
             }
             let row = client.query_typed(sql, &parameters)?.into_iter().next();
             let Some(row) = row else { return Ok(None) };
-            all.push(row.get::<_, Option<Vec<u8>>>(0).unwrap_or_default());
+            let places = row.get::<_, Option<Vec<u8>>>(0).unwrap_or_default();
+            // A file that ends early gives fewer, without an error.
+            if usize::try_from(row.get::<_, i64>(1)).ok() != Some(places.len()) {
+                return Ok(None);
+            }
+            all.push(places);
         }
         Ok(Some(all))
     }
@@ -86,7 +91,8 @@ impl Pages {
 const FROM_BUFFERS: &str = "SELECT (SELECT pg_catalog.string_agg(pg_catalog.substr(
                 pg_temp.ms5_page(c.oid::pg_catalog.regclass::text, 'main', page), 1, 8), ''::bytea)
              FROM pg_catalog.generate_series(0, pg_catalog.pg_relation_size(c.oid)
-                  / pg_catalog.current_setting('block_size')::bigint - 1) page)
+                  / pg_catalog.current_setting('block_size')::bigint - 1) page),
+            8 * (pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::bigint)
      FROM pg_catalog.pg_class c WHERE c.oid = $1 AND pg_catalog.pg_relation_filenode(c.oid) = $2";
 
 /// A file is in segments, the first without a number.
@@ -99,17 +105,20 @@ const FROM_FILE: &str = "SELECT (SELECT pg_catalog.string_agg(
                       CASE WHEN begin < segment THEN path ELSE path || '.' || begin / segment END,
                       begin % segment, least($3, size - begin)) AS part OFFSET 0) p,
                   pg_catalog.generate_series(0, least($3, size - begin)
-                      / pg_catalog.current_setting('block_size')::bigint - 1) page)
+                      / pg_catalog.current_setting('block_size')::bigint - 1) page),
+            8 * (pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::bigint)
      FROM pg_catalog.pg_class c WHERE c.oid = $1 AND pg_catalog.pg_relation_filenode(c.oid) = $2";
 
 /// The files with pages that were changed and are not written yet; that pages are read through the buffers, where they hold
 /// more than the database has.
 fn unwritten(client: &mut Client) -> Result<Pages, postgres::Error> {
+    // No part may reach from one segment into the next.
     let small: bool = client
         .query_typed_one(
             "SELECT pg_catalog.pg_size_bytes(pg_catalog.current_setting('shared_buffers'))
-                    > pg_catalog.pg_database_size(pg_catalog.current_database())",
-            &[],
+                    > pg_catalog.pg_database_size(pg_catalog.current_database())
+                 OR pg_catalog.pg_size_bytes(pg_catalog.current_setting('segment_size')) % $1 <> 0",
+            &[(&PART, Type::INT8)],
         )?
         .get(0);
     if small {
