@@ -226,9 +226,12 @@ fn somebody_who_wants_a_table_for_himself_does_not_hold_a_backup_up_for_ever() {
             });
         }
         let backup = as_superuser(&backups, &server, "backup second full --incremental --jobs=2");
-        let ran = backup.run_within(Duration::from_secs(60)).expect(0);
-        let _ = ran.shows(&["13 of 13 pieces are unchanged"]);
+        // pg_dump, which has to lock too, may give up; nobody waits for ever.
+        let ran = backup.run_within(Duration::from_secs(60));
+        assert!(ran.code() == 0 || ran.to_string().contains("pg_dump cannot dump"), "{ran}");
     });
+    let third = as_superuser(&backups, &server, "backup third full --incremental").run().expect(0);
+    let _ = third.shows(&["13 of 13 pieces are unchanged"]);
 }
 
 #[test]
