@@ -178,9 +178,9 @@ fn logged(step: &Step, ran: &Ran, new: &[PathBuf]) -> Result<(), String> {
     Ok(())
 }
 
-/// Every log file of an installation.
+/// Every log file of an installation; reports lie beside them.
 fn logs(home: &Path) -> BTreeSet<PathBuf> {
     let folders = fs::read_dir(home.join("logs")).into_iter().flatten().flatten();
     let files = folders.flat_map(|folder| fs::read_dir(folder.path()).into_iter().flatten().flatten());
-    files.map(|file| file.path()).collect()
+    files.map(|file| file.path()).filter(|file| file.extension().is_some_and(|end| end == "log")).collect()
 }
