@@ -6,9 +6,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -98,6 +98,13 @@ fn what_is_unchanged_is_taken_from_the_store_and_each_is_restorable_alone() {
             .shows(&[&format!("{} of {pieces} pieces", pieces - 1)]);
         assert_eq!(store(&backups).len(), stored.len() + 1);
         let _ = backups.run("list").expect(0).shows(&["complete, incremental", "shared"]);
+        // Pages that were written anew with the same rows: the file that others need is not touched.
+        let files =
+            || store(&backups).iter().map(|file| fs::metadata(file).unwrap().ino()).collect::<Vec<_>>();
+        let there = files();
+        backups.superuser(&backups.lab.database.name).batch_execute("VACUUM FULL m").unwrap();
+        let _ = run(&format!("backup again_{kind}_{superuser} {kind} --incremental"));
+        assert_eq!(files(), there);
         let mut names: Vec<String> =
             backups.names().into_iter().filter(|one| one.starts_with(&name)).collect();
         names.sort();
@@ -116,7 +123,9 @@ fn what_is_unchanged_is_taken_from_the_store_and_each_is_restorable_alone() {
         let _ = backups.run("clean 9999").expect(0).shows(&["pieces that no backup needs"]);
         let _ = backups.run(&format!("verify {}", names[2])).expect(0);
         restores(&backups, kind, &names[2], &after);
-        fs::remove_dir_all(backups.folder().join(&names[2])).unwrap();
+        for name in backups.names() {
+            fs::remove_dir_all(backups.folder().join(name)).unwrap();
+        }
         let _ = backups.run("clean 9999").expect(0);
         assert!(store(&backups).is_empty());
     }
@@ -200,10 +209,124 @@ fn pages_are_the_same_in_files_and_in_buffers_and_none_that_is_not_written_is_mi
     set_buffers(&backups, "128MB");
     server.sandbox(&["stop", "--mode=immediate"]).unwrap();
     server.sandbox(&["start"]).unwrap();
-    backup("third", buffers, "13 of 13 pieces are unchanged (12 by their pages");
-    for name in ["second", "third"] {
+    // What pages say is worth nothing to a server that was started anew: see the next test.
+    backup("third", buffers, "13 of 13 pieces are unchanged (0 by their pages, 13 by their content");
+    backup("fourth", buffers, "13 of 13 pieces are unchanged (12 by their pages");
+    for name in ["second", "third", "fourth"] {
         restores(&backups, "full", name, &changed);
     }
+}
+
+/// A copy of the server's folder is put back, and what was done since is done again with another value: the same pages then
+/// bear the same places in the WAL.
+#[test]
+fn a_server_that_was_set_back_is_not_taken_for_what_it_was() {
+    let server = Server::start(Engine::Pg17, &["autovacuum=off", "bgwriter_lru_maxpages=0"])
+        .expect("a server of its own");
+    let backups = Backups::on(&server, ROWS);
+    let copied = |from: &Path, to: &Path| {
+        let _ = Program::at(Path::new("/bin/sh"))
+            .args(["-c", "rm -rf \"$2\" && cp -a \"$1\" \"$2\"", "sh"])
+            .arg(from)
+            .arg(to)
+            .run()
+            .expect(0);
+    };
+    let stop = || server.sandbox(&["stop"]).unwrap();
+    let start = || server.sandbox(&["start"]).unwrap();
+    let data = PathBuf::from(server.variable("MS5_SANDBOX_DATA"));
+    let kept = data.with_file_name("kept");
+    let change = |value: i32| {
+        backups
+            .lab
+            .sql(&format!("UPDATE m SET v = {value} WHERE ts >= '2025-01-04' AND ts < '2025-01-04 06:00'"));
+        // A line that a writer of WAL adds by itself, at its own time, would move all behind it.
+        backups.content()
+    };
+    let backup = |name: &str| {
+        let line = format!("backup {name} full --incremental");
+        as_superuser(&backups, &server, &line).run().expect(0)
+    };
+    stop();
+    copied(&data, &kept);
+    start();
+    let _ = change(777);
+    let _ = backup("one");
+    stop();
+    copied(&kept, &data);
+    start();
+    let wanted = change(888);
+    let _ = backup("two").shows(&["(0 by their pages"]);
+    restores(&backups, "full", "two", &wanted);
+    fs::remove_dir_all(kept).unwrap();
+}
+
+/// Rows are read by the names of their tables, which no lock keeps: that of a schema goes from one to another meanwhile.
+#[test]
+fn schemas_that_change_places_meanwhile_are_noticed() {
+    let server = Server::start(Engine::Pg17, &[]).expect("a server of its own");
+    let swapped = |one: &str, other: &str| {
+        format!(
+            "ALTER SCHEMA {one} RENAME TO away; ALTER SCHEMA {other} RENAME TO {one}; ALTER SCHEMA away RENAME TO {other}"
+        )
+    };
+    let rows = |schema: &str| {
+        format!(
+            "CREATE SCHEMA {schema}; CREATE TABLE {schema}.t AS SELECT i, '{schema}' words FROM generate_series(1, 300000) i;\n"
+        )
+    };
+    let backups =
+        Backups::on(&server, &format!("{}{}VACUUM (FREEZE, ANALYZE);\n", rows("live"), rows("next")));
+    let during = |line: &str, sql: &str| {
+        let running = as_superuser(&backups, &server, line).start();
+        let begun = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name LIKE 'backup-manager %' AND query LIKE 'COPY%')";
+        let mut other = backups.superuser(&backups.lab.database.name);
+        while !other.query_one(begun, &[]).unwrap().get::<_, bool>(0) {}
+        other.batch_execute(sql).unwrap();
+        running.wait()
+    };
+    for line in ["backup one full --incremental --jobs=1", "backup one full --jobs=1"] {
+        let ran = during(line, &swapped("live", "next")).expect(1);
+        let _ = ran.shows(&["schemas were given other names", "nothing of the backup is kept"]);
+        assert_eq!(backups.all_names().into_iter().filter(|name| name.contains("one")).count(), 0);
+    }
+    // Back again in time, or another right: the rows are right, and nothing is told of pages.
+    let both = format!("{};{}", swapped("live", "next"), swapped("live", "next"));
+    let ran = during("backup two full --incremental --jobs=1", &both).expect(0);
+    let _ = ran.shows(&["not kept for the next backup: schemas were changed meanwhile"]);
+    let _ = as_superuser(&backups, &server, "backup three full --incremental")
+        .run()
+        .expect(0)
+        .shows(&["2 of 2 pieces are unchanged (0 by their pages, 2 by their content"]);
+}
+
+#[test]
+fn compressed_rows_of_hypertables_are_in_the_store_too() {
+    let Some(server) = Server::community() else {
+        return not_run("compressed_rows_of_hypertables_are_in_the_store_too");
+    };
+    let backups = Backups::on(
+        &server,
+        "CREATE EXTENSION IF NOT EXISTS timescaledb;
+CREATE TABLE m (ts timestamptz NOT NULL, dev int NOT NULL, v float8, note text);
+SELECT create_hypertable('m', 'ts', chunk_time_interval => interval '1 day');
+INSERT INTO m SELECT '2025-01-01'::timestamptz + i * interval '1 minute', i % 7, random(), md5(i::text) FROM generate_series(0, 14399) i;
+ALTER TABLE m SET (timescaledb.compress, timescaledb.compress_segmentby = 'dev', timescaledb.compress_orderby = 'ts');
+SELECT compress_chunk(c) FROM show_chunks('m') c;
+VACUUM (FREEZE, ANALYZE);
+",
+    );
+    let before = backups.content();
+    let backup = |name: &str| {
+        as_superuser(&backups, &server, &format!("backup {name} hypertables --incremental")).run().expect(0)
+    };
+    let _ = backup("one").shows(&["0 of 10 pieces"]);
+    let _ = backup("two").shows(&["10 of 10 pieces are unchanged (10 by their pages"]);
+    backups.lab.sql("UPDATE m SET v = -1 WHERE ts = '2025-01-03 12:00'");
+    let changed = backups.content();
+    let _ = backup("three").shows(&["9 of 10 pieces are unchanged"]);
+    restores(&backups, "hypertables", "two", &before);
+    restores(&backups, "hypertables", "three", &changed);
 }
 
 #[test]
@@ -213,6 +336,16 @@ fn somebody_who_wants_a_table_for_himself_does_not_hold_a_backup_up_for_ever() {
     let _ = as_superuser(&backups, &server, "backup first full --incremental").run().expect(0);
     let chunks = backups.lab.ask("SELECT string_agg(c::text, ',') FROM show_chunks('m') c");
     std::thread::scope(|scope| {
+        // As an update of the extension: whoever asks the catalog then waits behind it.
+        let mut updater = backups.superuser(&backups.lab.database.name);
+        scope.spawn(move || {
+            let held = "SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+                                       WHERE a.application_name = 'backup-manager reads' AND l.granted
+                                         AND l.relation = '_timescaledb_catalog.compression_settings'::regclass)";
+            while !updater.query_one(held, &[]).unwrap().get::<_, bool>(0) {}
+            let wanted = "BEGIN; LOCK TABLE _timescaledb_catalog.compression_settings IN ACCESS EXCLUSIVE MODE; COMMIT";
+            updater.batch_execute(wanted).unwrap();
+        });
         for chunk in chunks.split(',') {
             // As a job that drops chunks: it waits behind the locks that the backup has by then, and everybody else behind it.
             let mut other = backups.superuser(&backups.lab.database.name);
@@ -355,6 +488,9 @@ fn two_at_once_and_what_makes_no_sense() {
     for name in ["a", "b", "c"] {
         let _ = backups.run(&format!("verify {name}")).expect(0);
     }
+    // Which is the newest is never left to chance.
+    let stamps: BTreeSet<String> = backups.names().iter().map(|name| name[2..].to_owned()).collect();
+    assert_eq!(stamps.len(), 3, "{stamps:?}");
     let _ = backups.restorer("restore b --force --drop-old").run().expect(0);
     assert_eq!(backups.content(), before);
     for line in [

@@ -182,28 +182,31 @@ fn empty_store(
     fates: &[Fate],
     failed: &mut Vec<String>,
 ) -> Result<u64> {
-    // What cannot be read may need any of it.
-    let unknown = |entry: &&Entry| match &entry.metadata {
-        Ok(metadata) => metadata.more.is_some() && !entry.index_fits,
-        Err(_) => true,
-    };
-    if let Some(odd) = entries.iter().find(unknown) {
-        log::warn!(
-            "What no backup needs of {} is not removed: {} cannot be read, or is not as it was written",
-            store::FOLDER,
-            odd.name
-        );
-        return Ok(0);
-    }
     let cannot = |error: std::io::Error| {
         Error::new(Exit::Config, format!("cannot look into {}", folder.path().join(store::FOLDER).display()))
             .because(error)
     };
+    let left = |why: &str| {
+        log::warn!("What no backup needs of {} is not removed: {why}", store::FOLDER);
+        Ok(0)
+    };
     // What could not be removed needs its pieces still.
     let there: Vec<Entry> = if dry_run { Vec::new() } else { folder.entries()? };
+    // What cannot be read may need any of it: now, or when it was looked at first.
+    let unknown = |entry: &&Entry| match &entry.metadata {
+        Ok(metadata) => metadata.more.is_some() && !entry.index_fits,
+        Err(_) => true,
+    };
+    if let Some(odd) = entries.iter().chain(&there).find(unknown) {
+        return left(&format!("{} cannot be read, or is not as it was written", odd.name));
+    }
     let stay = entries.iter().zip(fates).filter(|(_, fate)| !fate.goes()).map(|(entry, _)| entry);
-    let used = if dry_run { store::used(stay) } else { store::used(there.iter()) };
-    let unused = store::unused(folder.path(), &used).map_err(cannot)?;
+    let needed = if dry_run { store::needed(stay) } else { store::needed(there.iter()) };
+    let needed = match needed {
+        Ok(needed) => needed,
+        Err(error) => return left(&error.to_string()),
+    };
+    let unused = store::unused(folder.path(), &needed).map_err(cannot)?;
     let mut freed = 0;
     for (path, bytes) in &unused {
         let removed = if dry_run { Ok(()) } else { fs::remove_file(path) };

@@ -61,6 +61,14 @@ impl Read<'_> {
         let options = if self.form == Form::Sql { "" } else { " WITH (FORMAT csv)" };
         format!("COPY {} TO STDOUT{options}", self.source)
     }
+
+    /// The stretch of time that its members are of, where that is known.
+    pub(super) fn range(&self) -> Option<(i64, i64)> {
+        match self.form {
+            Form::Sql => None,
+            Form::Csv(_, range) => range,
+        }
+    }
 }
 
 /// How rows stand in a file.
@@ -137,9 +145,10 @@ pub(super) fn read(
     mut hash: Option<&mut Sha256>,
 ) -> Result<RowSum> {
     let Read { number, table, form, .. } = read;
-    let (begin, end, range) = match form {
-        Form::Sql => (rows_begin(table), ROWS_END, None),
-        Form::Csv(_, range) => (String::new(), "", *range),
+    let range = read.range();
+    let (begin, end) = match form {
+        Form::Sql => (rows_begin(table), ROWS_END),
+        Form::Csv(..) => (String::new(), ""),
     };
     let mut sum = RowSum::default();
     let mut block: Vec<u8> = Vec::with_capacity(BLOCK + (BLOCK >> 3));

@@ -112,7 +112,7 @@ fn name_of(table: &Hypertable) -> Name {
 impl Theirs {
     fn read(client: &mut Client, plan: &Plan) -> std::result::Result<Self, postgres::Error> {
         let definition = definition::read(client, &plan.extension)?;
-        let installed = plan.extension.installed.is_some();
+        let version = plan.extension.version();
         let names = client.query_typed(
             "SELECT n.nspname::text, c.relname::text, format('%I.%I', n.nspname, c.relname),
                     ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a
@@ -136,8 +136,11 @@ impl Theirs {
         )?;
         Ok(Self {
             definition,
-            chunks: if installed { hypertables::chunks_with_sizes(client)? } else { Vec::new() },
-            ranges: if installed { hypertables::chunk_ranges(client)? } else { BTreeMap::new() },
+            chunks: match version {
+                Some(version) => hypertables::chunks_with_sizes(client, version)?,
+                None => Vec::new(),
+            },
+            ranges: if version.is_some() { hypertables::chunk_ranges(client)? } else { BTreeMap::new() },
             owners: sequences.iter().map(|row| (row.get(4), (row.get(2), row.get(3)))).collect(),
             sequences: sequences
                 .iter()

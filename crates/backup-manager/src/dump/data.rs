@@ -77,12 +77,10 @@ struct Theirs {
 
 impl Theirs {
     fn read(client: &mut Client, plan: &Plan) -> std::result::Result<Self, postgres::Error> {
-        if plan.extension.installed.is_none() {
-            return Ok(Self::default());
-        }
+        let Some(version) = plan.extension.version() else { return Ok(Self::default()) };
         Ok(Self {
             hypertables: hypertables::read(client)?.into_iter().map(|hypertable| hypertable.table).collect(),
-            chunks: hypertables::chunks_with_sizes(client)?,
+            chunks: hypertables::chunks_with_sizes(client, version)?,
             aggregates: policies::continuous_aggregates(client)?,
         })
     }

@@ -15,13 +15,14 @@ pub(crate) use copy::cannot_write;
 pub(crate) use plan::{Added, Scheduled, TABLE_COUNT, database, jobs};
 pub(crate) use sections::{Piece, creates_timescale, pieces};
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use ms5_common::clock;
 use ms5_common::config::Settings;
+use ms5_common::db::client::Client;
 use ms5_common::db::clients::{self, ClientProgram};
 use ms5_common::db::lock::{Mode, RunLock};
 use ms5_common::db::session::{self as common, Server, Tuning};
@@ -97,7 +98,7 @@ pub(crate) fn run(
     if !small {
         enough_space(folder.path(), u64::try_from(database_bytes).unwrap_or_default(), options.compress)?;
     }
-    drop(looker);
+    let schemas = schemas(&mut looker)?;
 
     let partial = Partial::create(&folder, name)?;
     log::info!("Creating backup: {} (type {})", partial.name(), kind.word());
@@ -120,8 +121,9 @@ pub(crate) fn run(
     let locked = begun.elapsed();
     log::info!("All tables are locked for reading and the snapshot is taken ({} ms)", locked.as_millis());
     let (metadata, reused) = job.dump(snapshot, accept, begun, locked.as_millis())?;
+    same_schemas(&schemas, &self::schemas(&mut looker)?)?;
     lock.check()?;
-    drop(lock);
+    drop((lock, looker));
 
     log::info!("Reading the backup back");
     let entry = Entry::read(partial.name().to_owned(), partial.path().to_owned());
@@ -138,6 +140,29 @@ pub(crate) fn run(
     // An encrypted one says less of itself than who has made it knows.
     entry.metadata = Ok(metadata);
     Ok(entry)
+}
+
+/// Every schema and what it is called.
+fn schemas(client: &mut Client) -> Result<BTreeMap<String, u32>> {
+    let rows = client
+        .query_typed(
+            "SELECT nspname::text, oid FROM pg_catalog.pg_namespace WHERE nspname !~ '^pg_(toast_)?temp_'",
+            &[],
+        )
+        .map_err(|error| failed("list the schemas", &error))?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// Refuses what was read while the names of schemas went from one to another: tables are locked, and are read by their names,
+/// and no lock keeps a schema's.
+fn same_schemas(before: &BTreeMap<String, u32>, after: &BTreeMap<String, u32>) -> Result<()> {
+    let moved = before.iter().find(|(name, oid)| after.get(*name).is_some_and(|now| now != *oid));
+    moved.map_or(Ok(()), |(name, _)| {
+        Err(Error::new(Exit::Failed, "schemas were given other names while the backup was made")
+            .because(format!("{name} is another schema now than when its tables were locked"))
+            .because("nothing of the backup is kept")
+            .hint("run it again when nobody renames schemas"))
+    })
 }
 
 fn never() -> Error {
@@ -298,8 +323,12 @@ impl Job<'_> {
         };
         let pieces = pieces.map(|pieces| pieces.settle()).transpose()?;
         more.time(metadata::TIMINGS[3], begun.elapsed().as_millis());
-        let reused = pieces.iter().flatten().filter(|done| done.fresh.is_none());
-        let reused = reused.map(|done| done.piece.file.clone()).collect();
+        // What was written now is read back, also where rows that were there already have the same file.
+        let of = |fresh: bool| {
+            let done = pieces.iter().flatten().filter(move |done| done.fresh.is_some() == fresh);
+            done.map(|done| done.piece.file.clone()).collect::<BTreeSet<_>>()
+        };
+        let reused = of(false).difference(&of(true)).cloned().collect();
         Ok((self.describe(plan, more, files, pieces)?, reused))
     }
 

@@ -143,7 +143,10 @@ impl<'a> Pieces<'a> {
             return Ok(self.reuse(found, read, None, progress));
         }
         // Other pages are as good as other rows; and where they are not, what is packed anew has the same name.
-        let by_content = known.iter().any(|found| key.is_none() || found.piece.key.is_none());
+        let by_content = known.iter().any(|found| match (&key, &found.piece.key) {
+            (Some(key), Some(before)) => key.is_of_another_start(before),
+            _ => true,
+        });
         let key = key.filter(|key| key.settled).map(|key| key.text);
         if by_content {
             let text = content(session, read)?;
@@ -164,8 +167,12 @@ impl<'a> Pieces<'a> {
         for (saved, more) in self.saved.iter().zip([piece.bytes, piece.took]) {
             saved.fetch_add(more, Ordering::Relaxed);
         }
-        let members =
-            members.iter().map(|member| Member { table: Some(read.number), ..member.clone() }).collect();
+        // Where it lies is as it is now: the same rows may be of another chunk.
+        let range = read.range();
+        let members = members
+            .iter()
+            .map(|member| Member { table: Some(read.number), range, ..member.clone() })
+            .collect();
         let new_key = key.is_some();
         let piece = Piece { table: read.number, key: key.or_else(|| piece.key.clone()), ..piece.clone() };
         let sum = RowSum { rows: piece.rows, hash: piece.hash };
@@ -221,10 +228,8 @@ impl<'a> Pieces<'a> {
         all.sort_by(|one, other| {
             (one.piece.table, &one.piece.source).cmp(&(other.piece.table, &other.piece.source))
         });
-        if let Some(keys) = &self.keys
-            && !keys.are_durable()?
-        {
-            log::debug!("not all that was committed is durable yet: what was told of pages now is not kept");
+        if let Some(doubt) = self.keys.as_ref().map(Keys::doubt).transpose()?.flatten() {
+            log::info!("What was told of pages now is not kept for the next backup: {doubt}");
             all.iter_mut().filter(|done| done.new_key).for_each(|done| done.piece.key = None);
         }
         let fresh = || all.iter().filter_map(|done| Some((done.fresh.clone()?, done.piece.file.as_str())));

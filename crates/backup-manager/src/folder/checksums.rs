@@ -25,11 +25,20 @@ pub(crate) fn render(metadata_text: &str, metadata: &Metadata) -> String {
     text
 }
 
-/// The files of the store that checksums.sha256 names, whatever else says.
-pub(crate) fn stored(path: &Path) -> Vec<String> {
-    let text = read_text(&path.join(FILE)).unwrap_or_default();
+/// The files of the store that checksums.sha256 names, whatever else says; none where there is no such file, as in backups of
+/// the old script.
+///
+/// # Errors
+/// That it is there and cannot be read.
+pub(crate) fn stored(path: &Path) -> io::Result<Vec<String>> {
+    let path = path.join(FILE);
+    let text = match read_text(&path) {
+        Ok(text) => text,
+        Err(_) if !path.exists() => String::new(),
+        Err(why) => return Err(io::Error::other(format!("{}: {why}", path.display()))),
+    };
     let names = text.lines().filter_map(|line| line.rsplit('/').next());
-    names.filter(|name| store::is_name(name)).map(str::to_owned).collect()
+    Ok(names.filter(|name| store::is_name(name)).map(str::to_owned).collect())
 }
 
 /// The sha256 of bytes, in hexadecimal.

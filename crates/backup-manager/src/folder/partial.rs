@@ -27,18 +27,18 @@ pub(crate) struct Partial {
 }
 
 impl Partial {
-    /// Makes the hidden folder for a backup called `plain` of this second, or of the next one that is free.
+    /// Makes the hidden folder for a backup called `plain` of this second, or of the next one that is free. No two are of one
+    /// second, whatever they are called: which is the newest decides what `clean` keeps.
     ///
     /// # Errors
     /// [`Exit::Config`] where it cannot be made.
     pub(crate) fn create(folder: &Folder, plain: &str) -> Result<Self> {
         loop {
             let created = OffsetDateTime::now_utc();
-            let name = format!("{plain}_{}", name::stamp(created));
+            let stamp = name::stamp(created);
+            let name = format!("{plain}_{stamp}");
             let path = folder.path().join(format!("{PREFIX}{name}"));
-            let taken = folder.path().join(&name).exists();
-            let made = if taken { Err(io::ErrorKind::AlreadyExists.into()) } else { lock_new(folder, &path) };
-            match made {
+            match lock_new(folder, &path, Some(&stamp)) {
                 Ok(lock) => return Ok(Self { path, name, created, _lock: lock, done: false }),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                     if !interrupt::sleep(Duration::from_millis(200)) {
@@ -59,7 +59,7 @@ impl Partial {
     /// [`Exit::Config`] where it cannot be made; [`Exit::Unreachable`] where another run is fetching the same.
     pub(crate) fn receive(folder: &Folder, name: &str) -> Result<Self> {
         let path = folder.path().join(format!("{PREFIX}{name}"));
-        match lock_new(folder, &path) {
+        match lock_new(folder, &path, None) {
             Ok(lock) => Ok(Self {
                 path,
                 name: name.to_owned(),
@@ -120,9 +120,16 @@ fn cannot_make(path: &Path, error: io::Error) -> Error {
         .hint("name a folder that you may write to: --backup-dir=DIR")
 }
 
-/// Makes a folder that nobody sees without its lock.
-fn lock_new(folder: &Folder, path: &Path) -> io::Result<File> {
+/// Makes a folder that nobody sees without its lock; not where there is one with that `stamp`.
+fn lock_new(folder: &Folder, path: &Path, stamp: Option<&str>) -> io::Result<File> {
     let _turn = turn(folder)?;
+    if let Some(stamp) = stamp {
+        for entry in fs::read_dir(folder.path())? {
+            if entry?.file_name().as_encoded_bytes().ends_with(stamp.as_bytes()) {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+        }
+    }
     DirBuilder::new().mode(0o700).create(path)?;
     let lock = File::open(path)?;
     flock(&lock, FlockOperation::NonBlockingLockExclusive)?;

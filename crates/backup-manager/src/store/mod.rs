@@ -41,8 +41,8 @@ pub(crate) fn place(file: &str) -> String {
     format!("{FOLDER}/{}/{file}", file.get(..2).unwrap_or_default())
 }
 
-/// Takes files in that are whole and synced, each from its path by its name. One that is there already is replaced: it has the
-/// same content, or is damaged.
+/// Takes files in that are whole and synced, each from its path by its name. One that is there already stays where it is what
+/// its name says, since other backups need it and nobody has read the new one back yet; else it is replaced.
 ///
 /// # Errors
 /// The system's.
@@ -54,7 +54,11 @@ pub(crate) fn adopt<'a>(backups: &Path, files: impl Iterator<Item = (PathBuf, &'
         if folders.insert(folder.to_owned()) && !folder.is_dir() {
             DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         }
-        fs::rename(from, &to)?;
+        if to.exists() && checksums::of_file(&to, |_| ()).is_ok_and(|sum| sum == sum_of(file)) {
+            fs::remove_file(from)?;
+        } else {
+            fs::rename(from, &to)?;
+        }
     }
     if !folders.is_empty() {
         folders.extend([backups.join(FOLDER), backups.to_owned()]);
@@ -119,7 +123,7 @@ pub(crate) struct Used {
     pub(crate) backups: usize,
 }
 
-/// What backups need of the store.
+/// What backups need of the store, as their metadata says.
 pub(crate) fn used<'a>(entries: impl Iterator<Item = &'a Entry>) -> BTreeMap<String, Used> {
     let mut used: BTreeMap<String, Used> = BTreeMap::new();
     for entry in entries {
@@ -130,18 +134,28 @@ pub(crate) fn used<'a>(entries: impl Iterator<Item = &'a Entry>) -> BTreeMap<Str
         for (file, bytes) in files {
             used.entry(file.to_owned()).or_insert(Used { bytes, backups: 0 }).backups += 1;
         }
-        for file in checksums::stored(&entry.path) {
-            used.entry(file).or_insert(Used { bytes: 0, backups: 1 });
-        }
     }
     used
+}
+
+/// The files that backups may need: those that their metadata names, and those that their checksums do.
+///
+/// # Errors
+/// That the checksums of one cannot be read.
+pub(crate) fn needed<'a>(entries: impl Iterator<Item = &'a Entry>) -> io::Result<BTreeSet<String>> {
+    let mut needed = BTreeSet::new();
+    for entry in entries {
+        needed.extend(entry.pieces().iter().map(|piece| piece.file.clone()));
+        needed.extend(checksums::stored(&entry.path)?);
+    }
+    Ok(needed)
 }
 
 /// What no backup needs: its files and their bytes.
 ///
 /// # Errors
 /// The system's.
-pub(crate) fn unused(backups: &Path, used: &BTreeMap<String, Used>) -> io::Result<Vec<(PathBuf, u64)>> {
+pub(crate) fn unused(backups: &Path, needed: &BTreeSet<String>) -> io::Result<Vec<(PathBuf, u64)>> {
     let mut found = Vec::new();
     let folders = match fs::read_dir(backups.join(FOLDER)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
@@ -156,7 +170,7 @@ pub(crate) fn unused(backups: &Path, used: &BTreeMap<String, Used>) -> io::Resul
             let file = file?;
             let name = file.file_name().to_string_lossy().into_owned();
             // What is not ours is somebody's.
-            if is_name(&name) && !used.contains_key(&name) {
+            if is_name(&name) && !needed.contains(&name) {
                 found.push((file.path(), file.metadata()?.len()));
             }
         }

@@ -220,19 +220,38 @@ pub struct Chunk {
     pub table: String,
     /// Its hypertable's.
     pub hypertable: String,
-    /// What it takes on disk, without indexes and compressed rows.
+    /// What it takes on disk with its compressed rows, without indexes.
     pub bytes: u64,
+}
+
+/// The SELECT that tells of each chunk with compressed rows which relation holds them: two oids a row.
+pub(super) fn packed(version: Version) -> &'static str {
+    if version >= Version::COMPRESS_RELID {
+        "SELECT s.relid::oid, s.compress_relid::oid FROM _timescaledb_catalog.compression_settings s
+         WHERE s.compress_relid IS NOT NULL"
+    } else {
+        "SELECT to_regclass(format('%I.%I', c.schema_name, c.table_name))::oid,
+                to_regclass(format('%I.%I', p.schema_name, p.table_name))::oid
+         FROM _timescaledb_catalog.chunk c JOIN _timescaledb_catalog.chunk p ON p.id = c.compressed_chunk_id"
+    }
 }
 
 /// The same with their sizes, which takes longer where there are thousands.
 ///
 /// # Errors
 /// The client's.
-pub fn chunks_with_sizes(client: &mut Client) -> SqlResult<Vec<Chunk>> {
+pub fn chunks_with_sizes(client: &mut Client, version: Version) -> SqlResult<Vec<Chunk>> {
     let rows = client.query_typed(
-        "SELECT format('%I.%I', chunk_schema, chunk_name), format('%I.%I', hypertable_schema, hypertable_name),
-                coalesce(pg_table_size(to_regclass(format('%I.%I', chunk_schema, chunk_name))), 0)
-         FROM timescaledb_information.chunks WHERE hypertable_schema !~ '^_timescaledb_'",
+        &format!(
+            "WITH packed (chunk, store) AS ({}),
+                  chunks AS (
+                      SELECT c.*, to_regclass(format('%I.%I', c.chunk_schema, c.chunk_name))::oid AS oid
+                      FROM timescaledb_information.chunks c WHERE hypertable_schema !~ '^_timescaledb_')
+             SELECT format('%I.%I', chunk_schema, chunk_name), format('%I.%I', hypertable_schema, hypertable_name),
+                    coalesce(pg_table_size(c.oid::regclass), 0) + coalesce(pg_table_size(p.store::regclass), 0)
+             FROM chunks c LEFT JOIN packed p ON p.chunk = c.oid",
+            packed(version)
+        ),
         &[],
     )?;
     Ok(rows

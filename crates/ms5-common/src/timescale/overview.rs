@@ -3,7 +3,7 @@
 use postgres::Row;
 use serde_json::{Value, json};
 
-use super::Version;
+use super::{Version, hypertables};
 use crate::db::client::Client;
 use crate::db::server_error::reasons;
 use crate::record::Recorder;
@@ -25,15 +25,7 @@ pub fn record(client: &mut Client, version: Option<Version>, recorder: &Recorder
 
 /// A row for each chunk, and one for a hypertable without any.
 fn query(version: Version) -> String {
-    // Where what was compressed of a chunk lies.
-    let packed = if version >= Version::COMPRESS_RELID {
-        "SELECT s.relid::oid, s.compress_relid::oid FROM _timescaledb_catalog.compression_settings s
-         WHERE s.compress_relid IS NOT NULL"
-    } else {
-        "SELECT to_regclass(format('%I.%I', c.schema_name, c.table_name))::oid,
-                to_regclass(format('%I.%I', p.schema_name, p.table_name))::oid
-         FROM _timescaledb_catalog.chunk c JOIN _timescaledb_catalog.chunk p ON p.id = c.compressed_chunk_id"
-    };
+    let packed = hypertables::packed(version);
     format!(
         "WITH packed (chunk, store) AS ({packed}),
               chunks AS (

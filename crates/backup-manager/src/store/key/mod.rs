@@ -1,10 +1,14 @@
 //! Has a table changed since another backup? Its key tells without reading its rows: equal keys, equal rows.
 //!
-//! The key holds which server and database it is of, the relation, its file, its pages, and the place in the WAL of the last
-//! change of every page, of the table and of what lies beside it (TOAST, the compressed rows of a chunk). Every change that is
-//! logged moves a page's place, so equal keys mean equal pages. Equal rows they mean only where all that was on the pages was
-//! decided when the key was taken: so one is kept only if no page was changed after the WAL position that was read before the
-//! snapshot, no session then held a lock to write, and what was committed was durable (a crash could take it back).
+//! The key holds which server and database it is of and since when the server runs, the relation, its file, its pages, and the
+//! place in the WAL of the last change of every page, of the table and of what lies beside it (TOAST, the compressed rows of a
+//! chunk). Every change that is logged moves a page's place, so equal keys mean equal pages. Equal rows they mean only where all
+//! that was on the pages was decided when the key was taken: so one is kept only if no page was changed after the WAL position
+//! that was read before the snapshot, no session then held a lock to write, what was committed was durable (a crash could take
+//! it back), and no schema got another name meanwhile (rows are read by name).
+//!
+//! Since when it runs: a copy of the server's folder that is put back goes on from the same place in the WAL as the first time,
+//! and the same statement with another value then leaves the same places on the same pages.
 //!
 //! Rows are texts, and a text may change without its page: the label of an enum, the name of a table in a regclass. Tables
 //! with any but plain built-in types have no key. Then, and where pages cannot be looked at (no superuser, no pageinspect, a
@@ -27,7 +31,10 @@ use self::pages::{Pages, Relation};
 use crate::sessions::{self, Session, failed, stopped};
 
 /// The version of what is in a key.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// How long any question waits for a lock: these sessions have none of the snapshot's, so behind somebody who wants a table for
+/// himself they would wait for their own backup.
+const PATIENCE: (&str, &str) = ("lock_timeout", "200ms");
 /// Pages have not been laid out otherwise up to this version of PostgreSQL.
 const NEWEST: u32 = 18;
 
@@ -35,8 +42,10 @@ const NEWEST: u32 = 18;
 pub(crate) struct Keys {
     /// It asked for all this, and will ask what became durable.
     session: Mutex<Session>,
-    /// Server, timeline and database.
+    /// Server, timeline, database, and since when the server runs.
     origin: String,
+    /// The schemas by their names, as they were before anything was read.
+    schemas: String,
     /// Where the WAL was before the snapshot.
     before: u64,
     /// Where it was when everything that the snapshot shows was committed.
@@ -66,6 +75,14 @@ pub(crate) struct Key {
     pub(crate) settled: bool,
 }
 
+impl Key {
+    /// Whether only the server's start lies between: what is on the pages is likely to be the same, and is no proof.
+    pub(crate) fn is_of_another_start(&self, other: &str) -> bool {
+        let pages = |text: &str| text.split_once('|').map(|(_, pages)| pages.to_owned());
+        self.text != other && pages(&self.text) == pages(other)
+    }
+}
+
 impl Keys {
     /// Asks for what all tables need. Why there are no keys, where there are none.
     ///
@@ -76,18 +93,45 @@ impl Keys {
         before: Option<&str>,
         writers: &[u32],
     ) -> Result<std::result::Result<Self, String>> {
-        let mut session = sessions::open(settings, "keys")?;
-        let client = &mut session.client;
-        let asked = |error: postgres::Error| {
-            failed("ask what of the tables can be told without reading them", &error)
-        };
+        let mut session = sessions::open_with(settings, "keys", &[PATIENCE])?;
+        match Self::ask(&mut session.client, before, writers) {
+            Ok(Ok(Asked { origin, schemas, before, committed, writers, tables, pages })) => {
+                let Tables { tables, files, compressed } = tables;
+                let chunks = compressed.iter().map(|(chunk, packed)| (*packed, *chunk)).collect();
+                let session = Mutex::new(session);
+                Ok(Ok(Self {
+                    session,
+                    origin,
+                    schemas,
+                    before,
+                    committed,
+                    writers,
+                    tables,
+                    files,
+                    pages,
+                    compressed,
+                    chunks,
+                }))
+            }
+            Ok(Err(why)) => Ok(Err(why)),
+            Err(error) => {
+                stopped()?;
+                Ok(Err(format!("the catalog cannot be read: {}", reasons(&error).join("; "))))
+            }
+        }
+    }
+
+    fn ask(
+        client: &mut Client,
+        before: Option<&str>,
+        writers: &[u32],
+    ) -> std::result::Result<std::result::Result<Asked, String>, postgres::Error> {
         let row = client
             .query_typed_one(
                 "SELECT pg_catalog.current_setting('is_superuser') = 'on', pg_catalog.pg_is_in_recovery(),
                         pg_catalog.version() ~ '(x86_64|aarch64)', pg_catalog.current_setting('server_version_num')::int4 / 10000",
                 &[],
-            )
-            .map_err(asked)?;
+            )?;
         let (superuser, standby, known_pages, major): (bool, bool, bool, i32) =
             (row.get(0), row.get(1), row.get(2), row.get(3));
         if !superuser {
@@ -99,38 +143,33 @@ impl Keys {
         if !known_pages || u32::try_from(major).is_ok_and(|major| major > NEWEST) {
             return Ok(Err("pages of this server may be laid out in another way".to_owned()));
         }
+        let Some(before) = before.and_then(position) else {
+            return Ok(Err("the WAL position is not known".to_owned()));
+        };
+        let row = client.query_typed_one(
+            "SELECT (SELECT system_identifier::text FROM pg_catalog.pg_control_system()),
+                    pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 8),
+                    (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()),
+                    (extract(epoch FROM pg_catalog.pg_postmaster_start_time()) * 1000000)::int8,
+                    pg_catalog.pg_current_wal_insert_lsn()::text",
+            &[],
+        )?;
+        let (system, timeline): (String, String) = (row.get(0), row.get(1));
+        let (database, start): (u32, i64) = (row.get(2), row.get(3));
+        let origin = format!("{VERSION}:{system}:{timeline}:{database}:{start}");
+        let committed = row.get(4);
+        // This commits, and what it has written makes all before it durable.
         if let Err(error) = pages::prepare(client) {
-            stopped()?;
             return Ok(Err(format!(
                 "pageinspect (postgresql-contrib) cannot be used: {}",
                 reasons(&error).join("; ")
             )));
         }
-        let row = client
-            .query_typed_one(
-                "SELECT (SELECT system_identifier::text FROM pg_catalog.pg_control_system()),
-                        pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 8),
-                        (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()),
-                        pg_catalog.pg_current_wal_insert_lsn()::text",
-                &[],
-            )
-            .map_err(asked)?;
-        let origin = format!(
-            "{VERSION}:{}:{}:{}",
-            row.get::<_, String>(0),
-            row.get::<_, String>(1),
-            row.get::<_, u32>(2)
-        );
-        let committed = row.get(3);
-        let Tables { tables, files, compressed } = tables(client).map_err(asked)?;
+        let schemas = schemas(client)?;
+        let tables = tables(client)?;
         let pages = Pages::ask(client);
-        let Some(before) = before.and_then(position) else {
-            return Ok(Err("the WAL position is not known".to_owned()));
-        };
         let writers = writers.iter().copied().collect();
-        let chunks = compressed.iter().map(|(chunk, packed)| (*packed, *chunk)).collect();
-        let session = Mutex::new(session);
-        Ok(Ok(Self { session, origin, before, committed, writers, tables, files, pages, compressed, chunks }))
+        Ok(Ok(Asked { origin, schemas, before, committed, writers, tables, pages }))
     }
 
     /// A session that can look at pages.
@@ -138,8 +177,7 @@ impl Keys {
     /// # Errors
     /// The server's.
     pub(crate) fn session(&self, settings: &Settings) -> Result<Session> {
-        // It has none of the snapshot's locks: behind somebody who waits for a table it would wait for its own backup.
-        let mut session = sessions::open_with(settings, "keys", &[("lock_timeout", "200ms")])?;
+        let mut session = sessions::open_with(settings, "keys", &[PATIENCE])?;
         pages::prepare(&mut session.client).map_err(|error| failed("look at pages", &error))?;
         Ok(session)
     }
@@ -169,7 +207,7 @@ impl Keys {
                 return Ok(None);
             }
         };
-        let mut text = format!("{}:{columns}", self.origin);
+        let mut text = format!("{}|{columns}", self.origin);
         // Whoever writes to compressed rows holds the chunk, and the other way round.
         let mut settled = !self.related(*oid).any(|other| self.writers.contains(&other));
         for (Relation { oid, file }, places) in relations.iter().zip(&places) {
@@ -186,12 +224,16 @@ impl Keys {
         [self.compressed.get(&oid), self.chunks.get(&oid)].into_iter().flatten().copied()
     }
 
-    /// Whether all that the snapshot shows is durable by now; waits for it a little.
+    /// Why keys that were taken now may not be kept; None: they may. Waits a little for what is not durable yet.
     ///
     /// # Errors
     /// The server's.
-    pub(crate) fn are_durable(&self) -> Result<bool> {
+    pub(crate) fn doubt(&self) -> Result<Option<&'static str>> {
         let client = &mut self.session.lock().unwrap_or_else(PoisonError::into_inner).client;
+        let now = schemas(client).map_err(|error| failed("ask for the schemas", &error))?;
+        if now != self.schemas {
+            return Ok(Some("schemas were changed meanwhile"));
+        }
         for _ in 0..20 {
             let row = client
                 .query_one(
@@ -200,12 +242,34 @@ impl Keys {
                 )
                 .map_err(|error| failed("ask whether all is durable", &error))?;
             if row.get(0) {
-                return Ok(true);
+                return Ok(None);
             }
             thread::sleep(Duration::from_millis(100));
         }
-        Ok(false)
+        Ok(Some("not all that was committed is durable yet"))
     }
+}
+
+/// What [`Keys`] is made of.
+struct Asked {
+    origin: String,
+    schemas: String,
+    before: u64,
+    committed: String,
+    writers: BTreeSet<u32>,
+    tables: Tables,
+    pages: Pages,
+}
+
+/// Every schema with its name and its last change: a schema can get another name though its tables are locked, and one that
+/// was swapped and swapped back is another row.
+fn schemas(client: &mut Client) -> std::result::Result<String, postgres::Error> {
+    let row = client.query_typed_one(
+        "SELECT md5(string_agg(format('%s %s %s', oid, nspname, xmin), ',' ORDER BY oid))
+         FROM pg_catalog.pg_namespace WHERE nspname !~ '^pg_(toast_)?temp_'",
+        &[],
+    )?;
+    Ok(row.get(0))
 }
 
 /// What [`Keys`] has of the same names.
@@ -315,5 +379,15 @@ mod tests {
         assert_eq!(last(&bytes), Some(0x4_1E8A_CF90));
         assert_eq!(last(&[]), Some(0));
         assert_eq!(last(&bytes[..9]), None);
+    }
+
+    #[test]
+    fn a_restart_leaves_pages_alike_and_no_proof() {
+        let key = Key { text: "2:7:00000001:5:100|cols:16384.16384.1.F0.aa".into(), settled: true };
+        assert!(key.is_of_another_start("2:7:00000001:5:200|cols:16384.16384.1.F0.aa"));
+        assert!(!key.is_of_another_start(&key.text.clone()));
+        assert!(!key.is_of_another_start("2:7:00000001:5:200|cols:16384.16384.2.F0.aa"));
+        // What an older version wrote.
+        assert!(!key.is_of_another_start("1:7:00000001:5:cols:16384.16384.1.F0.aa"));
     }
 }

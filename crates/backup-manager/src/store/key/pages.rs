@@ -44,6 +44,8 @@ pub(super) fn prepare(client: &mut Client) -> Result<(), postgres::Error> {
     client.batch_execute(
         "SELECT pg_catalog.set_config('event_triggers', 'off', false) FROM pg_catalog.pg_settings WHERE name = 'event_triggers'",
     )?;
+    // Its COMMIT is durable when it is answered, whatever the database's settings say; a standby is not waited for.
+    client.batch_execute("SET synchronous_commit = local")?;
     client.batch_execute(PAGE)
 }
 
