@@ -164,11 +164,7 @@ impl Job<'_> {
                 .because_all(told().lines().map(str::to_owned).collect::<Vec<_>>())
                 .because(error)
         };
-        let reader =
-            sections::call(self.pg_dump, self.settings, &self.context.variables, snapshot, &arguments)
-                .stderr_file(theirs)
-                .reader()
-                .map_err(failed)?;
+        let reader = self.pg_dump_call(snapshot, &arguments).stderr_file(theirs).reader().map_err(failed)?;
         let written = archive
             .append_stream(Stage::LargeObjects, |out| sections::large_objects(reader, out))
             .map_err(failed);

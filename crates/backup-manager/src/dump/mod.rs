@@ -10,6 +10,7 @@ mod plan;
 mod schema;
 mod sections;
 mod snapshot;
+mod watch;
 
 pub(crate) use copy::cannot_write;
 pub(crate) use plan::{Added, Scheduled, TABLE_COUNT, database, jobs};
@@ -99,6 +100,7 @@ pub(crate) fn run(
         enough_space(folder.path(), u64::try_from(database_bytes).unwrap_or_default(), options.compress)?;
     }
     let schemas = schemas(&mut looker)?;
+    let dumper = watch::named(settings, &mut looker).map_err(|error| failed("ask who we are", &error))?;
 
     let partial = Partial::create(&folder, name)?;
     log::info!("Creating backup: {} (type {})", partial.name(), kind.word());
@@ -109,6 +111,7 @@ pub(crate) fn run(
         context,
         options,
         settings,
+        dumper: &dumper,
         kind,
         recipients: recipients.as_ref(),
         server: &server,
@@ -120,7 +123,10 @@ pub(crate) fn run(
     let snapshot = snapshot::take(settings, readers + 1, options.lock_timeout)?;
     let locked = begun.elapsed();
     log::info!("All tables are locked for reading and the snapshot is taken ({} ms)", locked.as_millis());
-    let (metadata, reused) = job.dump(snapshot, accept, begun, locked.as_millis())?;
+    let name = dumper.connection.application_name.as_deref().unwrap_or_default();
+    let patience = watch::patience(options.lock_timeout);
+    let (metadata, reused) =
+        watch::beside(&mut looker, name, patience, || job.dump(snapshot, accept, begun, locked.as_millis()))?;
     same_schemas(&schemas, &self::schemas(&mut looker)?)?;
     lock.check()?;
     drop((lock, looker));
@@ -209,6 +215,8 @@ struct Job<'a> {
     context: &'a Context,
     options: &'a Options,
     settings: &'a Settings,
+    /// The same for pg_dump.
+    dumper: &'a Settings,
     kind: Kind,
     /// None: it is not encrypted.
     recipients: Option<&'a Recipients>,
@@ -344,7 +352,18 @@ impl Job<'_> {
 
     /// One of pg_dump's sections.
     fn section(&self, snapshot: &str, section: &str, arguments: &[&str]) -> Result<String> {
-        sections::text(self.pg_dump, self.settings, &self.context.variables, snapshot, section, arguments)
+        let name = format!("--section={section}");
+        let arguments: Vec<&str> = std::iter::once(&*name).chain(arguments.iter().copied()).collect();
+        sections::text(self.pg_dump, self.pg_dump_call(snapshot, &arguments), section)
+    }
+
+    /// Calls pg_dump for what the snapshot shows.
+    fn pg_dump_call(&self, snapshot: &str, more: &[&str]) -> duct::Expression {
+        let snapshot = format!("--snapshot={snapshot}");
+        let wait = format!("--lock-wait-timeout={}", watch::patience(self.options.lock_timeout).as_millis());
+        let mut arguments = vec![&*snapshot, &*wait, "--no-password", "--encoding=UTF8"];
+        arguments.extend(more);
+        self.pg_dump.call(self.dumper, &self.context.variables, &arguments).stdin_null()
     }
 
     /// Writes metadata.json and checksums.sha256.

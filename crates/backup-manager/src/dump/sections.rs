@@ -6,7 +6,6 @@
 use std::io::Read;
 
 use duct::Expression;
-use ms5_common::config::{Settings, Variables};
 use ms5_common::db::clients::ClientProgram;
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
@@ -15,35 +14,12 @@ use ms5_common::sql::{Facts, Item, Options, Script, Statement, TableName};
 use crate::sessions::stopped;
 use crate::sqltext::{self, PINNED};
 
-/// Calls pg_dump for one section of the snapshot.
-pub(crate) fn call(
-    program: &ClientProgram,
-    settings: &Settings,
-    variables: &Variables,
-    snapshot: &str,
-    more: &[&str],
-) -> Expression {
-    let snapshot = format!("--snapshot={snapshot}");
-    let mut arguments = vec![&*snapshot, "--no-password", "--encoding=UTF8", "--lock-wait-timeout=20000"];
-    arguments.extend(more);
-    program.call(settings, variables, &arguments).stdin_null()
-}
-
-/// The text of one section.
+/// The text of one section, of a call of pg_dump.
 ///
 /// # Errors
 /// What pg_dump said.
-pub(super) fn text(
-    program: &ClientProgram,
-    settings: &Settings,
-    variables: &Variables,
-    snapshot: &str,
-    section: &str,
-    more: &[&str],
-) -> Result<String> {
-    let name = format!("--section={section}");
-    let arguments: Vec<&str> = std::iter::once(name.as_str()).chain(more.iter().copied()).collect();
-    let output = call(program, settings, variables, snapshot, &arguments)
+pub(super) fn text(program: &ClientProgram, call: Expression, section: &str) -> Result<String> {
+    let output = call
         .stdout_capture()
         .stderr_capture()
         .unchecked()
