@@ -100,7 +100,8 @@ pub(crate) fn run(
         enough_space(folder.path(), u64::try_from(database_bytes).unwrap_or_default(), options.compress)?;
     }
     let schemas = schemas(&mut looker)?;
-    let dumper = watch::named(settings, &mut looker).map_err(|error| failed("ask who we are", &error))?;
+    let name_of_dump = watch::name(&mut looker).map_err(|error| failed("ask who we are", &error))?;
+    let dumper = watch::named(settings, &name_of_dump);
 
     let partial = Partial::create(&folder, name)?;
     log::info!("Creating backup: {} (type {})", partial.name(), kind.word());
@@ -123,10 +124,10 @@ pub(crate) fn run(
     let snapshot = snapshot::take(settings, readers + 1, options.lock_timeout)?;
     let locked = begun.elapsed();
     log::info!("All tables are locked for reading and the snapshot is taken ({} ms)", locked.as_millis());
-    let name = dumper.connection.application_name.as_deref().unwrap_or_default();
     let patience = watch::patience(options.lock_timeout);
-    let (metadata, reused) =
-        watch::beside(&mut looker, name, patience, || job.dump(snapshot, accept, begun, locked.as_millis()))?;
+    let (metadata, reused) = watch::beside(&mut looker, &name_of_dump, patience, || {
+        job.dump(snapshot, accept, begun, locked.as_millis())
+    })?;
     same_schemas(&schemas, &self::schemas(&mut looker)?)?;
     lock.check()?;
     drop((lock, looker));

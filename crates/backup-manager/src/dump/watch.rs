@@ -27,18 +27,23 @@ pub(super) fn patience(lock_timeout: Duration) -> Duration {
     PATIENCE.min(lock_timeout)
 }
 
-/// The settings for pg_dump: its sessions are known by their application name.
+/// What the application names of this backup's pg_dump end with.
 ///
 /// # Errors
 /// The server's.
-pub(super) fn named(
-    settings: &Settings,
-    client: &mut Client,
-) -> std::result::Result<Settings, postgres::Error> {
+pub(super) fn name(client: &mut Client) -> std::result::Result<String, postgres::Error> {
     let pid: i32 = client.query_typed_one("SELECT pg_catalog.pg_backend_pid()", &[])?.get(0);
+    Ok(format!("pg_dump for {pid}"))
+}
+
+/// The settings for a pg_dump that has that name behind its own.
+pub(super) fn named(settings: &Settings, name: &str) -> Settings {
     let mut settings = settings.clone();
-    settings.connection.application_name = Some(format!("{TOOL} pg_dump for {pid}"));
-    Ok(settings)
+    let own = settings.connection.application_name.as_deref().unwrap_or(TOOL);
+    // The server cuts at 63 bytes.
+    let own: String = own.chars().filter(char::is_ascii).take(30).collect();
+    settings.connection.application_name = Some(format!("{own} {name}"));
+    settings
 }
 
 /// Does the work, and ends what its pg_dump asks where that waits for a lock for too long.
@@ -86,7 +91,7 @@ fn watch(client: &mut Client, name: &str, patience: Duration, ended: &mpsc::Rece
             continue;
         };
         if since.get_or_insert_with(Instant::now).elapsed() >= patience {
-            let sql = "SELECT pg_catalog.pg_cancel_backend(pid) FROM pg_catalog.pg_stat_activity WHERE application_name = $1";
+            let sql = "SELECT pg_catalog.pg_cancel_backend(pid) FROM pg_catalog.pg_stat_activity WHERE pg_catalog.right(application_name, pg_catalog.length($1)) = $1";
             if let Err(error) = client.query(sql, &[&name]) {
                 log::debug!("pg_dump cannot be ended: {}", reasons(&error).join("; "));
             }
@@ -104,7 +109,7 @@ fn waits(client: &mut Client, name: &str) -> std::result::Result<Option<String>,
          FROM pg_catalog.pg_stat_activity d
          CROSS JOIN LATERAL unnest(pg_catalog.pg_blocking_pids(d.pid)) blocker
          JOIN pg_catalog.pg_stat_activity b ON b.pid = blocker
-         WHERE d.application_name = $1 AND d.wait_event_type = 'Lock' LIMIT 1",
+         WHERE pg_catalog.right(d.application_name, pg_catalog.length($1)) = $1 AND d.wait_event_type = 'Lock' LIMIT 1",
         &[&name],
     )?;
     Ok(rows.first().map(|row| row.get(0)))
