@@ -35,6 +35,25 @@ function measure() {
     if (box.width > 0 && (box.left < -0.5 || box.right > wide + 0.5) && !scrolls(element)) beyond.push(name(element));
   }
 
+  // Words of a chart that run into each other, or out of it: nothing breaks their lines.
+  const crowded = [];
+  for (const svg of document.querySelectorAll("svg")) {
+    if (!shown(svg)) continue;
+    const frame = svg.getBoundingClientRect();
+    const words = [...svg.querySelectorAll("text")].filter((text) => text.textContent.trim()).map((text) => ({ text, box: text.getBoundingClientRect() }));
+    for (const [place, { text, box }] of words.entries()) {
+      if (box.left < frame.left - 0.5 || box.right > frame.right + 0.5 || box.top < frame.top - 0.5 || box.bottom > frame.bottom + 0.5) {
+        crowded.push(`out of its chart: ${name(text)}`);
+      }
+      for (const other of words.slice(place + 1)) {
+        const across = Math.min(box.right, other.box.right) - Math.max(box.left, other.box.left);
+        const down = Math.min(box.bottom, other.box.bottom) - Math.max(box.top, other.box.top);
+        // A line's box is higher than its letters.
+        if (across > 0 && down > 2) crowded.push(`${name(text)} and ${name(other.text)}`);
+      }
+    }
+  }
+
   const colour = (text) => {
     const [r, g, b, a = 1] = text.match(/[\d.]+/g)?.map(Number) ?? [0, 0, 0, 0];
     return { r, g, b, a };
@@ -65,7 +84,7 @@ function measure() {
     if (ratio < 4.5) faint.push(`${ratio.toFixed(2)} ${name(element)}`);
   }
   const folded = [...document.querySelectorAll("details.print > :not(summary)")].filter((element) => !shown(element)).length;
-  return { wide, content: document.scrollingElement.scrollWidth, beyond: beyond.slice(0, 20), contrast, faint: faint.slice(0, 20), letters, folded };
+  return { wide, content: document.scrollingElement.scrollWidth, beyond: beyond.slice(0, 20), crowded: crowded.slice(0, 20), contrast, faint: faint.slice(0, 20), letters, folded };
 }
 
 // Runs in the page: what stands there, whatever the view.

@@ -50,13 +50,7 @@ fn only_looked(story: &Story<'_>) -> Option<&'static str> {
 /// Heading, verdict, facts and figures.
 pub(super) fn part(story: &Story<'_>, title: &str) -> Markup {
     let outcome = story.outcome();
-    let word = match outcome {
-        Outcome::Good => "Passed",
-        Outcome::Warn => "Passed, with warnings",
-        Outcome::Skipped | Outcome::Note => "Nothing is recorded",
-        Outcome::Bad if story.last_runs().iter().all(|run| run.verdict().is_some()) => "Failed",
-        Outcome::Bad => "Not finished",
-    };
+    let word = word(story, outcome);
     let says: Markup = sentences(story).into_iter().map(|sentence| el("p", &[], sentence)).collect();
     let verdict = el(
         "div",
@@ -74,6 +68,35 @@ pub(super) fn part(story: &Story<'_>, title: &str) -> Markup {
             el("dl", &[("class", "facts")], facts(story)),
         ],
     )
+}
+
+/// The verdict; what it does not hold for is part of it.
+fn word(story: &Story<'_>, outcome: Outcome) -> String {
+    match outcome {
+        Outcome::Good => "Passed".to_owned(),
+        Outcome::Warn => {
+            let tests = story.last("test");
+            let number = |wanted: Outcome| {
+                let of_it = tests.iter().filter(|test| outcome_in(test, "outcome") == wanted);
+                len(&of_it.collect::<Vec<_>>())
+            };
+            let parts: Vec<String> = [
+                (number(Outcome::Warn), "with a warning"),
+                (number(Outcome::Skipped), "could not be made here"),
+            ]
+            .into_iter()
+            .filter(|(number, _)| *number > 0)
+            .map(|(number, how)| format!("{} {how}", many(number, "test")))
+            .collect();
+            if parts.is_empty() {
+                return "Passed, with warnings".to_owned();
+            }
+            format!("Passed, {}", parts.join(", "))
+        }
+        Outcome::Skipped | Outcome::Note => "Nothing is recorded".to_owned(),
+        Outcome::Bad if story.last_runs().iter().all(|run| run.verdict().is_some()) => "Failed".to_owned(),
+        Outcome::Bad => "Not finished".to_owned(),
+    }
 }
 
 /// What happened, in a few words each.
@@ -101,6 +124,7 @@ fn sentences(story: &Story<'_>) -> Vec<String> {
         sentences.push(format!("{}.", ends.join(", ")));
     }
     sentences.extend(rows::sentence(story));
+    sentences.extend(not_checked(story));
     let errors = story.last_runs().into_iter().filter_map(|run| {
         let error = run.verdict()?["error"].as_str()?;
         Some(format!("{}: {error}", run.tool))
@@ -111,16 +135,48 @@ fn sentences(story: &Story<'_>) -> Vec<String> {
     sentences
 }
 
-/// How many tests passed, and which failed.
-fn tests(story: &Story<'_>) -> Option<String> {
+/// How many tests passed, which failed, and what is not proven.
+fn tests(story: &Story<'_>) -> Vec<String> {
     let tests = story.last("test");
+    if tests.is_empty() {
+        return Vec::new();
+    }
     let titles = |outcome: &str| -> Vec<&str> {
         tests.iter().filter(|test| test["outcome"] == outcome).map(|test| text(test, "title")).collect()
     };
-    let failed = titles("failed");
-    let all = if failed.is_empty() { String::new() } else { format!(" Failed: {}.", failed.join("; ")) };
-    (!tests.is_empty())
-        .then(|| format!("{} of {} passed.{all}", count(len(&titles("passed"))), many(len(&tests), "test")))
+    let [passed, warned, failed, skipped] = ["passed", "warned", "failed", "skipped"].map(titles);
+    let mut sentences = vec![format!("{} of {} passed.", count(len(&passed)), many(len(&tests), "test"))];
+    if !failed.is_empty() {
+        sentences.push(format!("Failed: {}.", failed.join("; ")));
+    }
+    let refused = story.last("verdict").iter().any(|verdict| verdict["ok"] == false);
+    if passed.is_empty() && warned.is_empty() && failed.is_empty() {
+        sentences.push("Nothing was proven: no test could be made here.".to_owned());
+    } else if refused && failed.is_empty() && !(warned.is_empty() && skipped.is_empty()) {
+        sentences.push(
+            "No test failed, but the run was strict: a warning, or a test that could not be made, is a failure then."
+                .to_owned(),
+        );
+    } else if !skipped.is_empty() {
+        sentences.push(match skipped.len() {
+            1 => "What the one that could not be made would show is not proven.".to_owned(),
+            _ => {
+                format!("What the {} that could not be made would show is not proven.", count(len(&skipped)))
+            }
+        });
+    }
+    sentences
+}
+
+/// How many checks were left out.
+fn not_checked(story: &Story<'_>) -> Option<String> {
+    let skipped: Vec<&Value> =
+        story.last("check").into_iter().filter(|check| check["verdict"] == "skipped").collect();
+    match skipped.len() {
+        0 => None,
+        1 => Some("1 check was skipped.".to_owned()),
+        _ => Some(format!("{} were skipped.", many(len(&skipped), "check"))),
+    }
 }
 
 /// The numbers of passed, warned and failed things.
@@ -184,9 +240,32 @@ fn facts(story: &Story<'_>) -> Markup {
     let mut facts = Vec::new();
     let mut fact =
         |name: &str, value: Markup| facts.push(el("div", &[], [el("dt", &[], name), el("dd", &[], value)]));
+    let server =
+        |database: &Value| database["server_version"].as_str().map(|version| format!("PostgreSQL {version}"));
     if let Some(database) = story.database() {
-        let place = format!("on {}, port {}", text(database, "host"), database["port"]);
-        fact("Database", [el("strong", &[], text(database, "name")), " ".into(), place.into()].into());
+        let place = format!("{}, port {}", text(database, "host"), database["port"]);
+        if story.has("migration-tests") {
+            // The tests have databases of their own; the record names the one from which they are made.
+            let server = server(database).unwrap_or_else(|| "PostgreSQL".to_owned());
+            let whose = match story.last("installation").first().map(|record| &record["sandbox"]) {
+                Some(Value::Bool(true)) => "a private one, started for this run",
+                _ => "in databases of the tests' own",
+            };
+            fact(
+                "Server",
+                [
+                    el("strong", &[], server),
+                    format!(" on {place}").into(),
+                    el("span", &[("class", "under")], whose),
+                ]
+                .into(),
+            );
+        } else {
+            fact(
+                "Database",
+                [el("strong", &[], text(database, "name")), format!(" on {place}").into()].into(),
+            );
+        }
     }
     let start = |name: &str| story.runs.iter().rev().find_map(|run| run.start()?[name].as_str());
     if let Some(environment) = start("environment") {
@@ -199,18 +278,14 @@ fn facts(story: &Story<'_>) -> Markup {
         let took = story.took().map(duration).unwrap_or_default();
         fact("Ended", format!("{}, after {took}", when(ended)).into());
     }
-    if let Some(version) = story.database().and_then(|database| database["server_version"].as_str()) {
-        fact("Server", format!("PostgreSQL {version}").into());
+    if let Some(server) = story.database().filter(|_| !story.has("migration-tests")).and_then(server) {
+        fact("Server", server.into());
     }
     if let Some(seen) = seen_last(story, "extension") {
         fact("TimescaleDB", seen.into());
     }
     for installation in story.kind("installation") {
-        let edition = match installation["license"].as_str() {
-            Some("timescale") => ", Community edition",
-            Some("apache") => ", Apache edition",
-            _ => "",
-        };
+        let edition = edition(installation).map(|edition| format!(", {edition}")).unwrap_or_default();
         let version = installation["timescaledb"].as_str();
         fact(
             "TimescaleDB",
@@ -235,6 +310,15 @@ fn facts(story: &Story<'_>) -> Markup {
         fact("Migration files, sha256", files);
     }
     facts.into()
+}
+
+/// What the licence of TimescaleDB is called.
+pub(super) fn edition(installation: &Value) -> Option<&'static str> {
+    match installation["license"].as_str() {
+        Some("timescale") => Some("Community edition"),
+        Some("apache") => Some("Apache edition"),
+        _ => None,
+    }
 }
 
 /// What the last check of a name saw.

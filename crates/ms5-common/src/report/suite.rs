@@ -12,10 +12,17 @@ use super::words::{count, count_in, duration, figure, len, list, many, seconds_i
 /// The most bars of the chart of durations.
 const LONGEST: usize = 12;
 
+/// Every test in the suite's order: side by side they end, and are recorded, in another one each time.
+fn in_order<'a>(story: &Story<'a>) -> Vec<&'a Value> {
+    let mut tests = story.kind("test");
+    tests.sort_by_key(|test| test["order"].as_u64().unwrap_or(u64::MAX));
+    tests
+}
+
 /// Every test that is not passed, the failed ones first.
 pub(super) fn not_passed(story: &Story<'_>) -> Markup {
     let mut tests: Vec<&Value> =
-        story.kind("test").into_iter().filter(|test| outcome_in(test, "outcome") != Outcome::Good).collect();
+        in_order(story).into_iter().filter(|test| outcome_in(test, "outcome") != Outcome::Good).collect();
     tests.sort_by_key(|test| outcome_in(test, "outcome"));
     tests.into_iter().map(shown).collect()
 }
@@ -23,7 +30,7 @@ pub(super) fn not_passed(story: &Story<'_>) -> Markup {
 /// Every test that is passed, category by category.
 pub(super) fn passed(story: &Story<'_>) -> Markup {
     let tests: Vec<&Value> =
-        story.kind("test").into_iter().filter(|test| outcome_in(test, "outcome") == Outcome::Good).collect();
+        in_order(story).into_iter().filter(|test| outcome_in(test, "outcome") == Outcome::Good).collect();
     categories(&tests)
         .into_iter()
         .map(|category| {
@@ -55,7 +62,7 @@ fn titled(category: &str) -> String {
 
 /// Category by category, how long, and when.
 pub(super) fn results(story: &Story<'_>) -> Markup {
-    let tests = story.kind("test");
+    let tests = in_order(story);
     if tests.is_empty() {
         return Markup::default();
     }
@@ -257,7 +264,7 @@ fn command(test: &Value, outcome: Outcome, place: usize, command: &Value) -> Mar
         let label = format!("Output of command {} of {}", place + 1, text(test, "id"));
         let text = el(
             "pre",
-            &[("class", "output"), ("tabindex", "0"), ("role", "region"), ("aria-label", &label)],
+            &[("class", "output"), ("tabindex", "0"), ("role", "group"), ("aria-label", &label)],
             output,
         );
         if outcome == Outcome::Bad {

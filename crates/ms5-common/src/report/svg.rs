@@ -147,33 +147,33 @@ pub(super) fn blocks(id: &str, title: &str, about: &str, items: &[Block], ends: 
     drawing(id, title, about, height + AXIS, content.into())
 }
 
-/// Values in their order, the last one marked, and the limit beyond which it would count as a regression.
+/// Values in their order, each with its class, the last one marked; and the limit beyond which it would count as a regression.
 pub(super) fn trend(
     id: &str,
     title: &str,
     about: &str,
-    values: &[f64],
-    limit: Option<f64>,
-    class: &str,
+    points: &[(f64, &str)],
+    limit: Option<&(f64, String)>,
 ) -> Markup {
-    let height = 72.0;
-    let most = values.iter().copied().chain(limit).fold(0.0, f64::max) * 1.08;
-    if values.is_empty() || most <= 0.0 {
+    let (top, height) = (18.0, 84.0);
+    let values = points.iter().map(|(value, _)| *value).chain(limit.map(|(limit, _)| *limit));
+    let most = values.fold(0.0, f64::max);
+    if points.is_empty() || most <= 0.0 {
         return Markup::default();
     }
-    let across = |place: usize| 0.02 + 0.96 * float(place) / float(values.len().saturating_sub(1).max(1));
-    let down = |value: f64| height - value / most * (height - 4.0);
+    let across = |place: usize| 0.03 + 0.94 * float(place) / float(points.len().saturating_sub(1).max(1));
+    let down = |value: f64| height - value / most * (height - top);
     let mut content = vec![line(0.0, height + 0.5, 1.0, height + 0.5, "axis")];
-    if let Some(limit) = limit {
-        content.push(line(0.0, down(limit), 1.0, down(limit), "limit"));
+    if let Some((limit, said)) = limit {
+        content.push(line(0.0, down(*limit), 1.0, down(*limit), "limit"));
+        content.push(words("0", "start", down(*limit) - 5.0, said, "tick"));
     }
-    for (place, pair) in values.windows(2).enumerate() {
-        content.push(line(across(place), down(pair[0]), across(place + 1), down(pair[1]), "path"));
+    for (place, pair) in points.windows(2).enumerate() {
+        content.push(line(across(place), down(pair[0].0), across(place + 1), down(pair[1].0), "path"));
     }
-    for (place, value) in values.iter().enumerate() {
-        let is_last = place + 1 == values.len();
-        let class = format!("point {}", if is_last { class } else { "before" });
-        let radius = if is_last { "5" } else { "3" };
+    for (place, (value, class)) in points.iter().enumerate() {
+        let class = format!("point {class}");
+        let radius = if place + 1 == points.len() { "5.5" } else { "3" };
         let at: Attributes<'_> = &[
             ("class", &class),
             ("cx", &per_cent(across(place))),
@@ -295,6 +295,6 @@ mod tests {
     fn nothing_to_draw_draws_nothing() {
         assert!(bars("a", "t", "d", &[], &[]).is_empty());
         assert!(blocks("a", "t", "d", &[], ("", "")).is_empty());
-        assert!(trend("a", "t", "d", &[], None, "good").is_empty());
+        assert!(trend("a", "t", "d", &[], None).is_empty());
     }
 }

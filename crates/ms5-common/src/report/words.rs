@@ -19,11 +19,13 @@ pub(super) fn duration(seconds: f64) -> String {
     if seconds < 59.95 {
         return format!("{seconds:.1} s");
     }
-    let minutes = (seconds / 60.0).floor();
-    if minutes < 60.0 {
-        let rest = (seconds - minutes * 60.0).floor();
-        return format!("{minutes:.0} min {rest:02.0} s");
+    // Rounded before it is taken apart: what is cut off a part is missing from the whole.
+    let whole = seconds.round();
+    if whole < 3600.0 {
+        let minutes = (whole / 60.0).floor();
+        return format!("{minutes:.0} min {:02.0} s", whole - minutes * 60.0);
     }
+    let minutes = (seconds / 60.0).round();
     let hours = (minutes / 60.0).floor();
     format!("{hours:.0} h {:02.0} min", minutes - hours * 60.0)
 }
@@ -77,6 +79,7 @@ pub(super) fn float(number: usize) -> f64 {
 pub(super) fn measured(value: f64, unit: &str) -> String {
     match unit {
         "s" => duration(value),
+        "ms" if value < 9.95 => format!("{value:.1} ms"),
         "ms" => duration(value / 1000.0),
         _ if value >= 100.0 => format!("{value:.0} {unit}"),
         _ => format!("{value:.1} {unit}"),
@@ -156,8 +159,13 @@ mod tests {
             (0.25, "250 ms"),
             (0.9999, "1.0 s"),
             (12.34, "12.3 s"),
-            (59.96, "0 min 59 s"),
+            (59.94, "59.9 s"),
+            (59.96, "1 min 00 s"),
+            (119.6, "2 min 00 s"),
             (185.0, "3 min 05 s"),
+            (3599.4, "59 min 59 s"),
+            (3599.6, "1 h 00 min"),
+            (7199.9, "2 h 00 min"),
             (7440.0, "2 h 04 min"),
         ] {
             assert_eq!(duration(seconds), text);
