@@ -78,7 +78,7 @@ pub(crate) fn xml(tests: &[Value], seconds: f64, strict: bool, trouble: Option<&
     let mut text = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
     let _ = writeln!(
         text,
-        "<testsuites name=\"migration-tests\" tests=\"{}\" failures=\"{}\" errors=\"{errors}\" skipped=\"{}\" time=\"{seconds:.3}\">",
+        "<testsuites name=\"migration-tests\" tests=\"{}\" failures=\"{}\" skipped=\"{}\" errors=\"{errors}\" time=\"{seconds:.3}\">",
         all.len() + errors,
         count(&all, Counted::Failed),
         count(&all, Counted::Skipped)
@@ -94,7 +94,7 @@ pub(crate) fn xml(tests: &[Value], seconds: f64, strict: bool, trouble: Option<&
         let took: f64 = of_it.iter().filter_map(|test| test["seconds"].as_f64()).sum();
         let _ = writeln!(
             text,
-            "  <testsuite name=\"{}\" tests=\"{}\" failures=\"{}\" errors=\"0\" skipped=\"{}\" time=\"{took:.3}\">",
+            "  <testsuite name=\"{}\" tests=\"{}\" failures=\"{}\" skipped=\"{}\" errors=\"0\" time=\"{took:.3}\">",
             escaped(category),
             of_it.len(),
             count(&of_it, Counted::Failed),
@@ -109,7 +109,7 @@ pub(crate) fn xml(tests: &[Value], seconds: f64, strict: bool, trouble: Option<&
         let trouble = escaped(trouble);
         let _ = writeln!(
             text,
-            "  <testsuite name=\"run\" tests=\"1\" failures=\"0\" errors=\"1\" skipped=\"0\" time=\"{seconds:.3}\">\n    \
+            "  <testsuite name=\"run\" tests=\"1\" failures=\"0\" skipped=\"0\" errors=\"1\" time=\"{seconds:.3}\">\n    \
              <testcase classname=\"run\" name=\"run.whole\" time=\"{seconds:.3}\">\n      \
              <error message=\"{}\">{trouble}</error>\n    </testcase>\n  </testsuite>",
             trouble.lines().next().unwrap_or_default()
@@ -195,7 +195,7 @@ mod tests {
         let test = json!({ "category": "runner", "id": "runner.x", "title": "<\"&", "outcome": "failed", "seconds": 1.5,
                            "reasons": ["]]> \u{1b}[0m"], "commands": [{ "line": "a < b", "output": "</system-out>" }] });
         let text = xml(&[test], 2.0, false, None);
-        assert!(text.contains("tests=\"1\" failures=\"1\" errors=\"0\" skipped=\"0\" time=\"2.000\""));
+        assert!(text.contains("tests=\"1\" failures=\"1\" skipped=\"0\" errors=\"0\" time=\"2.000\""));
         assert!(
             text.contains(
                 "<failure type=\"failed\" message=\"&lt;&quot;&amp;\">]]&gt; \u{FFFD}[0m</failure>"
@@ -209,16 +209,19 @@ mod tests {
         let all = [test("a", "passed"), test("b", "warned"), test("c", "skipped")];
         let text = xml(&all, 5.0, false, None);
         assert!(
-            text.contains("tests=\"3\" failures=\"0\" errors=\"0\" skipped=\"1\" time=\"5.000\""),
+            text.contains("tests=\"3\" failures=\"0\" skipped=\"1\" errors=\"0\" time=\"5.000\""),
             "{text}"
         );
-        assert!(text.contains("<testsuite name=\"runner\"") && text.contains("skipped=\"1\" time=\"4.500\""));
+        assert!(
+            text.contains("<testsuite name=\"runner\"")
+                && text.contains("skipped=\"1\" errors=\"0\" time=\"4.500\"")
+        );
         assert!(text.contains("<system-out>warning: why</system-out>"), "{text}");
         let strict = xml(&all, 5.0, true, None);
-        assert!(strict.contains("tests=\"3\" failures=\"2\" errors=\"0\" skipped=\"0\""), "{strict}");
+        assert!(strict.contains("tests=\"3\" failures=\"2\" skipped=\"0\" errors=\"0\""), "{strict}");
         assert_eq!(strict.matches("<failure type=\"warned\" message=\"t\">why</failure>").count(), 1);
         let stopped = xml(&all[..1], 5.0, false, Some("stopped by a signal\nat once"));
-        assert!(stopped.contains("tests=\"2\" failures=\"0\" errors=\"1\""), "{stopped}");
+        assert!(stopped.contains("tests=\"2\" failures=\"0\" skipped=\"0\" errors=\"1\""), "{stopped}");
         assert!(stopped.contains("<error message=\"stopped by a signal\">"), "{stopped}");
     }
 

@@ -54,7 +54,7 @@ impl Unit {
     const fn moment(self) -> f64 {
         match self {
             Self::Seconds => 0.05,
-            Self::Milliseconds => 1.0,
+            Self::Milliseconds => 0.5,
             Self::MegabytesPerSecond => 0.0,
         }
     }
@@ -278,8 +278,9 @@ mod tests {
     #[test]
     fn a_small_figure_is_watched_as_closely_as_a_large_one_and_noise_is_no_regression() {
         let steady = [1.0, 1.1, 0.9, 1.0];
-        assert!(regressed(&steady, 20.0, Unit::Milliseconds) && regressed(&steady, 2.2, Unit::Milliseconds));
-        assert!(!regressed(&steady, 1.9, Unit::Milliseconds));
+        assert!(regressed(&steady, 20.0, Unit::Milliseconds) && regressed(&steady, 1.7, Unit::Milliseconds));
+        assert!(!regressed(&steady, 1.4, Unit::Milliseconds));
+        assert!(!regressed(&[0.1, 0.1, 0.1], 0.5, Unit::Milliseconds), "less than a round trip now and then");
         // What goes up and down by itself goes up a little more.
         let noisy = [10.0, 14.0, 8.0, 12.0, 10.0, 15.0, 9.0];
         assert!(!regressed(&noisy, 19.0, Unit::Milliseconds) && regressed(&noisy, 30.0, Unit::Milliseconds));

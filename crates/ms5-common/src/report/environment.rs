@@ -19,8 +19,7 @@ fn shown(record: &Value) -> Markup {
         if record["sandbox"] == true { "a private one, started for this run" } else { "the operator's own" };
     let processors: Markup =
         [count_in(machine, "processors"), " × ".into(), text_in(machine, "processor")].into();
-    let edition =
-        field(record, "license", |value| Some(format!("{} ({})", head::edition(record)?, value.as_str()?)));
+    let edition = field(record, "license", |_| head::edition(record).map(str::to_owned));
     let facts: Vec<(&str, Markup)> = vec![
         ("Host", text_in(machine, "host")),
         ("Operating system", text_in(machine, "os")),
@@ -29,7 +28,7 @@ fn shown(record: &Value) -> Markup {
         ("Memory", field(machine, "memory_bytes", |value| value.as_f64().map(bytes))),
         ("PostgreSQL", text_in(record, "server")),
         ("TimescaleDB", text_in(record, "timescaledb")),
-        ("Edition of TimescaleDB (licence)", edition),
+        ("Licence of TimescaleDB", edition),
         ("Whose server", sandbox.into()),
         ("Tests side by side", count_in(record, "jobs")),
     ];

@@ -6,7 +6,7 @@ use super::html::{Markup, el};
 use super::outcome::{Outcome, outcome_in};
 use super::rows;
 use super::story::{Run, Story};
-use super::words::{count, duration, figure, len, list, many, text, when};
+use super::words::{bytes, count, duration, figure, len, list, many, text, texts, when};
 
 /// What the page is about.
 pub(super) fn title(story: &Story<'_>) -> String {
@@ -89,7 +89,12 @@ fn word(story: &Story<'_>, outcome: Outcome) -> String {
             .map(|(number, how)| format!("{} {how}", many(number, "test")))
             .collect();
             if parts.is_empty() {
-                return "Passed, with warnings".to_owned();
+                let warnings = story.last("check").into_iter().filter(|check| check["verdict"] == "warn");
+                return match warnings.count() {
+                    0 => "Passed, with warnings".to_owned(),
+                    1 => "Passed, with a warning".to_owned(),
+                    several => format!("Passed, with {several} warnings"),
+                };
             }
             format!("Passed, {}", parts.join(", "))
         }
@@ -246,7 +251,9 @@ fn facts(story: &Story<'_>) -> Markup {
         let place = format!("{}, port {}", text(database, "host"), database["port"]);
         if story.has("migration-tests") {
             // The tests have databases of their own; the record names the one from which they are made.
+            // What its package is called stands under Environment.
             let server = server(database).unwrap_or_else(|| "PostgreSQL".to_owned());
+            let server = server.split(" (").next().unwrap_or_default();
             let whose = match story.last("installation").first().map(|record| &record["sandbox"]) {
                 Some(Value::Bool(true)) => "a private one, started for this run",
                 _ => "in databases of the tests' own",
@@ -255,7 +262,7 @@ fn facts(story: &Story<'_>) -> Markup {
                 "Server",
                 [
                     el("strong", &[], server),
-                    format!(" on {place}").into(),
+                    el("span", &[("class", "under")], format!("on {place}")),
                     el("span", &[("class", "under")], whose),
                 ]
                 .into(),
@@ -263,7 +270,11 @@ fn facts(story: &Story<'_>) -> Markup {
         } else {
             fact(
                 "Database",
-                [el("strong", &[], text(database, "name")), format!(" on {place}").into()].into(),
+                [
+                    el("strong", &[], text(database, "name")),
+                    el("span", &[("class", "under")], format!("on {place}")),
+                ]
+                .into(),
             );
         }
     }
@@ -271,18 +282,16 @@ fn facts(story: &Story<'_>) -> Markup {
     if let Some(environment) = start("environment") {
         fact("Environment", environment.into());
     }
-    if let (Some(began), Some(ended)) =
-        (story.runs.iter().filter_map(Run::began).min(), story.runs.iter().filter_map(Run::ended).max())
-    {
-        fact("Began", when(began).into());
-        let took = story.took().map(duration).unwrap_or_default();
-        fact("Ended", format!("{}, after {took}", when(ended)).into());
+    if let Some(began) = story.runs.iter().filter_map(Run::began).min() {
+        let took = story.took().map(|took| format!("took {}", duration(took))).unwrap_or_default();
+        fact("Began", [when(began).into(), el("span", &[("class", "under")], took)].into());
     }
     if let Some(server) = story.database().filter(|_| !story.has("migration-tests")).and_then(server) {
         fact("Server", server.into());
     }
     if let Some(seen) = seen_last(story, "extension") {
-        fact("TimescaleDB", seen.into());
+        let more = texts(seen, "reasons").into_iter().map(|why| el("span", &[("class", "under")], why));
+        fact("TimescaleDB", [text(seen, "seen").into(), more.collect()].into());
     }
     for installation in story.kind("installation") {
         let edition = edition(installation).map(|edition| format!(", {edition}")).unwrap_or_default();
@@ -292,7 +301,13 @@ fn facts(story: &Story<'_>) -> Markup {
             version.map_or("not there".to_owned(), |version| format!("{version}{edition}")).into(),
         );
         let machine = &installation["machine"];
-        fact("Machine", format!("{}, {}", text(machine, "host"), text(machine, "os")).into());
+        let parts = [
+            text(machine, "os").to_owned(),
+            format!("{} × {}", machine["processors"], text(machine, "processor")),
+            machine["memory_bytes"].as_f64().map(bytes).unwrap_or_default(),
+        ];
+        let host: Markup = text(machine, "host").into();
+        fact("Machine", [host, el("span", &[("class", "under")], parts.join(", "))].into());
     }
     let mut tools: Vec<String> = Vec::new();
     for run in &story.runs {
@@ -302,8 +317,22 @@ fn facts(story: &Story<'_>) -> Markup {
             tools.push(tool);
         }
     }
+    if story.has("migration-tests") {
+        let of_all = story.last("installation").first().map_or(&[][..], |record| list(record, "tools"));
+        let mut versions: Vec<&str> = of_all.iter().map(|tool| text(tool, "version")).collect();
+        let number = len(&versions);
+        versions.dedup();
+        if let [version] = versions.as_slice() {
+            tools = vec![format!("all {} of version {version}", count(number))];
+        }
+    }
     if !tools.is_empty() {
-        fact("Tools", tools.join(", ").into());
+        let last = tools.len() - 1;
+        let pieces = tools.into_iter().enumerate().map(|(place, tool)| {
+            let comma = if place == last { "" } else { ", " };
+            [el("span", &[("class", "piece")], tool), comma.into()].into()
+        });
+        fact("Tools", pieces.collect());
     }
     if let Some(digest) = start("migrations_digest") {
         let files = el("code", &[("class", "digest")], digest);
@@ -321,9 +350,9 @@ pub(super) fn edition(installation: &Value) -> Option<&'static str> {
     }
 }
 
-/// What the last check of a name saw.
-fn seen_last<'a>(story: &Story<'a>, id: &str) -> Option<&'a str> {
-    story.kind("check").into_iter().rev().find(|check| check["id"] == id)?["seen"].as_str()
+/// The last check of a name.
+fn seen_last<'a>(story: &Story<'a>, id: &str) -> Option<&'a Value> {
+    story.kind("check").into_iter().rev().find(|check| check["id"] == id && check["seen"].is_string())
 }
 
 /// What the page was made of.

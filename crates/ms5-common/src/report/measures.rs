@@ -6,7 +6,7 @@ use super::html::{Markup, el};
 use super::outcome::Outcome;
 use super::story::Story;
 use super::svg::{self, Bar};
-use super::table::{Row, figures, table, words};
+use super::table::{Row, figures, narrow, table, words};
 use super::words::{count_in, field, len, list, many, measured, text, text_in};
 
 /// The part.
@@ -15,48 +15,63 @@ pub(super) fn part(story: &Story<'_>) -> Markup {
     if measures.is_empty() {
         return Markup::default();
     }
-    let rows = measures
+    let mut tests: Vec<&str> = Vec::new();
+    for test in measures.iter().map(|record| text(record, "test")) {
+        if !tests.contains(&test) {
+            tests.push(test);
+        }
+    }
+    let tables: Markup = tests.into_iter().map(|test| of_test(story, test, &measures)).collect();
+    let about = if measures.iter().any(|record| is_compared(record)) {
+        "Usual is the middle of the last ten runs on this server, those left out that had regressed; with fewer than three there is nothing \
+         to compare with. Beyond the limit begins a regression."
+    } else {
+        "Nothing is compared yet: that takes three earlier runs on this server."
+    };
+    [el("p", &[("class", "about")], about), throughput(&measures), tables, trends(&measures)].into()
+}
+
+/// What one test has measured; what is usual stands there once there are runs to compare with.
+fn of_test(story: &Story<'_>, test: &str, measures: &[&Value]) -> Markup {
+    let of_it: Vec<&&Value> = measures.iter().filter(|record| text(record, "test") == test).collect();
+    let compared = of_it.iter().any(|record| is_compared(record));
+    let rows = of_it
         .iter()
         .map(|record| {
             let unit = text(record, "unit");
             let shown = |value: &Value| value.as_f64().map(|value| measured(value, unit));
-            Row::of(
-                record,
-                &key(record),
-                vec![
-                    [
-                        text_in(record, "name"),
-                        el("span", &[("class", "under")], el("code", &[], text_in(record, "test"))),
-                    ]
-                    .into(),
-                    outcome(record).badge(standing(record)),
-                    field(record, "value", shown),
+            let mut cells = vec![text_in(record, "name"), outcome(record).badge(standing(record))];
+            let now = field(record, "value", shown);
+            if compared {
+                cells.extend([
+                    now,
                     field(record, "usual", shown),
                     change(record).map_or("–".into(), Markup::from),
                     field(record, "threshold", |value| Some(format!("{} {}", beyond(record), shown(value)?))),
                     count_in(record, "compared"),
-                ],
-            )
+                ]);
+            } else {
+                cells.push(now);
+            }
+            Row::of(record, &key(record), cells)
         })
         .collect();
+    let titled = story.kind("test").into_iter().find(|record| text(record, "id") == test);
+    let title = titled.map_or("", |record| text(record, "title"));
+    let caption = if title.is_empty() { test.to_owned() } else { format!("{title} ({test})") };
+    if !compared {
+        return narrow(&caption, &[words("Measure"), words("Outcome"), figures("Now")], rows);
+    }
     let columns = [
         words("Measure"),
         words("Outcome"),
         figures("Now"),
         figures("Usual"),
-        figures("Against usual"),
-        figures("Regression from"),
-        figures("Runs compared"),
+        figures("Change"),
+        figures("Limit"),
+        figures("Runs"),
     ];
-    let about = "Usual is the middle of the last ten runs on this server, those left out that had regressed. With fewer than three there is \
-                 nothing to compare with.";
-    [
-        throughput(&measures),
-        table("What was measured", &columns, rows),
-        el("p", &[("class", "about")], about),
-        trends(&measures),
-    ]
-    .into()
+    table(&caption, &columns, rows)
 }
 
 fn key(record: &Value) -> String {
@@ -141,7 +156,7 @@ fn trends(measures: &[&Value]) -> Markup {
         return charts;
     }
     let limits = if measures.iter().any(|record| is_compared(record)) {
-        " Beyond the dashed line begins a regression; small marked points are earlier ones."
+        " The dashed line is the limit; small marked points beyond it were regressions."
     } else {
         ""
     };
@@ -166,9 +181,7 @@ fn trend(place: usize, record: &Value) -> Markup {
     let mut points: Vec<(f64, &str)> =
         runs.iter().filter_map(|run| Some((run["value"].as_f64()?, class(run)))).collect();
     points.push((value, outcome(record).class()));
-    let limit = record["threshold"]
-        .as_f64()
-        .map(|limit| (limit, format!("{} {}", beyond(record), measured(limit, unit))));
+    let limit = record["threshold"].as_f64();
     let values = points.iter().map(|(value, _)| *value);
     let (least, most) =
         values.fold((f64::INFINITY, 0.0_f64), |(least, most), value| (least.min(value), most.max(value)));
@@ -181,6 +194,9 @@ fn trend(place: usize, record: &Value) -> Markup {
         measured(most, unit),
         measured(value, unit)
     );
+    // Words in the drawing would be in the way of its lines.
+    let limit_said = limit.map(|limit| format!(", limit {}", measured(limit, unit))).unwrap_or_default();
+    let summary = format!("{} before{limit_said}", many(len(runs), "run"));
     let lines: Markup = runs
         .iter()
         .map(|run| {
@@ -193,15 +209,8 @@ fn trend(place: usize, record: &Value) -> Markup {
         "div",
         &[("class", "trend")],
         [
-            svg::trend(&format!("chart-trend-{place}"), &title, &about, &points, limit.as_ref()),
-            el(
-                "details",
-                &[],
-                [
-                    el("summary", &[], many(len(runs), "run") + " before"),
-                    el("ul", &[("class", "reasons")], lines),
-                ],
-            ),
+            svg::trend(&format!("chart-trend-{place}"), &title, &about, &points, limit),
+            el("details", &[], [el("summary", &[], summary), el("ul", &[("class", "reasons")], lines)]),
         ],
     )
 }

@@ -73,7 +73,9 @@ pub(super) fn results(story: &Story<'_>) -> Markup {
                 tests.iter().filter(|test| text(test, "category") == category).collect();
             let number = |word: &'static str| {
                 let number = len(&of_it.iter().filter(|test| test["outcome"] == word).collect::<Vec<_>>());
-                figure(word, &Value::from(number), count(number))
+                let shown =
+                    if number == 0 { el("span", &[("class", "none")], "0") } else { count(number).into() };
+                figure(word, &Value::from(number), shown)
             };
             let seconds: f64 = of_it.iter().filter_map(|test| test["seconds"].as_f64()).sum();
             Row::new(
@@ -136,7 +138,13 @@ fn timeline(tests: &[&Value]) -> Markup {
         many(len(&lanes), "worker"),
         duration(most)
     );
-    svg::lanes("chart-timeline", "Timeline of the run", &about, &lanes, &svg::ticks(most))
+    let legend: Vec<(&str, &str)> = ["passed", "warned", "failed", "skipped"]
+        .into_iter()
+        .filter(|word| tests.iter().any(|test| test["outcome"] == *word))
+        .map(|word| (Outcome::of(word).class(), word))
+        .collect();
+    let title = "Timeline of the run: each test as a block, on the worker that made it";
+    svg::lanes("chart-timeline", title, &about, &lanes, &svg::ticks(most), &legend)
 }
 
 /// The tests that took longest.
@@ -183,17 +191,19 @@ fn shown(test: &Value) -> Markup {
     let summary = el(
         "summary",
         &[],
-        [
-            badge_in(test, "outcome"),
-            " ".into(),
-            el("span", &[("class", "test-title")], text_in(test, "title")),
-            " ".into(),
-            el(
-                "span",
-                &[("class", "meta")],
-                [el("code", &[], text(test, "id")), " · ".into(), seconds_in(test, "seconds")],
-            ),
-        ],
+        el(
+            "span",
+            &[("class", "test-row")],
+            [
+                badge_in(test, "outcome"),
+                el(
+                    "span",
+                    &[("class", "test-title")],
+                    [text_in(test, "title"), " ".into(), el("code", &[], text(test, "id"))],
+                ),
+                el("span", &[("class", "took")], seconds_in(test, "seconds")),
+            ],
+        ),
     );
     let body = el(
         "div",

@@ -36,7 +36,14 @@ const AXIS: f64 = 26.0;
 const LETTERS: usize = 38;
 
 /// A chart with a name and a description, for those who do not see it too.
-fn drawing(id: &str, title: &str, about: &str, height: f64, content: Markup) -> Markup {
+fn drawing(
+    id: &str,
+    title: &str,
+    about: &str,
+    height: f64,
+    legend: &[(&str, &str)],
+    content: Markup,
+) -> Markup {
     let (name, text) = (format!("{id}-title"), format!("{id}-about"));
     let svg = el(
         "svg",
@@ -49,7 +56,14 @@ fn drawing(id: &str, title: &str, about: &str, height: f64, content: Markup) -> 
         ],
         [el("title", &[("id", &name)], title), el("desc", &[("id", &text)], about), content],
     );
-    el("figure", &[("class", "chart")], [el("figcaption", &[], title), svg])
+    let keys: Markup = legend
+        .iter()
+        .map(|(class, word)| {
+            let swatch = el("span", &[("class", &format!("swatch {class}")), ("aria-hidden", "true")], "");
+            el("span", &[("class", "key")], [swatch, (*word).into()])
+        })
+        .collect();
+    el("figure", &[("class", "chart")], [el("figcaption", &[], [title.into(), keys]), svg])
 }
 
 /// A row of bars for each item, all on one scale from zero to `most`.
@@ -79,7 +93,7 @@ pub(super) fn bars(id: &str, title: &str, about: &str, items: &[Bar], axis: &[(f
             &format!("{}: {}", bar.label, bar.figure),
         ));
     }
-    drawing(id, title, about, height + if axis.is_empty() { 0.0 } else { AXIS }, content.into())
+    drawing(id, title, about, height + if axis.is_empty() { 0.0 } else { AXIS }, &[], content.into())
 }
 
 /// What a colour says, as a sign before the words.
@@ -98,6 +112,7 @@ pub(super) fn lanes(
     about: &str,
     lanes: &[(String, Vec<Block>)],
     axis: &[(f64, String)],
+    legend: &[(&str, &str)],
 ) -> Markup {
     let most = lanes.iter().flat_map(|(_, blocks)| blocks).map(|block| block.end).fold(0.0, f64::max);
     if most <= 0.0 {
@@ -122,11 +137,18 @@ pub(super) fn lanes(
             ));
         }
     }
-    drawing(id, title, about, height + AXIS, content.into())
+    drawing(id, title, about, height + AXIS, legend, content.into())
 }
 
 /// Blocks side by side along one axis, as high as they are large.
-pub(super) fn blocks(id: &str, title: &str, about: &str, items: &[Block], ends: (&str, &str)) -> Markup {
+pub(super) fn blocks(
+    id: &str,
+    title: &str,
+    about: &str,
+    items: &[Block],
+    ends: (&str, &str),
+    legend: &[(&str, &str)],
+) -> Markup {
     let height = 64.0;
     let first = items.iter().map(|block| block.begin).fold(f64::INFINITY, f64::min);
     let last = items.iter().map(|block| block.end).fold(f64::NEG_INFINITY, f64::max);
@@ -144,7 +166,7 @@ pub(super) fn blocks(id: &str, title: &str, about: &str, items: &[Block], ends: 
     content.push(line(0.0, height + 0.5, 1.0, height + 0.5, "axis"));
     content.push(words("0", "start", height + 17.0, ends.0, "tick"));
     content.push(words("100%", "end", height + 17.0, ends.1, "tick"));
-    drawing(id, title, about, height + AXIS, content.into())
+    drawing(id, title, about, height + AXIS, legend, content.into())
 }
 
 /// Values in their order, each with its class, the last one marked; and the limit beyond which it would count as a regression.
@@ -153,20 +175,18 @@ pub(super) fn trend(
     title: &str,
     about: &str,
     points: &[(f64, &str)],
-    limit: Option<&(f64, String)>,
+    limit: Option<f64>,
 ) -> Markup {
-    let (top, height) = (18.0, 84.0);
-    let values = points.iter().map(|(value, _)| *value).chain(limit.map(|(limit, _)| *limit));
-    let most = values.fold(0.0, f64::max);
+    let (top, height) = (8.0, 72.0);
+    let most = points.iter().map(|(value, _)| *value).chain(limit).fold(0.0, f64::max);
     if points.is_empty() || most <= 0.0 {
         return Markup::default();
     }
     let across = |place: usize| 0.03 + 0.94 * float(place) / float(points.len().saturating_sub(1).max(1));
     let down = |value: f64| height - value / most * (height - top);
     let mut content = vec![line(0.0, height + 0.5, 1.0, height + 0.5, "axis")];
-    if let Some((limit, said)) = limit {
-        content.push(line(0.0, down(*limit), 1.0, down(*limit), "limit"));
-        content.push(words("0", "start", down(*limit) - 5.0, said, "tick"));
+    if let Some(limit) = limit {
+        content.push(line(0.0, down(limit), 1.0, down(limit), "limit"));
     }
     for (place, pair) in points.windows(2).enumerate() {
         content.push(line(across(place), down(pair[0].0), across(place + 1), down(pair[1].0), "path"));
@@ -182,7 +202,7 @@ pub(super) fn trend(
         ];
         content.push(el("circle", at, ""));
     }
-    drawing(id, title, about, height + 8.0, content.into())
+    drawing(id, title, about, height + 8.0, &[], content.into())
 }
 
 /// Lines down from where the words of the axis stand.
@@ -294,7 +314,7 @@ mod tests {
     #[test]
     fn nothing_to_draw_draws_nothing() {
         assert!(bars("a", "t", "d", &[], &[]).is_empty());
-        assert!(blocks("a", "t", "d", &[], ("", "")).is_empty());
+        assert!(blocks("a", "t", "d", &[], ("", ""), &[]).is_empty());
         assert!(trend("a", "t", "d", &[], None).is_empty());
     }
 }

@@ -311,7 +311,7 @@ fn the_verdict_is_that_of_the_last_run_of_each_tool() {
         record
     };
     assert!(says(&good).contains("Passed<"));
-    assert!(says(&[check("warn"), verdict("post-validate", 0, None)]).contains("Passed, with warnings"));
+    assert!(says(&[check("warn"), verdict("post-validate", 0, None)]).contains("Passed, with a warning<"));
     assert!(says(&[check("fail"), verdict("post-validate", 1, None)]).contains("Failed"));
     assert!(says(&[check("pass")]).contains("Not finished"));
     let mended: Vec<Value> = [check("fail"), verdict("post-validate", 1, None)]

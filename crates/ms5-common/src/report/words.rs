@@ -96,6 +96,26 @@ pub(super) fn when(time: OffsetDateTime) -> String {
     time.to_offset(time::UtcOffset::UTC).format(WHEN).unwrap_or_default()
 }
 
+/// A day and a time of that day, between which a line may break, and nowhere else.
+pub(super) fn moment(time: &str) -> Markup {
+    let (day, rest) = time.split_once(['T', ' ']).unwrap_or((time, ""));
+    let piece = |text: &str| el("span", &[("class", "piece")], text);
+    if rest.is_empty() { piece(day) } else { [piece(day), " ".into(), piece(rest)].into() }
+}
+
+/// A name of several parts, `schema.table`, between which a line may break before it does so anywhere else.
+pub(super) fn parted(name: &str) -> Markup {
+    name.split_inclusive('.').map(|part| el("span", &[("class", "piece")], part)).collect()
+}
+
+/// A moment in a field.
+pub(super) fn moment_in(record: &Value, name: &str) -> Markup {
+    match record[name].as_str() {
+        Some(time) => figure(name, &record[name], moment(time)),
+        None => field(record, name, |_| None),
+    }
+}
+
 /// A value of a record, as it stands there, under a text for people. Tests hold the one to the other.
 pub(super) fn figure(field: &str, value: &Value, text: impl Into<Markup>) -> Markup {
     let exact = match value {
