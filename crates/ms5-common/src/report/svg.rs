@@ -32,8 +32,9 @@ pub(super) struct Block {
 const ROW: f64 = 34.0;
 const LANE: f64 = 48.0;
 const AXIS: f64 = 26.0;
-/// The most letters of a label; a phone has room for no more.
+/// The most letters of a label, and of a label and a figure in one line; a phone has room for no more.
 const LETTERS: usize = 38;
+const LINE: usize = 42;
 
 /// A chart with a name and a description, for those who do not see it too.
 fn drawing(
@@ -76,14 +77,10 @@ pub(super) fn bars(id: &str, title: &str, about: &str, items: &[Bar], axis: &[(f
     let mut content = grid(axis, most, height);
     for (place, bar) in items.iter().enumerate() {
         let top = float(place) * ROW;
-        content.push(words("0", "start", top + 13.0, &shortened(&bar.label), "label"));
-        content.push(words(
-            "100%",
-            "end",
-            top + 13.0,
-            &format!("{}{}", sign(bar.class), bar.figure),
-            "value",
-        ));
+        let figure = format!("{}{}", sign(bar.class), bar.figure);
+        let room = LINE.saturating_sub(figure.chars().count()).min(LETTERS);
+        content.push(words("0", "start", top + 13.0, &shortened(&bar.label, room), "label"));
+        content.push(words("100%", "end", top + 13.0, &figure, "value"));
         content.push(rect(
             bar.begin / most,
             bar.end / most,
@@ -122,11 +119,15 @@ pub(super) fn lanes(
     let mut content = grid(axis, most, height);
     for (place, (label, blocks)) in lanes.iter().enumerate() {
         let top = float(place) * LANE;
-        content.push(words("0", "start", top + 13.0, &shortened(label), "label"));
+        content.push(words("0", "start", top + 13.0, &shortened(label, LETTERS), "label"));
+        let mut signed = f64::NEG_INFINITY;
         for block in blocks {
-            // Below the block, as what stands in a thin one could not be read.
-            let at = per_cent((block.begin / most).min(0.97));
-            content.push(words(&at, "start", top + 45.0, sign(block.class), "label"));
+            // Below the block, as what stands in a thin one could not be read; one for neighbours.
+            let at = (block.begin / most).min(0.96);
+            if !sign(block.class).is_empty() && at - signed >= 0.05 {
+                signed = at;
+                content.push(words(&per_cent(at), "start", top + 45.0, sign(block.class), "label"));
+            }
             content.push(rect(
                 block.begin / most,
                 block.end / most,
@@ -229,7 +230,13 @@ pub(super) fn ticks(most: f64) -> Vec<(f64, String)> {
         0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0,
         3600.0, 7200.0, 21600.0,
     ];
-    let step = steps.into_iter().find(|step| most / step <= 5.0).unwrap_or(86_400.0);
+    const DAY: f64 = 86_400.0;
+    // Nothing that ran has run for centuries.
+    if most > 1e10 {
+        return Vec::new();
+    }
+    let step = steps.into_iter().find(|step| most / step <= 5.0);
+    let step = step.unwrap_or_else(|| (most / DAY / 5.0).ceil() * DAY);
     let mut ticks = Vec::new();
     while ticks.len() < 40 && float(ticks.len()) * step <= most {
         let at = float(ticks.len()) * step;
@@ -244,7 +251,8 @@ fn tick(seconds: f64) -> String {
         small if small < 0.9995 => format!("{:.0} ms", small * 1000.0),
         small if small < 120.0 => format!("{small} s"),
         large if large < 7200.0 => format!("{} min", large / 60.0),
-        large => format!("{} h", large / 3600.0),
+        large if large < 172_800.0 => format!("{} h", large / 3600.0),
+        large => format!("{} d", large / 86_400.0),
     }
 }
 
@@ -282,12 +290,12 @@ fn words(x: &str, anchor: &str, y: f64, text: &str, class: &str) -> Markup {
     el("text", &[("class", class), ("x", x), ("y", &format!("{y:.1}")), ("text-anchor", anchor)], text)
 }
 
-/// A label that fits on a phone.
-fn shortened(label: &str) -> String {
-    if label.chars().count() <= LETTERS {
+/// A label in so many letters.
+fn shortened(label: &str, letters: usize) -> String {
+    if label.chars().count() <= letters {
         return label.to_owned();
     }
-    let kept: String = label.chars().take(LETTERS - 1).collect();
+    let kept: String = label.chars().take(letters.saturating_sub(1)).collect();
     format!("{}…", kept.trim_end())
 }
 
@@ -308,7 +316,8 @@ mod tests {
                 .replace("240 s", "4 min")
                 .replace("360 s", "6 min")
         );
-        assert!(ticks(1e9).len() <= 40);
+        assert_eq!(labels(1e7), "0 24 d 48 d 72 d 96 d");
+        assert!(ticks(1e9).len() <= 6 && ticks(1e308).is_empty());
     }
 
     #[test]

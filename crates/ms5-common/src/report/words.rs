@@ -11,7 +11,7 @@ use crate::clock;
 const WHEN: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day] [hour]:[minute]:[second] UTC");
 
-/// `840 ms`, `12.3 s`, `3 min 05 s`, `2 h 04 min`.
+/// `840 ms`, `12.3 s`, `3 min 05 s`, `2 h 04 min`, `3 d 07 h`.
 pub(super) fn duration(seconds: f64) -> String {
     if seconds < 0.9995 {
         return format!("{:.0} ms", seconds * 1000.0);
@@ -27,7 +27,12 @@ pub(super) fn duration(seconds: f64) -> String {
     }
     let minutes = (seconds / 60.0).round();
     let hours = (minutes / 60.0).floor();
-    format!("{hours:.0} h {:02.0} min", minutes - hours * 60.0)
+    if hours < 48.0 {
+        return format!("{hours:.0} h {:02.0} min", minutes - hours * 60.0);
+    }
+    let hours = (seconds / 3600.0).round();
+    let days = (hours / 24.0).floor();
+    format!("{days:.0} d {:02.0} h", hours - days * 24.0)
 }
 
 /// `812 B`, `1.4 MiB`.
@@ -187,6 +192,7 @@ mod tests {
             (3599.6, "1 h 00 min"),
             (7199.9, "2 h 00 min"),
             (7440.0, "2 h 04 min"),
+            (284_400.0, "3 d 07 h"),
         ] {
             assert_eq!(duration(seconds), text);
         }
