@@ -92,7 +92,7 @@ fn timeline(ran: &[&Value]) -> Markup {
     let bars: Vec<Bar> = spans
         .iter()
         .map(|(record, began, took)| Bar {
-            label: text(record, "file").to_owned(),
+            label: text(record, "file").trim_end_matches(".sql").to_owned(),
             figure: duration(*took),
             begin: began - first,
             end: began - first + took,

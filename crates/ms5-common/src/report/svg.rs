@@ -34,7 +34,7 @@ const LANE: f64 = 48.0;
 const AXIS: f64 = 26.0;
 /// The most letters of a label, and of a label and a figure in one line; a phone has room for no more.
 const LETTERS: usize = 38;
-const LINE: usize = 42;
+const LINE: usize = 40;
 
 /// A chart with a name and a description, for those who do not see it too.
 fn drawing(

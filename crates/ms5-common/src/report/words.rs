@@ -86,6 +86,8 @@ pub(super) fn measured(value: f64, unit: &str) -> String {
         "s" => duration(value),
         "ms" if value < 9.95 => format!("{value:.1} ms"),
         "ms" => duration(value / 1000.0),
+        // Nothing is that fast; it is not to fill a line either.
+        _ if value >= 1e7 => format!("{value:.1e} {unit}"),
         _ if value >= 100.0 => format!("{value:.0} {unit}"),
         _ => format!("{value:.1} {unit}"),
     }
