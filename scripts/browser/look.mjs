@@ -53,6 +53,33 @@ function measure() {
       }
     }
   }
+  // The same of the cells of a table, and of the names that they have on a phone.
+  const pen = document.createElement("canvas").getContext("2d");
+  for (const row of document.querySelectorAll("tbody tr")) {
+    if (!shown(row)) continue;
+    const lines = [];
+    for (const cell of row.cells) {
+      const texts = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+      for (let node = texts.nextNode(); node; node = texts.nextNode()) {
+        const range = document.createRange();
+        range.selectNodeContents(node);
+        for (const box of range.getClientRects()) if (box.width > 0) lines.push({ cell, box });
+      }
+      const named = getComputedStyle(cell, "::before");
+      if (named.content === "none" || named.content === "normal") continue;
+      pen.font = `${named.fontSize} ${named.fontFamily}`;
+      const longest = Math.max(...cell.dataset.label.split(" ").map((word) => pen.measureText(word).width));
+      if (longest > parseFloat(named.width) + 1) crowded.push(`${cell.dataset.label} over ${name(cell)}`);
+    }
+    for (const [place, { cell, box }] of lines.entries()) {
+      for (const other of lines.slice(place + 1)) {
+        if (cell === other.cell) continue;
+        const across = Math.min(box.right, other.box.right) - Math.max(box.left, other.box.left);
+        const down = Math.min(box.bottom, other.box.bottom) - Math.max(box.top, other.box.top);
+        if (across > 0.5 && down > 2) crowded.push(`${name(cell)} and ${name(other.cell)}`);
+      }
+    }
+  }
 
   const colour = (text) => {
     const [r, g, b, a = 1] = text.match(/[\d.]+/g)?.map(Number) ?? [0, 0, 0, 0];
