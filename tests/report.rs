@@ -67,6 +67,7 @@ fn is_sound(page: &Value) {
         let what = format!("{file} {} open: {}", view["name"], view["open"]);
         assert!(view["content"].as_u64() <= view["wide"].as_u64(), "{what}: wider than the window: {view}");
         assert_eq!(view["beyond"], json!([]), "{what}");
+        assert_eq!(view["crowded"], json!([]), "{what}");
         assert_eq!(view["faint"], json!([]), "{what}");
         assert!(view["contrast"].as_f64().unwrap() >= 4.5, "{what}");
         assert!(view["letters"].as_u64().unwrap() > 300, "{what}: hardly any text");
@@ -192,6 +193,42 @@ fn holds_the_story(page: &Value, records: &[Value]) {
                 chunk,
                 &["begin", "end", "bytes", "compressed"],
             );
+        }
+    }
+}
+
+/// Every figure of the records of migration-tests, on their page.
+fn holds_the_tests(page: &Value, records: &[Value]) {
+    let figures = Figures::of(page);
+    assert_eq!(figures.number("test"), of_kind(records, "test").len());
+    for test in of_kind(records, "test") {
+        let id = test["id"].as_str().unwrap();
+        figures.equal("test", id, test, &["outcome", "title", "seconds", "began", "lane"]);
+        for (place, command) in test["commands"].as_array().unwrap().iter().enumerate() {
+            figures.equal("command", &format!("{id} {place}"), command, &["line", "exit", "seconds"]);
+        }
+    }
+    for measure in of_kind(records, "measure") {
+        let key = format!("{} {}", measure["test"].as_str().unwrap(), measure["name"].as_str().unwrap());
+        let mut fields = vec!["name", "value"];
+        let same_test =
+            of_kind(records, "measure").into_iter().filter(|other| other["test"] == measure["test"]);
+        // Where nothing of a test is compared, there is no column for what is usual.
+        if same_test.into_iter().any(|other| other["compared"] != 0) {
+            fields.extend(["usual", "threshold", "compared"]);
+        }
+        figures.equal("measure", &key, measure, &fields);
+    }
+    let counts = &of_kind(records, "verdict")[0]["counts"];
+    figures.equal("counts", "tests", counts, &["passed", "warned", "failed", "skipped"]);
+    for installation in of_kind(records, "installation") {
+        let run = installation["run_id"].as_str().unwrap();
+        figures.equal("installation", run, installation, &["server", "timescaledb", "license", "jobs"]);
+        let machine = &installation["machine"];
+        let fields = ["host", "os", "kernel", "processor", "processors", "memory_bytes"];
+        figures.equal("installation", run, machine, &fields);
+        for tool in installation["tools"].as_array().unwrap() {
+            figures.equal("tool", tool["tool"].as_str().unwrap(), tool, &["tool", "version", "path"]);
         }
     }
 }
@@ -336,28 +373,7 @@ fn the_report_of_the_tests_has_failures_first_and_every_figure() {
     let seen = look(&[&page, &hostile, &empty]);
     seen.iter().for_each(is_sound);
     for (page, records) in seen.iter().zip([&records, &hostile_records]) {
-        let figures = Figures::of(page);
-        assert_eq!(figures.number("test"), of_kind(records, "test").len());
-        for test in of_kind(records, "test") {
-            let id = test["id"].as_str().unwrap();
-            figures.equal("test", id, test, &["outcome", "title", "seconds", "began", "lane"]);
-            for (place, command) in test["commands"].as_array().unwrap().iter().enumerate() {
-                figures.equal("command", &format!("{id} {place}"), command, &["line", "exit", "seconds"]);
-            }
-        }
-        for measure in of_kind(records, "measure") {
-            let key = format!("{} {}", measure["test"].as_str().unwrap(), measure["name"].as_str().unwrap());
-            figures.equal("measure", &key, measure, &["name", "value", "limit", "test"]);
-        }
-        let counts = &of_kind(records, "verdict")[0]["counts"];
-        figures.equal("counts", "tests", counts, &["passed", "warned", "failed", "skipped"]);
-        for installation in of_kind(records, "installation") {
-            let run = installation["run_id"].as_str().unwrap();
-            figures.equal("installation", run, installation, &["server", "timescaledb", "license", "jobs"]);
-            for tool in installation["tools"].as_array().unwrap() {
-                figures.equal("tool", tool["tool"].as_str().unwrap(), tool, &["tool", "version", "path"]);
-            }
-        }
+        holds_the_tests(page, records);
     }
     // Every command's output stands there, and the tests that did not pass stand first.
     let text = seen[0]["text"].as_str().unwrap();
@@ -384,4 +400,115 @@ fn the_report_of_the_tests_has_failures_first_and_every_figure() {
         seen[1]["text"].as_str().unwrap().contains("<script>alert(1)</script>"),
         "hostile names are text"
     );
+}
+
+/// migration-tests on the shared server, by a role that may not restore hypertables, in a home with what an installation has.
+fn suite_in(home: &Path, words: &str) -> Program {
+    let server = Server::shared(Engine::Pg17);
+    for folder in ["scripts", "migrations", "tests"] {
+        if !home.join(folder).exists() {
+            std::os::unix::fs::symlink(project_root().join(folder), home.join(folder)).unwrap();
+        }
+    }
+    let mut program = Program::at(&bin_dir().unwrap().join("migration-tests"))
+        .env("MS5_HOME", home)
+        .env("PATH", format!("{}:{}", server.bin().display(), std::env::var("PATH").unwrap()))
+        .current_dir(home)
+        .args(words.split_whitespace());
+    for name in ["DB_HOST", "DB_PORT", "DB_USER", "POSTGRES_PASSWORD_TEST"] {
+        program = program.env(name, server.variable(name));
+    }
+    program
+}
+
+#[test]
+fn a_real_run_of_the_tests_is_a_page_with_every_figure_of_its_records() {
+    let home = TempDir::new("real-report").unwrap();
+    let home = home.path();
+    let _ = suite_in(home, "--filter=performance.queries").run().expect(0);
+    // Three such runs are enough to compare with; one was slower by far and does not count.
+    let measures = home.join("logs/tests/measures_test.jsonl");
+    let line = fs::read_to_string(&measures).unwrap();
+    let run: Value = serde_json::from_str(line.trim()).unwrap();
+    let mut slow = run.clone();
+    slow["measures"].as_object_mut().unwrap().values_mut().for_each(|value| *value = json!(4711.25));
+    fs::write(&measures, format!("{run}\n{run}\n{run}\n{slow}\n")).unwrap();
+    let filter = "environment,runner.help,runner.dry-run,runner.broken-file,validators.pre,backup.create,integration.restore,\
+                  performance.queries";
+    let words = format!("--parallel --jobs=3 --report=real.jsonl --html=real.html --filter={filter}");
+    let _ = suite_in(home, &words).run().expect(0);
+
+    let records = records(&home.join("real.jsonl"));
+    in_schema(&records);
+    let page = home.join("real.html");
+    assert!(fs::read_to_string(&page).unwrap() == report::page(&records), "the page is the records'");
+    let seen = look(&[&page]);
+    is_sound(&seen[0]);
+    holds_the_tests(&seen[0], &records);
+    let verdict = seen[0]["verdict"].as_str().unwrap();
+    let skipped = of_kind(&records, "test").into_iter().filter(|test| test["outcome"] == "skipped").count();
+    assert!(skipped >= 1 && verdict.contains("could not be made here"), "{verdict}");
+    let installation = of_kind(&records, "installation")[0];
+    let licence = Server::shared(Engine::Pg17)
+        .superuser("template1")
+        .unwrap()
+        .query_one("SELECT count(*) FROM pg_extension WHERE extname = 'timescaledb'", &[]);
+    assert_eq!(
+        licence.unwrap().get::<_, i64>(0),
+        0,
+        "a normal server: the extension is only in databases that use it"
+    );
+    assert!(["apache", "timescale"].contains(&installation["license"].as_str().unwrap()), "{installation}");
+    assert!(!seen[0]["text"].as_str().unwrap().contains("Database postgres"));
+    let measures = of_kind(&records, "measure");
+    assert!(!measures.is_empty());
+    for measure in measures {
+        assert_eq!(
+            (&measure["compared"], &measure["before"][3]["regressed"]),
+            (&json!(3), &json!(true)),
+            "{measure}"
+        );
+    }
+    // Side by side they end in any order; on the page they stand in the suite's.
+    let order: Vec<usize> = {
+        let of =
+            |id: &str| of_kind(&records, "test").into_iter().find(|test| test["id"] == id).unwrap().clone();
+        let passed = texts(&seen[0]["order"]).into_iter().map(of).filter(|test| test["outcome"] == "passed");
+        passed.map(|test| usize::try_from(test["order"].as_u64().unwrap()).unwrap()).collect()
+    };
+    assert!(order.len() > 8 && order.is_sorted(), "{order:?}");
+}
+
+#[test]
+fn a_build_server_hears_of_a_signal_of_strictness_and_of_nothing_proven() {
+    let home = TempDir::new("junit").unwrap();
+    let home = home.path();
+    let junit = home.join("junit.xml");
+    let read = || fs::read_to_string(&junit).unwrap();
+    fs::write(&junit, "of yesterday").unwrap();
+    let _ = suite_in(home, "--junit=junit.xml --filter=integration.restore").run().expect(1);
+    assert!(read().contains("tests=\"2\" failures=\"0\" skipped=\"1\" errors=\"1\""), "{}", read());
+    assert!(read().contains("proved nothing"), "{}", read());
+    let words = "--strict --junit=junit.xml --filter=integration.restore,runner.help";
+    let _ = suite_in(home, words).run().expect(1);
+    assert!(read().contains("tests=\"2\" failures=\"1\" skipped=\"0\" errors=\"0\""), "{}", read());
+    assert_eq!(fs::metadata(&junit).unwrap().permissions().mode() & 0o777, 0o600);
+    let _ = suite_in(home, "--junit=junit.xml --filter=runner.help").env("DB_PORT", "1").run().expect(4);
+    assert!(read().contains("<error message=") && read().contains("0 of 1 tests were made"), "{}", read());
+
+    fs::write(&junit, "of yesterday").unwrap();
+    let running = suite_in(home, "--junit=junit.xml --filter=runner.help,integration").start();
+    while !fs::read_dir(home.join("logs/tests")).unwrap().any(|log| {
+        fs::read_to_string(log.unwrap().path()).is_ok_and(|text| {
+            text.contains("Starting MS5.0") && text.contains("✅ runner.help") && !text.contains("tests in ")
+        })
+    }) {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert_eq!(read(), "of yesterday", "half a file is never taken for a whole one");
+    running.signal("INT");
+    let _ = running.wait().expect(130);
+    assert!(read().contains("name=\"runner.help\"") && read().contains("stopped by a signal"), "{}", read());
+    let left: Vec<_> = fs::read_dir(home).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(!left.iter().any(|name| name.to_string_lossy().ends_with(".part")), "{left:?}");
 }

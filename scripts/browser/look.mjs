@@ -35,6 +35,52 @@ function measure() {
     if (box.width > 0 && (box.left < -0.5 || box.right > wide + 0.5) && !scrolls(element)) beyond.push(name(element));
   }
 
+  // Words of a chart that run into each other, or out of it: nothing breaks their lines.
+  const crowded = [];
+  for (const svg of document.querySelectorAll("svg")) {
+    if (!shown(svg)) continue;
+    const frame = svg.getBoundingClientRect();
+    const words = [...svg.querySelectorAll("text")].filter((text) => text.textContent.trim()).map((text) => ({ text, box: text.getBoundingClientRect() }));
+    for (const [place, { text, box }] of words.entries()) {
+      if (box.left < frame.left - 0.5 || box.right > frame.right + 0.5 || box.top < frame.top - 0.5 || box.bottom > frame.bottom + 0.5) {
+        crowded.push(`out of its chart: ${name(text)}`);
+      }
+      for (const other of words.slice(place + 1)) {
+        const across = Math.min(box.right, other.box.right) - Math.max(box.left, other.box.left);
+        const down = Math.min(box.bottom, other.box.bottom) - Math.max(box.top, other.box.top);
+        // A line's box is higher than its letters.
+        if (across > 0 && down > 2) crowded.push(`${name(text)} and ${name(other.text)}`);
+      }
+    }
+  }
+  // The same of the cells of a table, and of the names that they have on a phone.
+  const pen = document.createElement("canvas").getContext("2d");
+  for (const row of document.querySelectorAll("tbody tr")) {
+    if (!shown(row)) continue;
+    const lines = [];
+    for (const cell of row.cells) {
+      const texts = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+      for (let node = texts.nextNode(); node; node = texts.nextNode()) {
+        const range = document.createRange();
+        range.selectNodeContents(node);
+        for (const box of range.getClientRects()) if (box.width > 0) lines.push({ cell, box });
+      }
+      const named = getComputedStyle(cell, "::before");
+      if (named.content === "none" || named.content === "normal") continue;
+      pen.font = `${named.fontSize} ${named.fontFamily}`;
+      const longest = Math.max(...cell.dataset.label.split(" ").map((word) => pen.measureText(word).width));
+      if (longest > parseFloat(named.width) + 1) crowded.push(`${cell.dataset.label} over ${name(cell)}`);
+    }
+    for (const [place, { cell, box }] of lines.entries()) {
+      for (const other of lines.slice(place + 1)) {
+        if (cell === other.cell) continue;
+        const across = Math.min(box.right, other.box.right) - Math.max(box.left, other.box.left);
+        const down = Math.min(box.bottom, other.box.bottom) - Math.max(box.top, other.box.top);
+        if (across > 0.5 && down > 2) crowded.push(`${name(cell)} and ${name(other.cell)}`);
+      }
+    }
+  }
+
   const colour = (text) => {
     const [r, g, b, a = 1] = text.match(/[\d.]+/g)?.map(Number) ?? [0, 0, 0, 0];
     return { r, g, b, a };
@@ -65,7 +111,7 @@ function measure() {
     if (ratio < 4.5) faint.push(`${ratio.toFixed(2)} ${name(element)}`);
   }
   const folded = [...document.querySelectorAll("details.print > :not(summary)")].filter((element) => !shown(element)).length;
-  return { wide, content: document.scrollingElement.scrollWidth, beyond: beyond.slice(0, 20), contrast, faint: faint.slice(0, 20), letters, folded };
+  return { wide, content: document.scrollingElement.scrollWidth, beyond: beyond.slice(0, 20), crowded: crowded.slice(0, 20), contrast, faint: faint.slice(0, 20), letters, folded };
 }
 
 // Runs in the page: what stands there, whatever the view.

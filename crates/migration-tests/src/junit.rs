@@ -1,47 +1,129 @@
 //! Results as JUnit's XML, which build servers read.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-/// The file's text, of records of the type `test`.
-pub(crate) fn xml(tests: &[Value], seconds: f64) -> String {
-    let count = |outcome: &str| tests.iter().filter(|test| test["outcome"] == outcome).count();
+/// The file that results will be in. It has its name once they are: what was there before stays until then, and half a file is
+/// never taken for a whole one.
+#[derive(Debug)]
+pub(crate) struct Results {
+    file: File,
+    path: PathBuf,
+    /// None for what is no regular file (a pipe, a device): it is written in place.
+    beside: Option<PathBuf>,
+}
+
+impl Results {
+    /// Makes it beside its name, for its owner's eyes: what tools print may quote data.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn create(path: &Path) -> io::Result<Self> {
+        if fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
+            let file = OpenOptions::new().write(true).open(path)?;
+            return Ok(Self { file, path: path.to_owned(), beside: None });
+        }
+        if path.is_dir() {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
+        let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
+        name.push(format!(".{}.part", std::process::id()));
+        let beside = path.with_file_name(name);
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        Ok(Self { file, path: path.to_owned(), beside: Some(beside) })
+    }
+
+    /// Writes all of it, and gives it its name.
+    pub(crate) fn finish(self, text: &str) {
+        let Self { mut file, path, beside } = self;
+        let done = file.write_all(text.as_bytes()).and_then(|()| match &beside {
+            Some(beside) => file.sync_all().and_then(|()| fs::rename(beside, &path)),
+            None => Ok(()),
+        });
+        if let Err(error) = done {
+            log::warn!("Cannot write the results to {}: {error}", path.display());
+            if let Some(beside) = beside {
+                let _ = fs::remove_file(beside);
+            }
+        }
+    }
+}
+
+/// How JUnit counts a test.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Counted {
+    Passed,
+    Failed,
+    Skipped,
+}
+
+/// The file's text, of records of the type `test` in the suite's order; `strict` counts as --strict does. Where the run itself was
+/// not what it should be, `trouble` says so: an error of its own, since tests that were never made cannot fail.
+pub(crate) fn xml(tests: &[Value], seconds: f64, strict: bool, trouble: Option<&str>) -> String {
+    let counted = |test: &Value| match test["outcome"].as_str() {
+        Some("failed") => Counted::Failed,
+        Some("warned" | "skipped") if strict => Counted::Failed,
+        Some("skipped") => Counted::Skipped,
+        _ => Counted::Passed,
+    };
+    let count =
+        |tests: &[&Value], wanted: Counted| tests.iter().filter(|test| counted(test) == wanted).count();
+    let all: Vec<&Value> = tests.iter().collect();
+    let errors = usize::from(trouble.is_some());
     let mut text = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
     let _ = writeln!(
         text,
-        "<testsuites name=\"migration-tests\" tests=\"{}\" failures=\"{}\" skipped=\"{}\" time=\"{seconds:.3}\">",
-        tests.len(),
-        count("failed"),
-        count("skipped")
+        "<testsuites name=\"migration-tests\" tests=\"{}\" failures=\"{}\" skipped=\"{}\" errors=\"{errors}\" time=\"{seconds:.3}\">",
+        all.len() + errors,
+        count(&all, Counted::Failed),
+        count(&all, Counted::Skipped)
     );
-    let mut categories: Vec<&str> = tests.iter().filter_map(|test| test["category"].as_str()).collect();
-    categories.dedup();
+    let mut categories: Vec<&str> = Vec::new();
+    for category in tests.iter().filter_map(|test| test["category"].as_str()) {
+        if !categories.contains(&category) {
+            categories.push(category);
+        }
+    }
     for category in categories {
-        let of_it = || tests.iter().filter(move |test| test["category"] == category);
-        let outcomes = |outcome: &str| of_it().filter(|test| test["outcome"] == outcome).count();
+        let of_it: Vec<&Value> = tests.iter().filter(|test| test["category"] == category).collect();
+        let took: f64 = of_it.iter().filter_map(|test| test["seconds"].as_f64()).sum();
         let _ = writeln!(
             text,
-            "  <testsuite name=\"{}\" tests=\"{}\" failures=\"{}\" skipped=\"{}\">",
+            "  <testsuite name=\"{}\" tests=\"{}\" failures=\"{}\" skipped=\"{}\" errors=\"0\" time=\"{took:.3}\">",
             escaped(category),
-            of_it().count(),
-            outcomes("failed"),
-            outcomes("skipped")
+            of_it.len(),
+            count(&of_it, Counted::Failed),
+            count(&of_it, Counted::Skipped)
         );
-        for test in of_it() {
-            case(&mut text, test);
+        for test in of_it {
+            case(&mut text, test, counted(test));
         }
         text.push_str("  </testsuite>\n");
+    }
+    if let Some(trouble) = trouble {
+        let trouble = escaped(trouble);
+        let _ = writeln!(
+            text,
+            "  <testsuite name=\"run\" tests=\"1\" failures=\"0\" skipped=\"0\" errors=\"1\" time=\"{seconds:.3}\">\n    \
+             <testcase classname=\"run\" name=\"run.whole\" time=\"{seconds:.3}\">\n      \
+             <error message=\"{}\">{trouble}</error>\n    </testcase>\n  </testsuite>",
+            trouble.lines().next().unwrap_or_default()
+        );
     }
     text.push_str("</testsuites>\n");
     text
 }
 
-fn case(text: &mut String, test: &Value) {
+fn case(text: &mut String, test: &Value, counted: Counted) {
     let word = |key: &str| escaped(test[key].as_str().unwrap_or_default());
     let lines = |key: &str| test[key].as_array().into_iter().flatten();
     let reasons: Vec<&str> = lines("reasons").filter_map(Value::as_str).collect();
-    let reasons = escaped(&reasons.join("\n"));
+    let whole = escaped(&reasons.join("\n"));
     let _ = writeln!(
         text,
         "    <testcase classname=\"{}\" name=\"{}\" time=\"{}\">",
@@ -49,24 +131,30 @@ fn case(text: &mut String, test: &Value) {
         word("id"),
         test["seconds"].as_f64().unwrap_or_default()
     );
-    match test["outcome"].as_str() {
-        Some("failed") => {
-            let _ = writeln!(text, "      <failure message=\"{}\">{reasons}</failure>", word("title"));
+    match counted {
+        Counted::Failed => {
+            let kind = word("outcome");
+            let _ = writeln!(
+                text,
+                "      <failure type=\"{kind}\" message=\"{}\">{whole}</failure>",
+                word("title")
+            );
         }
-        Some("skipped") => {
-            let _ = writeln!(text, "      <skipped message=\"{reasons}\"/>");
+        Counted::Skipped => {
+            let _ = writeln!(text, "      <skipped message=\"{whole}\"/>");
         }
-        _ => {}
+        Counted::Passed => {}
     }
-    let output: Vec<String> = lines("commands")
-        .map(|command| {
-            format!(
-                "$ {}\n{}",
-                command["line"].as_str().unwrap_or_default(),
-                command["output"].as_str().unwrap_or_default()
-            )
-        })
-        .collect();
+    // JUnit knows no warning: why it is one stands before what was printed.
+    let warnings = reasons.iter().filter(|_| counted == Counted::Passed).map(|why| format!("warning: {why}"));
+    let printed = lines("commands").map(|command| {
+        format!(
+            "$ {}\n{}",
+            command["line"].as_str().unwrap_or_default(),
+            command["output"].as_str().unwrap_or_default()
+        )
+    });
+    let output: Vec<String> = warnings.chain(printed).collect();
     if !output.is_empty() {
         let _ = writeln!(text, "      <system-out>{}</system-out>", escaped(&output.join("\n")));
     }
@@ -96,14 +184,61 @@ fn escaped(text: &str) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn test(id: &str, outcome: &str) -> Value {
+        json!({ "category": "runner", "id": id, "title": "t", "outcome": outcome, "seconds": 1.5, "reasons": ["why"], "commands": [] })
+    }
 
     #[test]
     fn nothing_of_a_test_breaks_out() {
         let test = json!({ "category": "runner", "id": "runner.x", "title": "<\"&", "outcome": "failed", "seconds": 1.5,
                            "reasons": ["]]> \u{1b}[0m"], "commands": [{ "line": "a < b", "output": "</system-out>" }] });
-        let text = xml(&[test], 2.0);
-        assert!(text.contains("tests=\"1\" failures=\"1\" skipped=\"0\" time=\"2.000\""));
-        assert!(text.contains("<failure message=\"&lt;&quot;&amp;\">]]&gt; \u{FFFD}[0m</failure>"));
+        let text = xml(&[test], 2.0, false, None);
+        assert!(text.contains("tests=\"1\" failures=\"1\" skipped=\"0\" errors=\"0\" time=\"2.000\""));
+        assert!(
+            text.contains(
+                "<failure type=\"failed\" message=\"&lt;&quot;&amp;\">]]&gt; \u{FFFD}[0m</failure>"
+            )
+        );
         assert_eq!(text.matches("</system-out>").count(), 1);
+    }
+
+    #[test]
+    fn it_counts_as_the_exit_code_does() {
+        let all = [test("a", "passed"), test("b", "warned"), test("c", "skipped")];
+        let text = xml(&all, 5.0, false, None);
+        assert!(
+            text.contains("tests=\"3\" failures=\"0\" skipped=\"1\" errors=\"0\" time=\"5.000\""),
+            "{text}"
+        );
+        assert!(
+            text.contains("<testsuite name=\"runner\"")
+                && text.contains("skipped=\"1\" errors=\"0\" time=\"4.500\"")
+        );
+        assert!(text.contains("<system-out>warning: why</system-out>"), "{text}");
+        let strict = xml(&all, 5.0, true, None);
+        assert!(strict.contains("tests=\"3\" failures=\"2\" skipped=\"0\" errors=\"0\""), "{strict}");
+        assert_eq!(strict.matches("<failure type=\"warned\" message=\"t\">why</failure>").count(), 1);
+        let stopped = xml(&all[..1], 5.0, false, Some("stopped by a signal\nat once"));
+        assert!(stopped.contains("tests=\"2\" failures=\"0\" skipped=\"0\" errors=\"1\""), "{stopped}");
+        assert!(stopped.contains("<error message=\"stopped by a signal\">"), "{stopped}");
+    }
+
+    #[test]
+    fn it_has_its_name_once_it_is_whole_and_is_its_owners_only() {
+        let folder = std::env::temp_dir().join(format!("ms5-junit-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("junit.xml");
+        fs::write(&path, "of yesterday").unwrap();
+        let results = Results::create(&path).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "of yesterday");
+        results.finish("of today");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "of today");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+        Results::create(Path::new("/dev/null")).unwrap().finish("gone");
+        assert!(Results::create(&folder).is_err() && Results::create(&folder.join("no/x.xml")).is_err());
+        fs::remove_dir_all(folder).unwrap();
     }
 }

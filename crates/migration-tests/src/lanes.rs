@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::case::{Case, Stop, seconds};
 use crate::ground::Ground;
 use crate::measures::Measure;
-use crate::suite::{Category, Test};
+use crate::suite::{self, Category, Test};
 
 /// How a test ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +64,7 @@ impl Made {
         json!({
             "id": self.id,
             "category": self.category.name,
+            "order": suite::all().position(|(_, test)| test.id == self.id),
             "title": self.title,
             "outcome": self.outcome.word(),
             "seconds": seconds(self.took),

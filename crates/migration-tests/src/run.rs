@@ -1,7 +1,6 @@
 //! The flow: choose tests, find a server, make the tests, say how they ended.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -16,8 +15,8 @@ use ms5_common::{clock, interrupt, machine, migrations, sibling, success};
 use serde_json::json;
 
 use crate::args::{JUNIT, Options, TOOL};
-use crate::ground::{Ground, Sandbox};
-use crate::junit;
+use crate::ground::{Ground, Sandbox, edition};
+use crate::junit::{self, Results};
 use crate::lanes::{self, Made, Outcome};
 use crate::measures::{History, Measure};
 use crate::suite::{self, Category, Test};
@@ -56,6 +55,29 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
     }
     let _work = interrupt::work()
         .ok_or_else(|| Error::new(Exit::Interrupt, "stopped by a signal before anything was begun"))?;
+    let junit = results_file(&options)?;
+    let made = Mutex::new(Vec::new());
+    let done = proven(context, &options, &tests, choices, settings, begun, &made);
+    if let Some(junit) = junit {
+        let made = made.into_inner().unwrap_or_else(PoisonError::into_inner);
+        write_results(junit, &tests, &made, &done, options.strict, begun);
+    }
+    done
+}
+
+/// Every test that was made: how it ended, and its record.
+type Records = Mutex<Vec<(Outcome, serde_json::Value)>>;
+
+/// Finds the server and makes the tests; what was made stands in `all`, whatever the end.
+fn proven(
+    context: &Context,
+    options: &Options,
+    tests: &[(&'static Category, &'static Test)],
+    choices: Choices<'_>,
+    settings: Settings,
+    begun: Instant,
+    all: &Records,
+) -> Result<Exit> {
     let tools = tools(context)?;
     let sandbox = if is_named(&settings, context) {
         None
@@ -70,18 +92,16 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
     context.begin_as(&settings, LOG)?;
     let folder = settings.log_dir.join(LOG.folder);
     let page = page(context, &folder)?;
-    let junit = junit_file(&options)?;
     log::info!("Starting MS5.0 migration test suite");
     log::info!("Environment: {}", settings.environment.defaults().name);
-    let ground = Ground::open(settings.clone(), &variables, sandbox.as_ref(), &options, tools)?;
-    introduce(context, &ground, &settings, sandbox.is_some(), &options);
+    let ground = Ground::open(settings.clone(), &variables, sandbox.as_ref(), options, tools)?;
+    introduce(context, &ground, &settings, sandbox.is_some(), options);
     log::info!("{} tests, {} at a time", tests.len(), options.jobs);
 
     let history = History::read(&folder, ground.environment(), &place(&ground, sandbox.is_some()));
-    let all: Mutex<Vec<(Outcome, serde_json::Value)>> = Mutex::new(Vec::new());
     let measured: Mutex<Vec<Measure>> = Mutex::new(Vec::new());
     let left: Mutex<Vec<String>> = Mutex::new(Vec::new());
-    lanes::run(&ground, &tests, options.jobs, options.timeout, begun, |mut made| {
+    lanes::run(&ground, tests, options.jobs, options.timeout, begun, |mut made| {
         for measure in &made.measures {
             let (record, worse) = history.compare(made.id, measure);
             if let Some(worse) = worse {
@@ -114,21 +134,11 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
         };
         return Err(Error::new(exit, format!("stopped by a signal; {rest}")));
     }
-    let all = all.into_inner().unwrap_or_else(PoisonError::into_inner);
     let measured = measured.into_inner().unwrap_or_else(PoisonError::into_inner);
     if let Err(error) = history.add(context.recorder.run_id(), &clock::record_time(), &measured) {
         log::warn!("The measures of this run are not kept for the next ones: {error}");
     }
-    if let Some((path, mut file)) = junit {
-        // In the suite's order, whatever ended first.
-        let of =
-            |id: &str| all.iter().find(|(_, record)| record["id"] == id).map(|(_, record)| record.clone());
-        let records: Vec<_> = tests.iter().filter_map(|(_, test)| of(test.id)).collect();
-        if let Err(error) = file.write_all(junit::xml(&records, begun.elapsed().as_secs_f64()).as_bytes()) {
-            log::warn!("Cannot write the results to {path}: {error}");
-        }
-    }
-    let exit = conclude(context, &all, options.strict, begun);
+    let exit = conclude(context, &all.lock().unwrap_or_else(PoisonError::into_inner), options.strict, begun);
     log::info!("Report: {}", page.display());
     Ok(exit)
 }
@@ -179,13 +189,15 @@ fn version_of(path: &Path, tool: &str) -> Option<String> {
     Some(said.strip_prefix(tool)?.trim().to_owned())
 }
 
-/// What tells this server's figures from those of others: a private one is another one each time, on the same machine.
+/// What tells this server's figures from those of others: a private one is another one each time, on the same kind of machine. The
+/// machine's name says nothing of how fast it is, and a container has another one each time.
 fn place(ground: &Ground<'_>, sandbox: bool) -> String {
     let server = if sandbox { "sandbox" } else { ground.server.identity.system_identifier.as_str() };
     let timescaledb = ground.extension.available.as_deref().unwrap_or("none");
     format!(
-        "{server} on {}, PostgreSQL {}, TimescaleDB {timescaledb}",
-        machine::host_name(),
+        "{server} from {} x {}, PostgreSQL {}, TimescaleDB {timescaledb}",
+        machine::processors(),
+        machine::processor(),
         ground.server.version
     )
 }
@@ -197,6 +209,7 @@ fn introduce(context: &Context, ground: &Ground<'_>, settings: &Settings, sandbo
         .map(|files| migrations::digest(&files));
     context.recorder.start(Some(&ground.server.identity), digest.as_deref());
     let timescaledb = ground.extension.available.as_deref();
+    let license = edition::license(ground);
     let others =
         TOOLS.map(|tool| (tool, version_of(&ground.tools.join(tool), tool), ground.tools.join(tool)));
     let own =
@@ -211,13 +224,15 @@ fn introduce(context: &Context, ground: &Ground<'_>, settings: &Settings, sandbo
         json!({
             "machine": {
                 "host": machine::host_name(),
-                "os": std::env::consts::OS,
+                "os": machine::system(),
+                "kernel": machine::kernel(),
+                "processor": machine::processor(),
                 "processors": machine::processors(),
                 "memory_bytes": machine::memory().total,
             },
             "server": ground.server.version,
             "timescaledb": timescaledb,
-            "license": ground.extension.license,
+            "license": license,
             "tools": tools,
             "sandbox": sandbox,
             "jobs": options.jobs,
@@ -227,7 +242,7 @@ fn introduce(context: &Context, ground: &Ground<'_>, settings: &Settings, sandbo
         "Server: PostgreSQL {}, TimescaleDB {} ({}), {}:{}",
         ground.server.version,
         timescaledb.unwrap_or("not there"),
-        ground.extension.license.as_deref().unwrap_or("licence not known before it is created"),
+        license.as_deref().unwrap_or("licence not known"),
         settings.connection.host,
         settings.connection.port
     );
@@ -253,16 +268,48 @@ fn tell(made: &Made) {
     }
 }
 
-/// Opens the file of `--junit`, before anything is begun.
-fn junit_file(options: &Options) -> Result<Option<(String, File)>> {
-    let Some(path) = options.junit.clone() else { return Ok(None) };
-    let file = File::create(&path).map_err(|error| {
+/// Makes the file of `--junit`, before anything is begun.
+fn results_file(options: &Options) -> Result<Option<Results>> {
+    let Some(path) = &options.junit else { return Ok(None) };
+    let results = Results::create(Path::new(path)).map_err(|error| {
         Error::new(Exit::Config, format!("cannot write {path}"))
             .because(error)
             .because("nothing was touched")
             .hint(format!("name a file in a folder that you may write to: {JUNIT}=FILE"))
     })?;
-    Ok(Some((path, file)))
+    Ok(Some(results))
+}
+
+/// Writes them, in the suite's order, whatever ended first; and that the run was stopped, failed, or proved nothing, which no test
+/// of it would say.
+fn write_results(
+    results: Results,
+    tests: &[(&'static Category, &'static Test)],
+    made: &[(Outcome, serde_json::Value)],
+    done: &Result<Exit>,
+    strict: bool,
+    begun: Instant,
+) {
+    let of = |id: &str| made.iter().find(|(_, record)| record["id"] == id).map(|(_, record)| record.clone());
+    let records: Vec<_> = tests.iter().filter_map(|(_, test)| of(test.id)).collect();
+    let trouble = match done {
+        Err(error) => Some(format!(
+            "{}\n{} of {} tests were made",
+            error.lines().join("\n"),
+            records.len(),
+            tests.len()
+        )),
+        Ok(_) if nothing_proven(made) => Some(NOTHING_PROVEN.to_owned()),
+        Ok(_) => None,
+    };
+    results.finish(&junit::xml(&records, begun.elapsed().as_secs_f64(), strict, trouble.as_deref()));
+}
+
+/// What is said where no test could be made.
+const NOTHING_PROVEN: &str = "Migration tests proved nothing: none of them could be made here";
+
+fn nothing_proven(made: &[(Outcome, serde_json::Value)]) -> bool {
+    made.iter().all(|(outcome, _)| *outcome == Outcome::Skipped)
 }
 
 /// The end in words, and the exit code.
@@ -277,8 +324,8 @@ fn conclude(context: &Context, all: &[(Outcome, serde_json::Value)], strict: boo
         all.len(),
         begun.elapsed().as_secs_f64()
     );
-    if passed + warned == 0 && failed == 0 {
-        log::error!("❌ Migration tests proved nothing: none of them could be made here");
+    if nothing_proven(all) {
+        log::error!("❌ {NOTHING_PROVEN}");
         return Exit::Failed;
     }
     if failed > 0 || (strict && warned + skipped > 0) {

@@ -1,8 +1,8 @@
-//! This machine: disk, memory, processors, name.
+//! This machine: disk, memory, processors, name, system.
 
 use std::path::Path;
 
-use sysinfo::{Disks, System};
+use sysinfo::{CpuRefreshKind, Disks, RefreshKind, System};
 
 /// A mebibyte and a gibibyte, in bytes.
 pub const MIB: u64 = 1 << 20;
@@ -71,4 +71,37 @@ pub fn load() -> f64 {
 #[must_use]
 pub fn host_name() -> String {
     System::host_name().unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// The system and its release, such as `Debian GNU/Linux 13`, as /etc/os-release says.
+#[must_use]
+pub fn system() -> String {
+    let name = System::name().unwrap_or_else(|| std::env::consts::OS.to_owned());
+    [Some(name), System::os_version()].into_iter().flatten().collect::<Vec<_>>().join(" ")
+}
+
+/// The kernel, such as `6.12.43`; None where the system does not tell.
+#[must_use]
+pub fn kernel() -> Option<String> {
+    System::kernel_version()
+}
+
+/// The model of the processors, or at least their kind (`aarch64`), where the system does not tell more.
+#[must_use]
+pub fn processor() -> String {
+    let system = System::new_with_specifics(RefreshKind::nothing().with_cpu(CpuRefreshKind::nothing()));
+    let brand = system.cpus().first().map(|cpu| cpu.brand().split_whitespace().collect::<Vec<_>>().join(" "));
+    brand.filter(|brand| !brand.is_empty()).unwrap_or_else(|| std::env::consts::ARCH.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_says_what_it_is() {
+        assert_ne!(system().to_lowercase(), "linux", "the distribution is more than the kind of system");
+        assert!(kernel().is_some_and(|kernel| kernel.starts_with(|letter: char| letter.is_ascii_digit())));
+        assert!(!processor().is_empty() && !processor().contains("  "));
+    }
 }

@@ -4,6 +4,7 @@
 //! belongs to a number that nobody on the server holds was left by a run that was killed, and goes. What is to be kept
 //! (`--no-cleanup`) has another name.
 
+pub(crate) mod edition;
 mod sandbox;
 mod template;
 

@@ -4,7 +4,7 @@ use super::html::{Markup, el};
 use super::outcome::badge_in;
 use super::story::Story;
 use super::table::{Row, code, figures, table, words};
-use super::words::{bytes_in, count_in, text, text_in};
+use super::words::{bytes_in, count_in, moment_in, text, text_in};
 
 /// The part.
 pub(super) fn part(story: &Story<'_>) -> Markup {
@@ -16,15 +16,18 @@ pub(super) fn part(story: &Story<'_>) -> Markup {
                 record,
                 text(record, "name"),
                 vec![
-                    text_in(record, "name"),
+                    [
+                        text_in(record, "name"),
+                        el("span", &[("class", "under")], el("code", &[], text_in(record, "path"))),
+                    ]
+                    .into(),
                     badge_in(record, "outcome"),
                     text_in(record, "backup_type"),
-                    text_in(record, "created_at"),
+                    moment_in(record, "created_at"),
                     bytes_in(record, "bytes"),
                     count_in(record, "tables"),
                     count_in(record, "rows"),
-                    text_in(record, "verified_at"),
-                    el("code", &[], text_in(record, "path")),
+                    moment_in(record, "verified_at"),
                 ],
             )
         })
@@ -58,7 +61,7 @@ pub(super) fn part(story: &Story<'_>) -> Markup {
         })
         .collect();
     let columns = [
-        words("Backup"),
+        words("Backup, folder"),
         words("Outcome"),
         words("Type"),
         words("Made at"),
@@ -66,7 +69,6 @@ pub(super) fn part(story: &Story<'_>) -> Markup {
         figures("Tables"),
         figures("Rows"),
         words("Proven at"),
-        code("Folder"),
     ];
     [
         table("Rollback points: the way back", &[words("Point"), code("Folder")], points),

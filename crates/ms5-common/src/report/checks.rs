@@ -29,14 +29,14 @@ fn of_run(run: &Run<'_>) -> Markup {
                 vec![
                     el("code", &[], text_in(check, "id")),
                     badge_in(check, "verdict"),
-                    text_in(check, "object"),
+                    el("code", &[], text_in(check, "object")),
                     [text_in(check, "seen"), reasons(check)].into(),
                     text_in(check, "wanted"),
                 ],
             )
         })
         .collect();
-    let columns = [code("Check"), words("Outcome"), words("On"), words("Seen"), words("Wanted")];
+    let columns = [code("Check"), words("Outcome"), code("On"), words("Seen"), words("Wanted")];
     el(
         "details",
         &[("class", "print")],

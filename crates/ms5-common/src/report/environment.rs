@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::head;
 use super::html::{Markup, el};
 use super::story::Story;
 use super::table::{Row, code, table, words};
@@ -16,14 +17,18 @@ fn shown(record: &Value) -> Markup {
     let machine = &record["machine"];
     let sandbox =
         if record["sandbox"] == true { "a private one, started for this run" } else { "the operator's own" };
+    let processors: Markup =
+        [count_in(machine, "processors"), " × ".into(), text_in(machine, "processor")].into();
+    let edition = field(record, "license", |_| head::edition(record).map(str::to_owned));
     let facts: Vec<(&str, Markup)> = vec![
         ("Host", text_in(machine, "host")),
         ("Operating system", text_in(machine, "os")),
-        ("Processors", count_in(machine, "processors")),
+        ("Kernel", text_in(machine, "kernel")),
+        ("Processors", processors),
         ("Memory", field(machine, "memory_bytes", |value| value.as_f64().map(bytes))),
-        ("Server", text_in(record, "server")),
+        ("PostgreSQL", text_in(record, "server")),
         ("TimescaleDB", text_in(record, "timescaledb")),
-        ("Licence", text_in(record, "license")),
+        ("Licence of TimescaleDB", edition),
         ("Whose server", sandbox.into()),
         ("Tests side by side", count_in(record, "jobs")),
     ];

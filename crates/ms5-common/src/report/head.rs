@@ -6,7 +6,7 @@ use super::html::{Markup, el};
 use super::outcome::{Outcome, outcome_in};
 use super::rows;
 use super::story::{Run, Story};
-use super::words::{count, duration, figure, len, list, many, text, when};
+use super::words::{bytes, count, duration, figure, len, list, many, text, texts, when};
 
 /// What the page is about.
 pub(super) fn title(story: &Story<'_>) -> String {
@@ -50,13 +50,7 @@ fn only_looked(story: &Story<'_>) -> Option<&'static str> {
 /// Heading, verdict, facts and figures.
 pub(super) fn part(story: &Story<'_>, title: &str) -> Markup {
     let outcome = story.outcome();
-    let word = match outcome {
-        Outcome::Good => "Passed",
-        Outcome::Warn => "Passed, with warnings",
-        Outcome::Skipped | Outcome::Note => "Nothing is recorded",
-        Outcome::Bad if story.last_runs().iter().all(|run| run.verdict().is_some()) => "Failed",
-        Outcome::Bad => "Not finished",
-    };
+    let word = word(story, outcome);
     let says: Markup = sentences(story).into_iter().map(|sentence| el("p", &[], sentence)).collect();
     let verdict = el(
         "div",
@@ -74,6 +68,40 @@ pub(super) fn part(story: &Story<'_>, title: &str) -> Markup {
             el("dl", &[("class", "facts")], facts(story)),
         ],
     )
+}
+
+/// The verdict; what it does not hold for is part of it.
+fn word(story: &Story<'_>, outcome: Outcome) -> String {
+    match outcome {
+        Outcome::Good => "Passed".to_owned(),
+        Outcome::Warn => {
+            let tests = story.last("test");
+            let number = |wanted: Outcome| {
+                let of_it = tests.iter().filter(|test| outcome_in(test, "outcome") == wanted);
+                len(&of_it.collect::<Vec<_>>())
+            };
+            let parts: Vec<String> = [
+                (number(Outcome::Warn), "with a warning"),
+                (number(Outcome::Skipped), "could not be made here"),
+            ]
+            .into_iter()
+            .filter(|(number, _)| *number > 0)
+            .map(|(number, how)| format!("{} {how}", many(number, "test")))
+            .collect();
+            if parts.is_empty() {
+                let warnings = story.last("check").into_iter().filter(|check| check["verdict"] == "warn");
+                return match warnings.count() {
+                    0 => "Passed, with warnings".to_owned(),
+                    1 => "Passed, with a warning".to_owned(),
+                    several => format!("Passed, with {several} warnings"),
+                };
+            }
+            format!("Passed, {}", parts.join(", "))
+        }
+        Outcome::Skipped | Outcome::Note => "Nothing is recorded".to_owned(),
+        Outcome::Bad if story.last_runs().iter().all(|run| run.verdict().is_some()) => "Failed".to_owned(),
+        Outcome::Bad => "Not finished".to_owned(),
+    }
 }
 
 /// What happened, in a few words each.
@@ -101,6 +129,7 @@ fn sentences(story: &Story<'_>) -> Vec<String> {
         sentences.push(format!("{}.", ends.join(", ")));
     }
     sentences.extend(rows::sentence(story));
+    sentences.extend(not_checked(story));
     let errors = story.last_runs().into_iter().filter_map(|run| {
         let error = run.verdict()?["error"].as_str()?;
         Some(format!("{}: {error}", run.tool))
@@ -111,16 +140,48 @@ fn sentences(story: &Story<'_>) -> Vec<String> {
     sentences
 }
 
-/// How many tests passed, and which failed.
-fn tests(story: &Story<'_>) -> Option<String> {
+/// How many tests passed, which failed, and what is not proven.
+fn tests(story: &Story<'_>) -> Vec<String> {
     let tests = story.last("test");
+    if tests.is_empty() {
+        return Vec::new();
+    }
     let titles = |outcome: &str| -> Vec<&str> {
         tests.iter().filter(|test| test["outcome"] == outcome).map(|test| text(test, "title")).collect()
     };
-    let failed = titles("failed");
-    let all = if failed.is_empty() { String::new() } else { format!(" Failed: {}.", failed.join("; ")) };
-    (!tests.is_empty())
-        .then(|| format!("{} of {} passed.{all}", count(len(&titles("passed"))), many(len(&tests), "test")))
+    let [passed, warned, failed, skipped] = ["passed", "warned", "failed", "skipped"].map(titles);
+    let mut sentences = vec![format!("{} of {} passed.", count(len(&passed)), many(len(&tests), "test"))];
+    if !failed.is_empty() {
+        sentences.push(format!("Failed: {}.", failed.join("; ")));
+    }
+    let refused = story.last("verdict").iter().any(|verdict| verdict["ok"] == false);
+    if passed.is_empty() && warned.is_empty() && failed.is_empty() {
+        sentences.push("Nothing was proven: no test could be made here.".to_owned());
+    } else if refused && failed.is_empty() && !(warned.is_empty() && skipped.is_empty()) {
+        sentences.push(
+            "No test failed, but the run was strict: a warning, or a test that could not be made, is a failure then."
+                .to_owned(),
+        );
+    } else if !skipped.is_empty() {
+        sentences.push(match skipped.len() {
+            1 => "What the one that could not be made would show is not proven.".to_owned(),
+            _ => {
+                format!("What the {} that could not be made would show is not proven.", count(len(&skipped)))
+            }
+        });
+    }
+    sentences
+}
+
+/// How many checks were left out.
+fn not_checked(story: &Story<'_>) -> Option<String> {
+    let skipped: Vec<&Value> =
+        story.last("check").into_iter().filter(|check| check["verdict"] == "skipped").collect();
+    match skipped.len() {
+        0 => None,
+        1 => Some("1 check was skipped.".to_owned()),
+        _ => Some(format!("{} were skipped.", many(len(&skipped), "check"))),
+    }
 }
 
 /// The numbers of passed, warned and failed things.
@@ -184,40 +245,69 @@ fn facts(story: &Story<'_>) -> Markup {
     let mut facts = Vec::new();
     let mut fact =
         |name: &str, value: Markup| facts.push(el("div", &[], [el("dt", &[], name), el("dd", &[], value)]));
+    let server =
+        |database: &Value| database["server_version"].as_str().map(|version| format!("PostgreSQL {version}"));
     if let Some(database) = story.database() {
-        let place = format!("on {}, port {}", text(database, "host"), database["port"]);
-        fact("Database", [el("strong", &[], text(database, "name")), " ".into(), place.into()].into());
+        let place = format!("{}, port {}", text(database, "host"), database["port"]);
+        if story.has("migration-tests") {
+            // The tests have databases of their own; the record names the one from which they are made.
+            // What its package is called stands under Environment.
+            let server = server(database).unwrap_or_else(|| "PostgreSQL".to_owned());
+            let server = server.split(" (").next().unwrap_or_default();
+            let whose = match story.last("installation").first().map(|record| &record["sandbox"]) {
+                Some(Value::Bool(true)) => "a private one, started for this run",
+                _ => "in databases of the tests' own",
+            };
+            fact(
+                "Server",
+                [
+                    el("strong", &[], server),
+                    el("span", &[("class", "under")], format!("on {place}")),
+                    el("span", &[("class", "under")], whose),
+                ]
+                .into(),
+            );
+        } else {
+            fact(
+                "Database",
+                [
+                    el("strong", &[], text(database, "name")),
+                    el("span", &[("class", "under")], format!("on {place}")),
+                ]
+                .into(),
+            );
+        }
     }
     let start = |name: &str| story.runs.iter().rev().find_map(|run| run.start()?[name].as_str());
     if let Some(environment) = start("environment") {
         fact("Environment", environment.into());
     }
-    if let (Some(began), Some(ended)) =
-        (story.runs.iter().filter_map(Run::began).min(), story.runs.iter().filter_map(Run::ended).max())
-    {
-        fact("Began", when(began).into());
-        let took = story.took().map(duration).unwrap_or_default();
-        fact("Ended", format!("{}, after {took}", when(ended)).into());
+    if let Some(began) = story.runs.iter().filter_map(Run::began).min() {
+        let took = story.took().map(|took| format!("took {}", duration(took))).unwrap_or_default();
+        fact("Began", [when(began).into(), el("span", &[("class", "under")], took)].into());
     }
-    if let Some(version) = story.database().and_then(|database| database["server_version"].as_str()) {
-        fact("Server", format!("PostgreSQL {version}").into());
+    if let Some(server) = story.database().filter(|_| !story.has("migration-tests")).and_then(server) {
+        fact("Server", server.into());
     }
     if let Some(seen) = seen_last(story, "extension") {
-        fact("TimescaleDB", seen.into());
+        let more = texts(seen, "reasons").into_iter().map(|why| el("span", &[("class", "under")], why));
+        fact("TimescaleDB", [text(seen, "seen").into(), more.collect()].into());
     }
     for installation in story.kind("installation") {
-        let edition = match installation["license"].as_str() {
-            Some("timescale") => ", Community edition",
-            Some("apache") => ", Apache edition",
-            _ => "",
-        };
+        let edition = edition(installation).map(|edition| format!(", {edition}")).unwrap_or_default();
         let version = installation["timescaledb"].as_str();
         fact(
             "TimescaleDB",
             version.map_or("not there".to_owned(), |version| format!("{version}{edition}")).into(),
         );
         let machine = &installation["machine"];
-        fact("Machine", format!("{}, {}", text(machine, "host"), text(machine, "os")).into());
+        let parts = [
+            text(machine, "os").to_owned(),
+            format!("{} × {}", machine["processors"], text(machine, "processor")),
+            machine["memory_bytes"].as_f64().map(bytes).unwrap_or_default(),
+        ];
+        let host: Markup = text(machine, "host").into();
+        fact("Machine", [host, el("span", &[("class", "under")], parts.join(", "))].into());
     }
     let mut tools: Vec<String> = Vec::new();
     for run in &story.runs {
@@ -227,8 +317,22 @@ fn facts(story: &Story<'_>) -> Markup {
             tools.push(tool);
         }
     }
+    if story.has("migration-tests") {
+        let of_all = story.last("installation").first().map_or(&[][..], |record| list(record, "tools"));
+        let mut versions: Vec<&str> = of_all.iter().map(|tool| text(tool, "version")).collect();
+        let number = len(&versions);
+        versions.dedup();
+        if let [version] = versions.as_slice() {
+            tools = vec![format!("all {} of version {version}", count(number))];
+        }
+    }
     if !tools.is_empty() {
-        fact("Tools", tools.join(", ").into());
+        let last = tools.len() - 1;
+        let pieces = tools.into_iter().enumerate().map(|(place, tool)| {
+            let comma = if place == last { "" } else { ", " };
+            [el("span", &[("class", "piece")], tool), comma.into()].into()
+        });
+        fact("Tools", pieces.collect());
     }
     if let Some(digest) = start("migrations_digest") {
         let files = el("code", &[("class", "digest")], digest);
@@ -237,9 +341,18 @@ fn facts(story: &Story<'_>) -> Markup {
     facts.into()
 }
 
-/// What the last check of a name saw.
-fn seen_last<'a>(story: &Story<'a>, id: &str) -> Option<&'a str> {
-    story.kind("check").into_iter().rev().find(|check| check["id"] == id)?["seen"].as_str()
+/// What the licence of TimescaleDB is called.
+pub(super) fn edition(installation: &Value) -> Option<&'static str> {
+    match installation["license"].as_str() {
+        Some("timescale") => Some("Community edition"),
+        Some("apache") => Some("Apache edition"),
+        _ => None,
+    }
+}
+
+/// The last check of a name.
+fn seen_last<'a>(story: &Story<'a>, id: &str) -> Option<&'a Value> {
+    story.kind("check").into_iter().rev().find(|check| check["id"] == id && check["seen"].is_string())
 }
 
 /// What the page was made of.

@@ -8,7 +8,9 @@ use super::outcome::Outcome;
 use super::story::Story;
 use super::svg::{self, Block};
 use super::table::{Row, figures, table, words};
-use super::words::{bytes, bytes_in, count, count_in, figure, len, list, many, text, text_in, total};
+use super::words::{
+    bytes, bytes_in, count, count_in, figure, len, list, many, moment_in, parted, text, text_in, total,
+};
 use crate::clock;
 
 /// The most bars of a chart; neighbours share one where there are more chunks.
@@ -37,7 +39,7 @@ pub(super) fn part(story: &Story<'_>) -> Markup {
                 record,
                 &name(record),
                 vec![
-                    name(record).into(),
+                    parted(&name(record)),
                     text_in(record, "time_column"),
                     figure("chunks", &Value::from(len(chunks)), count(len(chunks))),
                     figure("compressed", &Value::from(packed), count(packed)),
@@ -57,7 +59,8 @@ pub(super) fn part(story: &Story<'_>) -> Markup {
     ];
     let charts: Markup =
         last.iter().enumerate().map(|(place, record)| one(place, &name(record), record)).collect();
-    [table("Hypertables after the migration", &columns, rows), charts].into()
+    [table("Hypertables after the migration", &columns, rows), el("div", &[("class", "hypertables")], charts)]
+        .into()
 }
 
 fn size_text(size: u64) -> String {
@@ -79,8 +82,8 @@ fn one(place: usize, name: &str, record: &Value) -> Markup {
                 "chunk",
                 &format!("{name} {number}"),
                 vec![
-                    text_in(chunk, "begin"),
-                    text_in(chunk, "end"),
+                    moment_in(chunk, "begin"),
+                    moment_in(chunk, "end"),
                     bytes_in(chunk, "bytes"),
                     figure("compressed", &chunk["compressed"], state),
                 ],
@@ -92,13 +95,13 @@ fn one(place: usize, name: &str, record: &Value) -> Markup {
         "div",
         &[("class", "hypertable")],
         [
-            el("h3", &[], name),
+            el("h3", &[], parted(name)),
             chart(place, name, chunks),
             el(
                 "details",
                 &[],
                 [
-                    el("summary", &[], format!("{} of {name}", many(len(chunks), "chunk"))),
+                    el("summary", &[], format!("Each of the {}", many(len(chunks), "chunk"))),
                     table(&format!("Chunks of {name}"), &columns, rows),
                 ],
             ),
@@ -149,7 +152,12 @@ fn chart(place: usize, name: &str, chunks: &[Value]) -> Markup {
         bytes(most)
     );
     let title = format!("Chunks over time; the highest bar is {}", bytes(most));
-    svg::blocks(&format!("chart-chunks-{place}"), &title, &about, &blocks, (&begin, &end))
+    let legend: &[(&str, &str)] = if grouped.iter().any(|span| span.3) {
+        &[("packed", "compressed"), ("plain", "as rows")]
+    } else {
+        &[]
+    };
+    svg::blocks(&format!("chart-chunks-{place}"), &title, &about, &blocks, (&begin, &end), legend)
 }
 
 /// Where a chunk begins or ends, as a number.

@@ -7,7 +7,7 @@ use super::outcome::{badge_in, outcome_in};
 use super::story::Story;
 use super::svg::{self, Bar};
 use super::table::{Row, code, figures, table, words};
-use super::words::{count, count_in, duration, field, len, list, many, text, text_in, texts};
+use super::words::{count, count_in, duration, field, len, list, many, moment_in, text, text_in, texts};
 
 /// The part: the timeline and the files.
 pub(super) fn part(story: &Story<'_>) -> Markup {
@@ -43,7 +43,7 @@ pub(super) fn part(story: &Story<'_>) -> Markup {
                 vec![
                     text_in(record, "name"),
                     badge_in(record, "standing"),
-                    text_in(record, "applied_at"),
+                    moment_in(record, "applied_at"),
                     text_in(record, "applied_by"),
                     file(record),
                 ],
@@ -92,7 +92,7 @@ fn timeline(ran: &[&Value]) -> Markup {
     let bars: Vec<Bar> = spans
         .iter()
         .map(|(record, began, took)| Bar {
-            label: text(record, "file").to_owned(),
+            label: text(record, "file").trim_end_matches(".sql").to_owned(),
             figure: duration(*took),
             begin: began - first,
             end: began - first + took,
@@ -167,7 +167,7 @@ fn of_file(record: &Value) -> Markup {
     let rewritten = locks.iter().filter(|lock| lock["rewrites"] != "no").count();
     let rewrites = match rewritten {
         0 => String::new(),
-        number => format!(", {number} read or written anew"),
+        number => format!("; {} read whole or rewritten", many(len(&locks[..number]), "relation")),
     };
     let rows = locks
         .iter()

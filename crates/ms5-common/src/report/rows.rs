@@ -8,7 +8,7 @@ use super::html::{Markup, el};
 use super::outcome::{Outcome, badge_in};
 use super::story::Story;
 use super::table::{Row, figures, table, words};
-use super::words::{count, count_in, field, len, list, many, text, total};
+use super::words::{count, count_in, field, len, list, many, parted, text, total};
 
 /// What is known of a table.
 #[derive(Default)]
@@ -109,7 +109,7 @@ pub(super) fn part(story: &Story<'_>) -> Markup {
                 "rows",
                 name,
                 vec![
-                    [name.as_str().into(), hash(before)].into(),
+                    [parted(name), hash(before)].into(),
                     verdict,
                     rows_before,
                     count_in(proof, "rows"),

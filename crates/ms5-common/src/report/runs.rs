@@ -6,8 +6,8 @@ use time::OffsetDateTime;
 use super::html::{Markup, el};
 use super::story::{Run, Story};
 use super::svg::{self, Bar};
-use super::table::{Row, figures, table, words};
-use super::words::{count, count_in, duration, seconds_in, text, when};
+use super::table::{Row, code, figures, table, words};
+use super::words::{count, count_in, duration, moment, seconds_in, text, when};
 
 /// The part.
 pub(super) fn part(story: &Story<'_>) -> Markup {
@@ -19,7 +19,7 @@ pub(super) fn part(story: &Story<'_>) -> Markup {
         figures("Took"),
         figures("Exit"),
         words("Counts"),
-        words("Database and run"),
+        code("Run"),
     ];
     let about = if story.runs.len() > 1 {
         el(
@@ -30,21 +30,43 @@ pub(super) fn part(story: &Story<'_>) -> Markup {
     } else {
         Markup::default()
     };
-    [timeline(story), table("Runs in order", &columns, rows), about].into()
+    [
+        databases(story),
+        timeline(story),
+        table(if story.runs.len() > 1 { "Runs in order" } else { "The one run" }, &columns, rows),
+        about,
+    ]
+    .into()
+}
+
+/// The databases that the runs were for: mostly one.
+fn databases(story: &Story<'_>) -> Markup {
+    let mut all: Vec<String> = Vec::new();
+    for run in &story.runs {
+        let Some(database) = run.start().map(|start| &start["database"]).filter(|found| found.is_object())
+        else {
+            continue;
+        };
+        let cluster = text(database, "system_identifier");
+        // The tests have databases of their own.
+        let said = if run.tool == "migration-tests" {
+            format!("databases of the tests' own (cluster {cluster})")
+        } else {
+            format!("{} (cluster {cluster}, oid {})", text(database, "name"), database["oid"])
+        };
+        if !all.contains(&said) {
+            all.push(said);
+        }
+    }
+    if all.is_empty() {
+        return Markup::default();
+    }
+    el("p", &[("class", "about")], format!("On {}.", all.join("; ")))
 }
 
 fn row(run: &Run<'_>) -> Row {
     let nothing = Value::Null;
     let verdict = run.verdict().unwrap_or(&nothing);
-    let database = run.start().map(|start| &start["database"]).filter(|database| database.is_object());
-    let database = database.map_or("not asked".to_owned(), |database| {
-        format!(
-            "{} (cluster {}, oid {})",
-            text(database, "name"),
-            text(database, "system_identifier"),
-            database["oid"]
-        )
-    });
     let counts: Vec<String> = verdict["counts"]
         .as_object()
         .into_iter()
@@ -64,12 +86,11 @@ fn row(run: &Run<'_>) -> Row {
         vec![
             run.tool.into(),
             run.outcome().badge(run.word()),
-            run.began().map(when).unwrap_or_default().into(),
+            run.began().map(when).map_or_else(Markup::default, |time| moment(&time)),
             seconds_in(verdict, "seconds"),
             count_in(verdict, "exit"),
             if counts.is_empty() { "–".into() } else { counts.join(", ").into() },
-            [database.into(), el("span", &[("class", "under")], ["run ".into(), el("code", &[], run.id)])]
-                .into(),
+            el("code", &[], run.id),
         ],
     )
 }

@@ -12,10 +12,17 @@ use super::words::{count, count_in, duration, figure, len, list, many, seconds_i
 /// The most bars of the chart of durations.
 const LONGEST: usize = 12;
 
+/// Every test in the suite's order: side by side they end, and are recorded, in another one each time.
+fn in_order<'a>(story: &Story<'a>) -> Vec<&'a Value> {
+    let mut tests = story.kind("test");
+    tests.sort_by_key(|test| test["order"].as_u64().unwrap_or(u64::MAX));
+    tests
+}
+
 /// Every test that is not passed, the failed ones first.
 pub(super) fn not_passed(story: &Story<'_>) -> Markup {
     let mut tests: Vec<&Value> =
-        story.kind("test").into_iter().filter(|test| outcome_in(test, "outcome") != Outcome::Good).collect();
+        in_order(story).into_iter().filter(|test| outcome_in(test, "outcome") != Outcome::Good).collect();
     tests.sort_by_key(|test| outcome_in(test, "outcome"));
     tests.into_iter().map(shown).collect()
 }
@@ -23,7 +30,7 @@ pub(super) fn not_passed(story: &Story<'_>) -> Markup {
 /// Every test that is passed, category by category.
 pub(super) fn passed(story: &Story<'_>) -> Markup {
     let tests: Vec<&Value> =
-        story.kind("test").into_iter().filter(|test| outcome_in(test, "outcome") == Outcome::Good).collect();
+        in_order(story).into_iter().filter(|test| outcome_in(test, "outcome") == Outcome::Good).collect();
     categories(&tests)
         .into_iter()
         .map(|category| {
@@ -55,7 +62,7 @@ fn titled(category: &str) -> String {
 
 /// Category by category, how long, and when.
 pub(super) fn results(story: &Story<'_>) -> Markup {
-    let tests = story.kind("test");
+    let tests = in_order(story);
     if tests.is_empty() {
         return Markup::default();
     }
@@ -66,7 +73,9 @@ pub(super) fn results(story: &Story<'_>) -> Markup {
                 tests.iter().filter(|test| text(test, "category") == category).collect();
             let number = |word: &'static str| {
                 let number = len(&of_it.iter().filter(|test| test["outcome"] == word).collect::<Vec<_>>());
-                figure(word, &Value::from(number), count(number))
+                let shown =
+                    if number == 0 { el("span", &[("class", "none")], "0") } else { count(number).into() };
+                figure(word, &Value::from(number), shown)
             };
             let seconds: f64 = of_it.iter().filter_map(|test| test["seconds"].as_f64()).sum();
             Row::new(
@@ -129,7 +138,13 @@ fn timeline(tests: &[&Value]) -> Markup {
         many(len(&lanes), "worker"),
         duration(most)
     );
-    svg::lanes("chart-timeline", "Timeline of the run", &about, &lanes, &svg::ticks(most))
+    let legend: Vec<(&str, &str)> = ["passed", "warned", "failed", "skipped"]
+        .into_iter()
+        .filter(|word| tests.iter().any(|test| test["outcome"] == *word))
+        .map(|word| (Outcome::of(word).class(), word))
+        .collect();
+    let title = "Timeline of the run: each test as a block, on the worker that made it";
+    svg::lanes("chart-timeline", title, &about, &lanes, &svg::ticks(most), &legend)
 }
 
 /// The tests that took longest.
@@ -176,17 +191,19 @@ fn shown(test: &Value) -> Markup {
     let summary = el(
         "summary",
         &[],
-        [
-            badge_in(test, "outcome"),
-            " ".into(),
-            el("span", &[("class", "test-title")], text_in(test, "title")),
-            " ".into(),
-            el(
-                "span",
-                &[("class", "meta")],
-                [el("code", &[], text(test, "id")), " · ".into(), seconds_in(test, "seconds")],
-            ),
-        ],
+        el(
+            "span",
+            &[("class", "test-row")],
+            [
+                badge_in(test, "outcome"),
+                el(
+                    "span",
+                    &[("class", "test-title")],
+                    [text_in(test, "title"), " ".into(), el("code", &[], text(test, "id"))],
+                ),
+                el("span", &[("class", "took")], seconds_in(test, "seconds")),
+            ],
+        ),
     );
     let body = el(
         "div",
@@ -257,7 +274,7 @@ fn command(test: &Value, outcome: Outcome, place: usize, command: &Value) -> Mar
         let label = format!("Output of command {} of {}", place + 1, text(test, "id"));
         let text = el(
             "pre",
-            &[("class", "output"), ("tabindex", "0"), ("role", "region"), ("aria-label", &label)],
+            &[("class", "output"), ("tabindex", "0"), ("role", "group"), ("aria-label", &label)],
             output,
         );
         if outcome == Outcome::Bad {

@@ -32,11 +32,19 @@ pub(super) struct Block {
 const ROW: f64 = 34.0;
 const LANE: f64 = 48.0;
 const AXIS: f64 = 26.0;
-/// The most letters of a label; a phone has room for no more.
+/// The most letters of a label, and of a label and a figure in one line; a phone has room for no more.
 const LETTERS: usize = 38;
+const LINE: usize = 40;
 
 /// A chart with a name and a description, for those who do not see it too.
-fn drawing(id: &str, title: &str, about: &str, height: f64, content: Markup) -> Markup {
+fn drawing(
+    id: &str,
+    title: &str,
+    about: &str,
+    height: f64,
+    legend: &[(&str, &str)],
+    content: Markup,
+) -> Markup {
     let (name, text) = (format!("{id}-title"), format!("{id}-about"));
     let svg = el(
         "svg",
@@ -49,7 +57,14 @@ fn drawing(id: &str, title: &str, about: &str, height: f64, content: Markup) -> 
         ],
         [el("title", &[("id", &name)], title), el("desc", &[("id", &text)], about), content],
     );
-    el("figure", &[("class", "chart")], [el("figcaption", &[], title), svg])
+    let keys: Markup = legend
+        .iter()
+        .map(|(class, word)| {
+            let swatch = el("span", &[("class", &format!("swatch {class}")), ("aria-hidden", "true")], "");
+            el("span", &[("class", "key")], [swatch, (*word).into()])
+        })
+        .collect();
+    el("figure", &[("class", "chart")], [el("figcaption", &[], [title.into(), keys]), svg])
 }
 
 /// A row of bars for each item, all on one scale from zero to `most`.
@@ -62,14 +77,10 @@ pub(super) fn bars(id: &str, title: &str, about: &str, items: &[Bar], axis: &[(f
     let mut content = grid(axis, most, height);
     for (place, bar) in items.iter().enumerate() {
         let top = float(place) * ROW;
-        content.push(words("0", "start", top + 13.0, &shortened(&bar.label), "label"));
-        content.push(words(
-            "100%",
-            "end",
-            top + 13.0,
-            &format!("{}{}", sign(bar.class), bar.figure),
-            "value",
-        ));
+        let figure = format!("{}{}", sign(bar.class), bar.figure);
+        let room = LINE.saturating_sub(figure.chars().count()).min(LETTERS);
+        content.push(words("0", "start", top + 13.0, &shortened(&bar.label, room), "label"));
+        content.push(words("100%", "end", top + 13.0, &figure, "value"));
         content.push(rect(
             bar.begin / most,
             bar.end / most,
@@ -79,7 +90,7 @@ pub(super) fn bars(id: &str, title: &str, about: &str, items: &[Bar], axis: &[(f
             &format!("{}: {}", bar.label, bar.figure),
         ));
     }
-    drawing(id, title, about, height + if axis.is_empty() { 0.0 } else { AXIS }, content.into())
+    drawing(id, title, about, height + if axis.is_empty() { 0.0 } else { AXIS }, &[], content.into())
 }
 
 /// What a colour says, as a sign before the words.
@@ -98,6 +109,7 @@ pub(super) fn lanes(
     about: &str,
     lanes: &[(String, Vec<Block>)],
     axis: &[(f64, String)],
+    legend: &[(&str, &str)],
 ) -> Markup {
     let most = lanes.iter().flat_map(|(_, blocks)| blocks).map(|block| block.end).fold(0.0, f64::max);
     if most <= 0.0 {
@@ -107,11 +119,15 @@ pub(super) fn lanes(
     let mut content = grid(axis, most, height);
     for (place, (label, blocks)) in lanes.iter().enumerate() {
         let top = float(place) * LANE;
-        content.push(words("0", "start", top + 13.0, &shortened(label), "label"));
+        content.push(words("0", "start", top + 13.0, &shortened(label, LETTERS), "label"));
+        let mut signed = f64::NEG_INFINITY;
         for block in blocks {
-            // Below the block, as what stands in a thin one could not be read.
-            let at = per_cent((block.begin / most).min(0.97));
-            content.push(words(&at, "start", top + 45.0, sign(block.class), "label"));
+            // Below the block, as what stands in a thin one could not be read; one for neighbours.
+            let at = (block.begin / most).min(0.96);
+            if !sign(block.class).is_empty() && at - signed >= 0.05 {
+                signed = at;
+                content.push(words(&per_cent(at), "start", top + 45.0, sign(block.class), "label"));
+            }
             content.push(rect(
                 block.begin / most,
                 block.end / most,
@@ -122,11 +138,18 @@ pub(super) fn lanes(
             ));
         }
     }
-    drawing(id, title, about, height + AXIS, content.into())
+    drawing(id, title, about, height + AXIS, legend, content.into())
 }
 
 /// Blocks side by side along one axis, as high as they are large.
-pub(super) fn blocks(id: &str, title: &str, about: &str, items: &[Block], ends: (&str, &str)) -> Markup {
+pub(super) fn blocks(
+    id: &str,
+    title: &str,
+    about: &str,
+    items: &[Block],
+    ends: (&str, &str),
+    legend: &[(&str, &str)],
+) -> Markup {
     let height = 64.0;
     let first = items.iter().map(|block| block.begin).fold(f64::INFINITY, f64::min);
     let last = items.iter().map(|block| block.end).fold(f64::NEG_INFINITY, f64::max);
@@ -144,36 +167,34 @@ pub(super) fn blocks(id: &str, title: &str, about: &str, items: &[Block], ends: 
     content.push(line(0.0, height + 0.5, 1.0, height + 0.5, "axis"));
     content.push(words("0", "start", height + 17.0, ends.0, "tick"));
     content.push(words("100%", "end", height + 17.0, ends.1, "tick"));
-    drawing(id, title, about, height + AXIS, content.into())
+    drawing(id, title, about, height + AXIS, legend, content.into())
 }
 
-/// Values in their order, the last one marked, and the limit beyond which it would count as a regression.
+/// Values in their order, each with its class, the last one marked; and the limit beyond which it would count as a regression.
 pub(super) fn trend(
     id: &str,
     title: &str,
     about: &str,
-    values: &[f64],
+    points: &[(f64, &str)],
     limit: Option<f64>,
-    class: &str,
 ) -> Markup {
-    let height = 72.0;
-    let most = values.iter().copied().chain(limit).fold(0.0, f64::max) * 1.08;
-    if values.is_empty() || most <= 0.0 {
+    let (top, height) = (8.0, 72.0);
+    let most = points.iter().map(|(value, _)| *value).chain(limit).fold(0.0, f64::max);
+    if points.is_empty() || most <= 0.0 {
         return Markup::default();
     }
-    let across = |place: usize| 0.02 + 0.96 * float(place) / float(values.len().saturating_sub(1).max(1));
-    let down = |value: f64| height - value / most * (height - 4.0);
+    let across = |place: usize| 0.03 + 0.94 * float(place) / float(points.len().saturating_sub(1).max(1));
+    let down = |value: f64| height - value / most * (height - top);
     let mut content = vec![line(0.0, height + 0.5, 1.0, height + 0.5, "axis")];
     if let Some(limit) = limit {
         content.push(line(0.0, down(limit), 1.0, down(limit), "limit"));
     }
-    for (place, pair) in values.windows(2).enumerate() {
-        content.push(line(across(place), down(pair[0]), across(place + 1), down(pair[1]), "path"));
+    for (place, pair) in points.windows(2).enumerate() {
+        content.push(line(across(place), down(pair[0].0), across(place + 1), down(pair[1].0), "path"));
     }
-    for (place, value) in values.iter().enumerate() {
-        let is_last = place + 1 == values.len();
-        let class = format!("point {}", if is_last { class } else { "before" });
-        let radius = if is_last { "5" } else { "3" };
+    for (place, (value, class)) in points.iter().enumerate() {
+        let class = format!("point {class}");
+        let radius = if place + 1 == points.len() { "5.5" } else { "3" };
         let at: Attributes<'_> = &[
             ("class", &class),
             ("cx", &per_cent(across(place))),
@@ -182,7 +203,7 @@ pub(super) fn trend(
         ];
         content.push(el("circle", at, ""));
     }
-    drawing(id, title, about, height + 8.0, content.into())
+    drawing(id, title, about, height + 8.0, &[], content.into())
 }
 
 /// Lines down from where the words of the axis stand.
@@ -209,7 +230,13 @@ pub(super) fn ticks(most: f64) -> Vec<(f64, String)> {
         0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0,
         3600.0, 7200.0, 21600.0,
     ];
-    let step = steps.into_iter().find(|step| most / step <= 5.0).unwrap_or(86_400.0);
+    const DAY: f64 = 86_400.0;
+    // Nothing that ran has run for centuries.
+    if most > 1e10 {
+        return Vec::new();
+    }
+    let step = steps.into_iter().find(|step| most / step <= 5.0);
+    let step = step.unwrap_or_else(|| (most / DAY / 5.0).ceil() * DAY);
     let mut ticks = Vec::new();
     while ticks.len() < 40 && float(ticks.len()) * step <= most {
         let at = float(ticks.len()) * step;
@@ -224,7 +251,8 @@ fn tick(seconds: f64) -> String {
         small if small < 0.9995 => format!("{:.0} ms", small * 1000.0),
         small if small < 120.0 => format!("{small} s"),
         large if large < 7200.0 => format!("{} min", large / 60.0),
-        large => format!("{} h", large / 3600.0),
+        large if large < 172_800.0 => format!("{} h", large / 3600.0),
+        large => format!("{} d", large / 86_400.0),
     }
 }
 
@@ -262,12 +290,12 @@ fn words(x: &str, anchor: &str, y: f64, text: &str, class: &str) -> Markup {
     el("text", &[("class", class), ("x", x), ("y", &format!("{y:.1}")), ("text-anchor", anchor)], text)
 }
 
-/// A label that fits on a phone.
-fn shortened(label: &str) -> String {
-    if label.chars().count() <= LETTERS {
+/// A label in so many letters.
+fn shortened(label: &str, letters: usize) -> String {
+    if label.chars().count() <= letters {
         return label.to_owned();
     }
-    let kept: String = label.chars().take(LETTERS - 1).collect();
+    let kept: String = label.chars().take(letters.saturating_sub(1)).collect();
     format!("{}…", kept.trim_end())
 }
 
@@ -288,13 +316,14 @@ mod tests {
                 .replace("240 s", "4 min")
                 .replace("360 s", "6 min")
         );
-        assert!(ticks(1e9).len() <= 40);
+        assert_eq!(labels(1e7), "0 24 d 48 d 72 d 96 d");
+        assert!(ticks(1e9).len() <= 6 && ticks(1e308).is_empty());
     }
 
     #[test]
     fn nothing_to_draw_draws_nothing() {
         assert!(bars("a", "t", "d", &[], &[]).is_empty());
-        assert!(blocks("a", "t", "d", &[], ("", "")).is_empty());
-        assert!(trend("a", "t", "d", &[], None, "good").is_empty());
+        assert!(blocks("a", "t", "d", &[], ("", ""), &[]).is_empty());
+        assert!(trend("a", "t", "d", &[], None).is_empty());
     }
 }

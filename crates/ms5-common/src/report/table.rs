@@ -50,9 +50,21 @@ impl Row {
 
 /// The table; nothing where there is no row.
 pub(super) fn table(caption: &str, columns: &[Column], rows: Vec<Row>) -> Markup {
+    drawn("wide", caption, columns, rows)
+}
+
+/// A table of so few and short columns that a phone has room for it as it is.
+pub(super) fn narrow(caption: &str, columns: &[Column], rows: Vec<Row>) -> Markup {
+    drawn("narrow", caption, columns, rows)
+}
+
+fn drawn(class_of_table: &str, caption: &str, columns: &[Column], rows: Vec<Row>) -> Markup {
     if rows.is_empty() {
         return Markup::default();
     }
+    // What is short stays on one sheet of paper.
+    let class_of_table =
+        if rows.len() <= 12 { format!("{class_of_table} short") } else { class_of_table.to_owned() };
     let class = |kind: Kind| match kind {
         Kind::Text => "text",
         Kind::Figure => "figure",
@@ -80,7 +92,7 @@ pub(super) fn table(caption: &str, columns: &[Column], rows: Vec<Row>) -> Markup
         .collect();
     el(
         "table",
-        &[],
+        &[("class", &class_of_table)],
         [el("caption", &[], caption), el("thead", &[], el("tr", &[], headings)), el("tbody", &[], body)],
     )
 }

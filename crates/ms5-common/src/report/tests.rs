@@ -115,14 +115,16 @@ fn of_tests() -> Vec<Value> {
         of(
             "installation",
             json!({
-                "machine": {"host": "plant-7", "os": "Linux", "processors": 24, "memory_bytes": 34_000_000_001_u64}, "server": "17.98",
+                "machine": {"host": "plant-7", "os": "Debian 99", "kernel": "6.97", "processor": "EPYC 96", "processors": 24,
+                            "memory_bytes": 34_000_000_001_u64},
+                "server": "17.98",
                 "timescaledb": "2.99.1", "license": "timescale", "tools": [{"tool": "x", "version": "9.8.7", "path": "/bin/x"}], "sandbox": true, "jobs": 23,
             }),
         ),
         of(
             "test",
             json!({
-                "id": "runner.a", "category": "runner", "title": "It runs", "outcome": "failed", "seconds": 1.375, "began": 0.125, "lane": 3,
+                "id": "runner.a", "category": "runner", "order": 7, "title": "It runs", "outcome": "failed", "seconds": 1.375, "began": 0.125, "lane": 3,
                 "reasons": ["it did not"], "left": ["database left_behind"],
                 "commands": [{"line": "migration-runner --dry-run", "exit": 137, "seconds": 0.625, "output": "what it printed", "cut": true}],
             }),
@@ -131,7 +133,8 @@ fn of_tests() -> Vec<Value> {
             "measure",
             json!({
                 "test": "performance.a", "name": "backup", "unit": "MB/s", "value": 118.25, "better": "higher",
-                "before": [{"time": "2026-01-01T00:00:00.000Z", "value": 187.0}], "limit": 1.625, "regressed": true,
+                "before": [{"time": "2026-01-01T00:00:00.000Z", "value": 187.0, "regressed": false}], "limit": 1.625, "compared": 9,
+                "usual": 188.25, "threshold": 119.5, "regressed": true,
             }),
         ),
     ]
@@ -165,7 +168,9 @@ const NOT_SHOWN: &[&str] = &[
     "backup.recipients",
     "measure.unit",
     "measure.better",
+    "measure.limit",
     "test.category",
+    "test.order",
 ];
 
 fn holds_all(records: &[Value]) {
@@ -306,7 +311,7 @@ fn the_verdict_is_that_of_the_last_run_of_each_tool() {
         record
     };
     assert!(says(&good).contains("Passed<"));
-    assert!(says(&[check("warn"), verdict("post-validate", 0, None)]).contains("Passed, with warnings"));
+    assert!(says(&[check("warn"), verdict("post-validate", 0, None)]).contains("Passed, with a warning<"));
     assert!(says(&[check("fail"), verdict("post-validate", 1, None)]).contains("Failed"));
     assert!(says(&[check("pass")]).contains("Not finished"));
     let mended: Vec<Value> = [check("fail"), verdict("post-validate", 1, None)]
@@ -317,4 +322,67 @@ fn the_verdict_is_that_of_the_last_run_of_each_tool() {
     let broken: Vec<Value> =
         good.into_iter().chain([again(check("fail")), again(verdict("post-validate", 1, None))]).collect();
     assert!(says(&broken).contains("Failed"));
+}
+
+fn test(id: &str, outcome: &str, order: u64) -> Value {
+    let fields = json!({"id": id, "category": id.split('.').next(), "order": order, "title": format!("Title of {id}"), "outcome": outcome,
+                        "seconds": 1.0, "began": 0.0, "lane": 0, "reasons": [], "commands": [], "left": []});
+    record("migration-tests", "test", fields)
+}
+
+#[test]
+fn what_could_not_be_made_is_part_of_the_verdict() {
+    let of = |outcomes: &[&str], exit: u8| {
+        let mut records: Vec<Value> = outcomes
+            .iter()
+            .zip(0..)
+            .map(|(outcome, order)| test(&format!("runner.{order}"), outcome, order))
+            .collect();
+        records.push(verdict("migration-tests", exit, None));
+        says(&records)
+    };
+    assert!(of(&["passed"], 0).contains("Passed<"));
+    let skipped = of(&["passed", "skipped", "skipped", "skipped"], 0);
+    assert!(skipped.contains("Passed, 3 tests could not be made here<"), "{skipped}");
+    assert!(
+        skipped.contains("verdict warn") && skipped.contains("What the 3 that could not be made would show")
+    );
+    let both = of(&["passed", "warned", "skipped"], 0);
+    assert!(both.contains("Passed, 1 test with a warning, 1 test could not be made here<"), "{both}");
+    assert!(of(&["passed", "skipped"], 1).contains("the run was strict"));
+    let nothing = of(&["skipped"], 1);
+    assert!(nothing.contains("Failed") && nothing.contains("Nothing was proven"), "{nothing}");
+    let skipped = says(&[check("pass"), check("skipped"), verdict("post-validate", 0, None)]);
+    assert!(skipped.contains("1 check was skipped"), "{skipped}");
+}
+
+#[test]
+fn tests_stand_in_the_suites_order_whatever_ended_first() {
+    let records = [
+        test("backup.b", "passed", 3),
+        test("runner.b", "passed", 1),
+        test("backup.a", "passed", 2),
+        test("runner.a", "passed", 0),
+    ];
+    let html = page(&records);
+    let places: Vec<usize> = ["runner.a", "runner.b", "backup.a", "backup.b"]
+        .map(|id| html.find(&format!("data-record=\"test\" data-key=\"{id}\"")).unwrap())
+        .to_vec();
+    assert!(places.is_sorted(), "{places:?}");
+    assert!(html.find(">Runner<").unwrap() < html.find(">Backup<").unwrap());
+}
+
+#[test]
+fn the_database_of_the_tests_is_not_the_one_they_are_made_from() {
+    let database = json!({"system_identifier": "7", "oid": 5, "name": "postgres", "host": "db", "port": 5999, "server_version": "17.99"});
+    let start = record(
+        "migration-tests",
+        "start",
+        json!({"version": "1", "environment": "test", "database": database, "migrations_digest": null}),
+    );
+    let mut records = vec![start];
+    records.extend(of_tests());
+    let html = page(&records);
+    assert!(!html.contains("postgres<") && html.contains("PostgreSQL 17.99"), "{html}");
+    assert!(html.contains("Community edition") && html.contains("Debian 99"), "{html}");
 }

@@ -11,7 +11,7 @@ use crate::clock;
 const WHEN: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day] [hour]:[minute]:[second] UTC");
 
-/// `840 ms`, `12.3 s`, `3 min 05 s`, `2 h 04 min`.
+/// `840 ms`, `12.3 s`, `3 min 05 s`, `2 h 04 min`, `3 d 07 h`.
 pub(super) fn duration(seconds: f64) -> String {
     if seconds < 0.9995 {
         return format!("{:.0} ms", seconds * 1000.0);
@@ -19,13 +19,20 @@ pub(super) fn duration(seconds: f64) -> String {
     if seconds < 59.95 {
         return format!("{seconds:.1} s");
     }
-    let minutes = (seconds / 60.0).floor();
-    if minutes < 60.0 {
-        let rest = (seconds - minutes * 60.0).floor();
-        return format!("{minutes:.0} min {rest:02.0} s");
+    // Rounded before it is taken apart: what is cut off a part is missing from the whole.
+    let whole = seconds.round();
+    if whole < 3600.0 {
+        let minutes = (whole / 60.0).floor();
+        return format!("{minutes:.0} min {:02.0} s", whole - minutes * 60.0);
     }
+    let minutes = (seconds / 60.0).round();
     let hours = (minutes / 60.0).floor();
-    format!("{hours:.0} h {:02.0} min", minutes - hours * 60.0)
+    if hours < 48.0 {
+        return format!("{hours:.0} h {:02.0} min", minutes - hours * 60.0);
+    }
+    let hours = (seconds / 3600.0).round();
+    let days = (hours / 24.0).floor();
+    format!("{days:.0} d {:02.0} h", hours - days * 24.0)
 }
 
 /// `812 B`, `1.4 MiB`.
@@ -77,7 +84,10 @@ pub(super) fn float(number: usize) -> f64 {
 pub(super) fn measured(value: f64, unit: &str) -> String {
     match unit {
         "s" => duration(value),
+        "ms" if value < 9.95 => format!("{value:.1} ms"),
         "ms" => duration(value / 1000.0),
+        // Nothing is that fast; it is not to fill a line either.
+        _ if value >= 1e7 => format!("{value:.1e} {unit}"),
         _ if value >= 100.0 => format!("{value:.0} {unit}"),
         _ => format!("{value:.1} {unit}"),
     }
@@ -91,6 +101,26 @@ pub(super) fn time_of(record: &Value) -> Option<OffsetDateTime> {
 /// `2024-01-15 10:30:00 UTC`.
 pub(super) fn when(time: OffsetDateTime) -> String {
     time.to_offset(time::UtcOffset::UTC).format(WHEN).unwrap_or_default()
+}
+
+/// A day and a time of that day, between which a line may break, and nowhere else.
+pub(super) fn moment(time: &str) -> Markup {
+    let (day, rest) = time.split_once(['T', ' ']).unwrap_or((time, ""));
+    let piece = |text: &str| el("span", &[("class", "piece")], text);
+    if rest.is_empty() { piece(day) } else { [piece(day), " ".into(), piece(rest)].into() }
+}
+
+/// A name of several parts, `schema.table`, between which a line may break before it does so anywhere else.
+pub(super) fn parted(name: &str) -> Markup {
+    name.split_inclusive('.').map(|part| el("span", &[("class", "piece")], part)).collect()
+}
+
+/// A moment in a field.
+pub(super) fn moment_in(record: &Value, name: &str) -> Markup {
+    match record[name].as_str() {
+        Some(time) => figure(name, &record[name], moment(time)),
+        None => field(record, name, |_| None),
+    }
 }
 
 /// A value of a record, as it stands there, under a text for people. Tests hold the one to the other.
@@ -156,9 +186,15 @@ mod tests {
             (0.25, "250 ms"),
             (0.9999, "1.0 s"),
             (12.34, "12.3 s"),
-            (59.96, "0 min 59 s"),
+            (59.94, "59.9 s"),
+            (59.96, "1 min 00 s"),
+            (119.6, "2 min 00 s"),
             (185.0, "3 min 05 s"),
+            (3599.4, "59 min 59 s"),
+            (3599.6, "1 h 00 min"),
+            (7199.9, "2 h 00 min"),
             (7440.0, "2 h 04 min"),
+            (284_400.0, "3 d 07 h"),
         ] {
             assert_eq!(duration(seconds), text);
         }
