@@ -261,6 +261,45 @@ fn a_server_that_was_set_back_is_not_taken_for_what_it_was() {
     fs::remove_dir_all(kept).unwrap();
 }
 
+/// Nothing but a look at the rows shows what was changed without the server's knowledge.
+#[test]
+fn one_that_is_unchanged_by_its_pages_is_read_all_the_same() {
+    let server = Server::start(Engine::Pg17, &["autovacuum=off"]).expect("a server of its own");
+    let backups = Backups::on(
+        &server,
+        "CREATE EXTENSION IF NOT EXISTS timescaledb;
+CREATE TABLE m (ts timestamptz NOT NULL, note text);
+SELECT create_hypertable('m', 'ts', chunk_time_interval => interval '1 day');
+INSERT INTO m SELECT '2025-01-01'::timestamptz + i * interval '2 minutes', 'row ' || i FROM generate_series(0, 7199) i;
+VACUUM (FREEZE, ANALYZE);
+",
+    );
+    let backup = |name: &str| {
+        as_superuser(&backups, &server, &format!("backup {name} full --incremental --verbose")).run()
+    };
+    let _ = backup("one").expect(0);
+    let sound = backup("two").expect(0);
+    let _ = sound.shows(&["10 of 10 pieces are unchanged (10 by their pages", "and is what its pages say"]);
+    let mut superuser = backups.superuser(&backups.lab.database.name);
+    superuser
+        .batch_execute(
+            "CREATE EXTENSION pg_buffercache; CHECKPOINT;
+             SELECT pg_buffercache_evict(bufferid) FROM pg_buffercache JOIN show_chunks('m') c ON relfilenode = pg_relation_filenode(c)",
+        )
+        .unwrap();
+    for row in superuser.query("SELECT pg_relation_filepath(c) FROM show_chunks('m') c", &[]).unwrap() {
+        let path = Path::new(server.variable("MS5_SANDBOX_DATA")).join(row.get::<_, String>(0));
+        let mut bytes = fs::read(&path).unwrap();
+        let at = bytes.windows(4).position(|text| text == b"row ").unwrap();
+        bytes[at] = b'R';
+        fs::write(&path, bytes).unwrap();
+    }
+    let _ =
+        backup("three").expect(1).shows(&["are not those that its pages stand for", "without --incremental"]);
+    assert_eq!(backups.names().len(), 2);
+    let _ = backups.backup("four full");
+}
+
 /// Rows are read by the names of their tables, which no lock keeps: that of a schema goes from one to another meanwhile.
 #[test]
 fn schemas_that_change_places_meanwhile_are_noticed() {

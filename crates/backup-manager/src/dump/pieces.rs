@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
@@ -11,6 +11,7 @@ use ms5_common::config::Settings;
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
 
 use super::copy::{self, Progress, Read, cannot_write};
 use crate::archive::Archive;
@@ -25,6 +26,9 @@ use crate::store::key::{Key, Keys};
 /// From how many bytes on the server on rows go into the store: smaller ones are written with less than they are looked for.
 const SMALL: u64 = 32 << 10;
 
+/// Up to how many bytes on the server a piece is read that its pages call unchanged, to see whether they are right.
+const WITNESS: u64 = 256 << 20;
+
 /// The store as a backup uses it.
 pub(super) struct Pieces<'a> {
     settings: &'a Settings,
@@ -38,6 +42,10 @@ pub(super) struct Pieces<'a> {
     done: Mutex<Vec<Done>>,
     number: AtomicUsize,
     told_by_key: AtomicUsize,
+    /// After how many that are unchanged by their pages one is read all the same; and whether that was done. What pages say
+    /// wrongly nothing else would ever show.
+    witness: usize,
+    witnessed: AtomicBool,
     told_by_content: AtomicUsize,
     saved: [AtomicU64; 2],
 }
@@ -90,6 +98,8 @@ impl<'a> Pieces<'a> {
                 }
             }
         }
+        let second = usize::try_from(OffsetDateTime::now_utc().unix_timestamp()).unwrap_or_default();
+        let witness = second % known.len().max(1);
         Ok(Self {
             settings,
             backups: folder.path(),
@@ -100,6 +110,8 @@ impl<'a> Pieces<'a> {
             done: Mutex::new(Vec::new()),
             number: AtomicUsize::new(0),
             told_by_key: AtomicUsize::new(0),
+            witness,
+            witnessed: AtomicBool::new(false),
             told_by_content: AtomicUsize::new(0),
             saved: Default::default(),
         })
@@ -139,7 +151,13 @@ impl<'a> Pieces<'a> {
         let equal =
             |key: &Key| known.iter().filter(|found| found.piece.key.as_ref() == Some(&key.text)).find(whole);
         if let Some(found) = key.as_ref().and_then(equal) {
-            self.told_by_key.fetch_add(1, Ordering::Relaxed);
+            let before = self.told_by_key.fetch_add(1, Ordering::Relaxed);
+            if before >= self.witness
+                && read.bytes <= WITNESS
+                && !self.witnessed.swap(true, Ordering::Relaxed)
+            {
+                bear_out(session, read, &found.piece)?;
+            }
             return Ok(self.reuse(found, read, None, progress));
         }
         // Other pages are as good as other rows; and where they are not, what is packed anew has the same name.
@@ -249,6 +267,22 @@ impl<'a> Pieces<'a> {
         );
         Ok(all)
     }
+}
+
+/// Reads rows that are unchanged by their pages.
+///
+/// # Errors
+/// That they have changed.
+fn bear_out(session: &mut Session, read: &Read<'_>, piece: &Piece) -> Result<()> {
+    if content(session, read)? == piece.text {
+        log::debug!("{} was read too, and is what its pages say", read.relation);
+        return Ok(());
+    }
+    Err(Error::new(Exit::Failed, format!("the rows of {} are not those that its pages stand for", read.relation))
+        .because("no page of it was changed since another backup, by what the server says, and its rows are other ones")
+        .because("pages were changed behind the server's back, its folder was set back, or this is a bug of ours")
+        .because("nothing of the backup is kept, and the incremental ones before it may hold old rows")
+        .hint("take one that reads everything: the same without --incremental; then start anew in an empty --backup-dir"))
 }
 
 /// The sha256 of rows as they are read.
