@@ -1,19 +1,19 @@
 //! The flow: choose tests, find a server, make the tests, say how they ended.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use ms5_common::cli::HTML;
+use ms5_common::cli::{ENVIRONMENT, HTML};
 use ms5_common::config::{self, Choices, Environment, Settings};
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 use ms5_common::tool::{Context, LogFile};
 use ms5_common::{clock, interrupt, machine, migrations, sibling, success};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::args::{JUNIT, Options, TOOL};
 use crate::ground::{Ground, Sandbox};
@@ -49,10 +49,15 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
     }
     let choices = Choices::of(&context.arguments);
     let settings = config::load(choices, &context.variables, Environment::Test)?;
-    if settings.environment == Environment::Production && !options.yes {
-        return Err(Error::new(Exit::Usage, "under --environment=production tests run only with --yes")
-            .because("they make databases of their own on that server, and load it")
-            .hint("test another server first; then: migration-tests --environment=production --yes"));
+    // By the flag alone: a variable may be what another command has left.
+    let named = context.arguments.value(ENVIRONMENT.name).is_some();
+    if settings.environment == Environment::Production && !(options.yes && named) {
+        return Err(Error::new(
+            Exit::Usage,
+            "production is tested only with --environment=production and --yes",
+        )
+        .because("they make databases of their own on that server, and load it")
+        .hint("test another server first; then: migration-tests --environment=production --yes"));
     }
     let _work = interrupt::work()
         .ok_or_else(|| Error::new(Exit::Interrupt, "stopped by a signal before anything was begun"))?;
@@ -69,18 +74,23 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
     let settings = config::load(choices, &variables, Environment::Test)?;
     context.begin_as(&settings, LOG)?;
     let folder = settings.log_dir.join(LOG.folder);
-    let page = page(context, &folder)?;
+    let page = page(context, &folder);
     let junit = junit_file(&options)?;
     log::info!("Starting MS5.0 migration test suite");
     log::info!("Environment: {}", settings.environment.defaults().name);
     let ground = Ground::open(settings.clone(), &variables, sandbox.as_ref(), &options, tools)?;
+    let options = Options { jobs: ground.lanes(options.jobs).unwrap_or(options.jobs), ..options };
     introduce(context, &ground, &settings, sandbox.is_some(), &options);
+    if !ground.has_field() && tests.iter().any(|(_, test)| test.start.is_field()) {
+        log::warn!("Tests that begin with the database in the field begin with an empty one");
+        log::warn!("{}", ground.no_field());
+    }
     log::info!("{} tests, {} at a time", tests.len(), options.jobs);
 
     let history = History::read(&folder, ground.environment(), &place(&ground, sandbox.is_some()));
-    let all: Mutex<Vec<(Outcome, serde_json::Value)>> = Mutex::new(Vec::new());
+    let all: Mutex<Vec<(Outcome, Value)>> = Mutex::new(Vec::new());
+    let records = Mutex::new(InOrder::of(tests.iter().map(|(_, test)| test.id)));
     let measured: Mutex<Vec<Measure>> = Mutex::new(Vec::new());
-    let left: Mutex<Vec<String>> = Mutex::new(Vec::new());
     lanes::run(&ground, &tests, options.jobs, options.timeout, begun, |mut made| {
         for measure in &made.measures {
             let (record, worse) = history.compare(made.id, measure);
@@ -93,14 +103,15 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
             context.recorder.emit("measure", record);
         }
         measured.lock().unwrap_or_else(PoisonError::into_inner).append(&mut made.measures);
-        left.lock().unwrap_or_else(PoisonError::into_inner).extend(made.left.iter().cloned());
         tell(&made);
         let record = made.to_json();
-        context.recorder.emit("test", record.clone());
+        let ready = records.lock().unwrap_or_else(PoisonError::into_inner).add(made.id, record.clone());
+        ready.into_iter().for_each(|record| context.recorder.emit("test", record));
         all.lock().unwrap_or_else(PoisonError::into_inner).push((made.outcome, record));
     });
-    let mut left = left.into_inner().unwrap_or_else(PoisonError::into_inner);
-    left.extend(ground.end());
+    let records = records.into_inner().unwrap_or_else(PoisonError::into_inner);
+    records.rest().into_iter().for_each(|record| context.recorder.emit("test", record));
+    let mut left = ground.end();
     left.extend(sandbox.as_ref().map(Sandbox::removal));
     if !options.cleanup {
         log::info!("Left as asked; remove it with:");
@@ -128,19 +139,55 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
             log::warn!("Cannot write the results to {path}: {error}");
         }
     }
-    let exit = conclude(context, &all, options.strict, begun);
-    log::info!("Report: {}", page.display());
-    Ok(exit)
+    if let Some(page) = page {
+        log::info!("Report: {}", page.display());
+    }
+    Ok(conclude(context, &all, options.strict, begun))
 }
 
-/// Where the page of the results will be: `--html`, or in the folder of the logs.
-fn page(context: &Context, folder: &Path) -> Result<PathBuf> {
+/// Where the page of the results will be: `--html`, or in the folder of the logs, without which the tests are made all the same.
+fn page(context: &Context, folder: &Path) -> Option<PathBuf> {
     if let Some(named) = context.arguments.value(HTML.name) {
-        return Ok(PathBuf::from(named));
+        return Some(PathBuf::from(named));
     }
     let page = folder.join(format!("test_report_{}.html", clock::file_stamp()));
-    context.recorder.page_to(&page)?;
-    Ok(page)
+    match context.recorder.page_to(&page) {
+        Ok(()) => Some(page),
+        Err(error) => {
+            log::warn!("There will be no page: {}", error.lines().join("; "));
+            None
+        }
+    }
+}
+
+/// Records in the suite's order, whichever test has ended first.
+struct InOrder {
+    ids: Vec<&'static str>,
+    next: usize,
+    waiting: BTreeMap<usize, Value>,
+}
+
+impl InOrder {
+    fn of(ids: impl Iterator<Item = &'static str>) -> Self {
+        Self { ids: ids.collect(), next: 0, waiting: BTreeMap::new() }
+    }
+
+    /// Takes one; gives those whose turn it is.
+    fn add(&mut self, id: &str, record: Value) -> Vec<Value> {
+        let place = self.ids.iter().position(|other| *other == id).unwrap_or(self.ids.len());
+        self.waiting.insert(place, record);
+        let mut ready = Vec::new();
+        while let Some(record) = self.waiting.remove(&self.next) {
+            ready.push(record);
+            self.next += 1;
+        }
+        ready
+    }
+
+    /// Those that wait for tests which a signal has ended.
+    fn rest(self) -> Vec<Value> {
+        self.waiting.into_values().collect()
+    }
 }
 
 /// Whether a server is named: by any variable, or by another environment than test.
@@ -266,7 +313,7 @@ fn junit_file(options: &Options) -> Result<Option<(String, File)>> {
 }
 
 /// The end in words, and the exit code.
-fn conclude(context: &Context, all: &[(Outcome, serde_json::Value)], strict: bool, begun: Instant) -> Exit {
+fn conclude(context: &Context, all: &[(Outcome, Value)], strict: bool, begun: Instant) -> Exit {
     let count = |wanted: Outcome| all.iter().filter(|(outcome, _)| *outcome == wanted).count();
     for outcome in Outcome::ALL {
         context.recorder.count(outcome.word(), count(outcome));
@@ -277,20 +324,68 @@ fn conclude(context: &Context, all: &[(Outcome, serde_json::Value)], strict: boo
         all.len(),
         begun.elapsed().as_secs_f64()
     );
-    if passed + warned == 0 && failed == 0 {
-        log::error!("❌ Migration tests proved nothing: none of them could be made here");
-        return Exit::Failed;
-    }
+    let Unproven { categories, tests } = Unproven::of(all);
+    let names = categories.iter().chain(&tests).cloned().collect::<Vec<_>>().join(", ");
+    let unproven = if names.is_empty() { String::new() } else { format!("; not proven: {names}") };
     if failed > 0 || (strict && warned + skipped > 0) {
-        log::error!("❌ Migration tests failed: this installation is not proven");
+        log::error!("❌ Migration tests failed: this installation is not proven{unproven}");
         return Exit::Failed;
     }
-    if skipped > 0 {
-        log::warn!(
-            "{skipped} of {} tests could not be made here: what they would show is not proven",
-            all.len()
-        );
+    if !categories.is_empty() {
+        log::error!("❌ Migration tests failed{unproven}");
+        return Exit::Failed;
     }
-    success!("✅ Migration tests passed");
+    success!("✅ Migration tests passed{unproven}");
     Exit::Done
+}
+
+/// What could not be made: whole categories, and tests of others.
+#[derive(Debug, PartialEq, Eq)]
+struct Unproven {
+    categories: Vec<String>,
+    tests: Vec<String>,
+}
+
+impl Unproven {
+    fn of(all: &[(Outcome, Value)]) -> Self {
+        let text = |record: &Value, key: &str| record[key].as_str().unwrap_or_default().to_owned();
+        let category = |made: &(Outcome, Value)| text(&made.1, "category");
+        let seen: BTreeSet<String> =
+            all.iter().filter(|(outcome, _)| *outcome != Outcome::Skipped).map(category).collect();
+        let skipped = || all.iter().filter(|(outcome, _)| *outcome == Outcome::Skipped);
+        let categories: BTreeSet<String> =
+            skipped().map(category).filter(|name| !seen.contains(name)).collect();
+        let tests = skipped().filter(|made| seen.contains(&category(made)));
+        Self {
+            tests: tests.map(|(_, record)| text(record, "id")).collect(),
+            categories: categories.into_iter().collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_category_of_which_nothing_was_made_is_named_as_such() {
+        let made = |outcome, id: &str| (outcome, json!({ "id": id, "category": id.split('.').next() }));
+        let all = [
+            made(Outcome::Passed, "a.one"),
+            made(Outcome::Skipped, "a.two"),
+            made(Outcome::Skipped, "b.one"),
+            made(Outcome::Skipped, "b.two"),
+        ];
+        let Unproven { categories, tests } = Unproven::of(&all);
+        assert_eq!((categories.join(","), tests.join(",")), ("b".to_owned(), "a.two".to_owned()));
+    }
+
+    #[test]
+    fn records_wait_for_those_before_them() {
+        let mut order = InOrder::of(["a", "b", "c", "d"].into_iter());
+        assert!(order.add("b", json!(2)).is_empty());
+        assert_eq!(order.add("a", json!(1)), [json!(1), json!(2)]);
+        assert!(order.add("d", json!(4)).is_empty());
+        assert_eq!(order.rest(), [json!(4)]);
+    }
 }

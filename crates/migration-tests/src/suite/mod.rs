@@ -16,10 +16,17 @@ pub(crate) enum Start {
     Nothing,
     /// Nothing is in it.
     Empty,
-    /// As the old scripts left it in the field.
+    /// As the old scripts left it in the field; without its SQL an empty one.
     Field,
     /// The same after the migrations.
     Migrated,
+}
+
+impl Start {
+    /// Whether it is of what the field has.
+    pub(crate) const fn is_field(self) -> bool {
+        matches!(self, Self::Field | Self::Migrated)
+    }
 }
 
 /// A test.
