@@ -11,6 +11,7 @@ use ms5_common::db::server_error::reasons;
 use ms5_common::db::session::{self, Tuning};
 use ms5_common::error::Result;
 use ms5_common::interrupt;
+use postgres::error::SqlState;
 
 use crate::args::TOOL;
 use crate::case::{Stop, refused};
@@ -56,7 +57,7 @@ impl Maintenance {
             self.again(&mut client)?;
         }
         match work(&mut client) {
-            Err(_) if client.is_closed() => {
+            Err(error) if is_lost(&client, &error) => {
                 self.again(&mut client)?;
                 work(&mut client)
             }
@@ -79,7 +80,7 @@ impl Maintenance {
                 client.batch_execute(&format!("DROP DATABASE IF EXISTS {name}"))?;
             }
             match client.batch_execute(&sql) {
-                Err(error) if client.is_closed() => Err(error),
+                Err(error) if is_lost(client, &error) => Err(error),
                 other => Ok(other),
             }
         })
@@ -114,6 +115,14 @@ impl Maintenance {
         }
         open(&self.settings, self.timeout).map_err(|error| error.lines().join("; "))
     }
+}
+
+/// Whether a session has ended: the server says so before the connection is closed.
+fn is_lost(client: &Client, error: &postgres::Error) -> bool {
+    let code = error.code().map(SqlState::code);
+    client.is_closed()
+        || error.is_closed()
+        || code.is_some_and(|code| code.starts_with("08") || code.starts_with("57P"))
 }
 
 /// A session in the maintenance database, in which nothing takes longer than a test may.
