@@ -162,9 +162,9 @@ fn without_arguments_and_without_a_server_all_is_green_and_so_it_is_side_by_side
         "a private server has all that is needed\n{ran}"
     );
     // Side by side: the same tests, the same outcomes, the records in the suite's order.
-    let side = run("--parallel --json --filter=environment,runner,validators.post,backup,integration.chain");
+    let side = run("--parallel --json --filter=environment,runner,validators.post,integration.chain");
     let order: Vec<String> = tests(&side).into_iter().map(|(id, _)| id).collect();
-    assert!(order.len() >= 40 && tests(&side).iter().all(|(_, outcome)| outcome == "passed"), "{side}");
+    assert!(order.len() >= 30 && tests(&side).iter().all(|(_, outcome)| outcome == "passed"), "{side}");
     let list = place.bare("--list").run().expect(0).stdout();
     let all = list.lines().filter_map(|line| line.split_whitespace().next());
     assert_eq!(all.clone().map(str::to_owned).collect::<BTreeSet<_>>(), serial);

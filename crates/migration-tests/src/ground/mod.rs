@@ -38,7 +38,7 @@ use crate::case::Stop;
 use crate::suite::Start;
 
 /// What tools get of our own variables, as it is.
-const PASSED_ON: [&str; 17] = [
+const PASSED_ON: [&str; 20] = [
     "HOME",
     "TZ",
     "TMPDIR",
@@ -56,6 +56,9 @@ const PASSED_ON: [&str; 17] = [
     "DOCKER_CONFIG",
     "DOCKER_TLS_VERIFY",
     "DOCKER_CERT_PATH",
+    "MS5_MIN_DISK_GB",
+    "MS5_MIN_MEMORY_GB",
+    "MS5_MIN_AVAILABLE_GB",
 ];
 /// Sessions that a test may have beside those of backup-manager, which takes one a processor.
 const SESSIONS: usize = 6;
@@ -360,7 +363,7 @@ impl<'a> Ground<'a> {
     /// Removes what a test has made, or says how that is done. By a session of its own: dropping takes its time.
     pub(crate) fn give_back(&self, database: Option<&str>, home: &Path) -> Vec<String> {
         if !self.cleanup {
-            return database.into_iter().map(drop_sql).chain([format!("rm -r {}", home.display())]).collect();
+            return database.into_iter().map(drop_sql).chain([format!("rm -r {}", quoted(home))]).collect();
         }
         if let Some(database) = database {
             match self.maintenance.another() {
