@@ -52,12 +52,10 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
     // By the flag alone: a variable may be what another command has left.
     let named = context.arguments.value(ENVIRONMENT.name).is_some();
     if settings.environment == Environment::Production && !(options.yes && named) {
-        return Err(Error::new(
-            Exit::Usage,
-            "production is tested only with --environment=production and --yes",
-        )
-        .because("they make databases of their own on that server, and load it")
-        .hint("test another server first; then: migration-tests --environment=production --yes"));
+        return Err(Error::new(Exit::Usage, "under --environment=production tests run only with --yes")
+            .because("they make databases of their own on that server, and load it")
+            .because("the flag has to stand on the command line: a variable may be another command's")
+            .hint("test another server first; then: migration-tests --environment=production --yes"));
     }
     let _work = interrupt::work()
         .ok_or_else(|| Error::new(Exit::Interrupt, "stopped by a signal before anything was begun"))?;
@@ -125,16 +123,15 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
         };
         return Err(Error::new(exit, format!("stopped by a signal; {rest}")));
     }
-    let all = all.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut all = all.into_inner().unwrap_or_else(PoisonError::into_inner);
+    // In the suite's order, whatever ended first.
+    all.sort_by_key(|(_, record)| tests.iter().position(|(_, test)| record["id"] == test.id));
     let measured = measured.into_inner().unwrap_or_else(PoisonError::into_inner);
     if let Err(error) = history.add(context.recorder.run_id(), &clock::record_time(), &measured) {
         log::warn!("The measures of this run are not kept for the next ones: {error}");
     }
     if let Some((path, mut file)) = junit {
-        // In the suite's order, whatever ended first.
-        let of =
-            |id: &str| all.iter().find(|(_, record)| record["id"] == id).map(|(_, record)| record.clone());
-        let records: Vec<_> = tests.iter().filter_map(|(_, test)| of(test.id)).collect();
+        let records: Vec<_> = all.iter().map(|(_, record)| record.clone()).collect();
         if let Err(error) = file.write_all(junit::xml(&records, begun.elapsed().as_secs_f64()).as_bytes()) {
             log::warn!("Cannot write the results to {path}: {error}");
         }

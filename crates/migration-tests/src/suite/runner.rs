@@ -394,7 +394,15 @@ fn one_at_a_time(case: &mut Case<'_>) -> Done {
 }
 
 fn interrupted(case: &mut Case<'_>) -> Done {
-    struck(case, Signal::INT, &|ran| ran.exits(130))
+    // A shell's background job ignores SIGINT, and so does all that it starts.
+    let (signal, code) = if ignores_interrupts() { (Signal::TERM, 143) } else { (Signal::INT, 130) };
+    struck(case, signal, &|ran| ran.exits(code))
+}
+
+fn ignores_interrupts() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 0b10 != 0)
 }
 
 fn killed(case: &mut Case<'_>) -> Done {
