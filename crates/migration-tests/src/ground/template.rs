@@ -16,7 +16,7 @@ use crate::suite::Start;
 /// What the database in the field is made of, in this order.
 const FIELD: [&str; 3] = ["schema.sql", "reference.sql", "data.sql"];
 /// How long a session of somebody else's in a template is waited for: TimescaleDB's own look in now and then.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What was made, or why it could not be.
 type Made = Option<Result<String, String>>;
@@ -112,7 +112,29 @@ fn field(ground: &Ground<'_>) -> Result<String, Stop> {
         return Err(stop);
     }
     ran.exits(0)?;
-    Ok(name)
+    closed(ground, &name)
+}
+
+/// Closes a database to all, since only what nobody is in can be copied; gives its new name. TimescaleDB's scheduler leaves a
+/// database that gets another name, and does not come back to one that takes no connections.
+fn closed(ground: &Ground<'_>, name: &str) -> Result<String, Stop> {
+    let template = ground.name();
+    for sql in [
+        format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false"),
+        format!("ALTER DATABASE {name} RENAME TO {template}"),
+    ] {
+        let deadline = Instant::now() + PATIENCE;
+        let run = || ground.maintenance.with(&sql, |client| Ok(client.batch_execute(&sql)));
+        while let Err(error) = run()? {
+            if error.code() != Some(&SqlState::OBJECT_IN_USE) || Instant::now() >= deadline {
+                return Err(refused(&sql, &error));
+            }
+            if !interrupt::sleep(Duration::from_millis(200)) {
+                return Err(Stop::Signal);
+            }
+        }
+    }
+    Ok(template)
 }
 
 /// The same after the migrations.
@@ -123,16 +145,7 @@ fn migrated(ground: &Ground<'_>) -> Result<String, Stop> {
     match done {
         Ok(_) => {
             case.keep();
-            // Only what nobody is in can be copied. TimescaleDB's scheduler leaves a database that gets another name, and
-            // does not come back to one that takes no connections.
-            let template = ground.name();
-            for sql in [
-                format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false"),
-                format!("ALTER DATABASE {name} RENAME TO {template}"),
-            ] {
-                ground.maintenance.with(&sql, |client| client.batch_execute(&sql))?;
-            }
-            Ok(template)
+            closed(ground, &name)
         }
         Err(stop) => {
             case.end();
