@@ -33,12 +33,12 @@ pub(crate) const SPEC: Spec = Spec {
         ENVIRONMENT.default("test"),
         Flag::value(FILTER, "WORDS", "Only tests whose name holds one of these, separated by commas"),
         Flag::switch(LIST, "Show the tests, and run none"),
-        Flag::switch(NO_CLEANUP, "Leave what the tests made, and say how to remove it"),
+        Flag::switch(NO_CLEANUP, "Leave what the tests made, and say how to remove all of it"),
         Flag::switch(PARALLEL, "Run tests side by side"),
-        Flag::value(JOBS, "N", "With --parallel: tests at once").default("twice the number of cores"),
+        Flag::value(JOBS, "N", "With --parallel: tests at once, as far as the server has connections").default("twice the number of cores"),
         Flag::value(TIMEOUT, "SECONDS", "How long a test may take").default("300"),
         Flag::switch(STRICT, "A warning or a test that could not be made is a failure"),
-        Flag::switch(YES, "Really run under --environment=production"),
+        Flag::switch(YES, "Really run under --environment=production, or on a server that has production's database"),
         RESTORE_USER,
         MAINTENANCE_DB,
         Flag::value(FIELD_DIR, "DIR", "schema.sql, reference.sql and data.sql of the database in the field")
@@ -57,8 +57,11 @@ pub(crate) const SPEC: Spec = Spec {
     epilog: "\
 Where no server is named (none of DB_HOST, DB_PORT, DB_NAME, DB_USER and the password's variable is set, environment test)
 it starts a private one by scripts/sandbox.sh and removes it at the end. On a server that is named it makes databases of its
-own, called ms5_suite_ and eight hexadecimal digits, drops them again, and touches nothing else; what a killed run has left goes
-with the next one (a restore's ms5_half_... too, as with every restore). With --no-cleanup they are called ms5_kept_... and stay.
+own, called ms5_suite_ and eight hexadecimal digits, drops them again with what restores and rollbacks have made of them, and
+touches nothing else; what a killed run has left goes with the next one. With --no-cleanup they are called ms5_kept_... and stay.
+
+Production is tested with the flag --environment=production and --yes only; a server that has a database called as
+production's by default wants --yes too. Without the SQL of the field tests begin with an empty database where they can.
 
 The page logs/tests/test_report_STAMP.html has every test with its command lines and what they printed. Durations and
 throughput are compared with the last runs of the same server, kept in logs/tests/measures_ENVIRONMENT.jsonl.
@@ -69,12 +72,14 @@ Variables (they name the server; PGHOST, PGPORT, PGUSER, PGDATABASE and PGSERVIC
   MS5_RESTORE_PASSWORD        the password of --restore-user
   PGSSLMODE, PGSSLROOTCERT, PGSSLCERT, PGSSLKEY, PGCONNECT_TIMEOUT, PGOPTIONS, PGAPPNAME   as for libpq
   MS5_BIN_DIR                 where the other four tools are, if not beside this one
+  MS5_MIN_DISK_GB, MS5_MIN_MEMORY_GB   as for pre-validate, of a machine that is meant to be small
   ENVIRONMENT, MS5_HOME, MS5_MIGRATIONS_DIR, MS5_LOG_DIR   as the flags; MS5_HOME holds migrations/ and logs/
   MS5_EXIT=classic            every failure is exit 1, as in the old scripts
 
 Exit codes:
-  0 every test passed; 1 a test failed (with --strict: or warned, or could not be made); 2 wrong usage; 3 wrong
-  configuration; 4 cannot connect; 70 a bug; 129, 130, 143 stopped by a signal, what was made is removed",
+  0 every test passed (the last line names those that could not be made); 1 a test failed, or none of a category could be
+  made (with --strict: or one warned, or could not be made); 2 wrong usage; 3 wrong configuration; 4 cannot connect;
+  70 a bug; 129, 130, 143 stopped by a signal, what was made is removed",
 };
 
 /// The command line, understood.

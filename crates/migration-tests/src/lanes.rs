@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::case::{Case, Stop, seconds};
 use crate::ground::Ground;
 use crate::measures::Measure;
-use crate::suite::{self, Category, Test};
+use crate::suite::{self, Category, Start, Test};
 
 /// How a test ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +77,9 @@ impl Made {
     }
 }
 
+/// Categories whose tests take long, the longest first: side by side they begin before the others.
+const LONG: [&str; 4] = ["integration", "backup", "validators", "runner"];
+
 /// Makes tests over so many lanes; `heard` gets each as it ends. None is begun after a signal.
 pub(crate) fn run(
     ground: &Ground<'_>,
@@ -86,11 +89,19 @@ pub(crate) fn run(
     begun: Instant,
     heard: impl Fn(Made) + Sync,
 ) {
-    let (alone, beside): (Vec<_>, Vec<_>) = tests.iter().partition(|(category, _)| category.alone);
+    let (alone, mut beside): (Vec<_>, Vec<_>) = tests.iter().partition(|(category, _)| category.alone);
+    if lanes > 1 {
+        let place = |name: &str| LONG.iter().position(|long| *long == name).unwrap_or(LONG.len());
+        beside.sort_by_key(|(category, _)| place(category.name));
+    }
     for (tests, lanes) in [(beside, lanes), (alone, 1)] {
         let next = AtomicUsize::new(0);
         let ends = Mutex::new(());
         thread::scope(|scope| {
+            // What tests are copied from is made while others run that need none of it.
+            if lanes > 1 && tests.iter().any(|(_, test)| test.start == Start::Migrated) {
+                scope.spawn(|| ground.prepare(Start::Migrated));
+            }
             for lane in 0..lanes.min(tests.len()) {
                 let (next, tests, heard, ends) = (&next, &tests, &heard, &ends);
                 scope.spawn(move || {
@@ -118,7 +129,6 @@ fn make(
     patience: Duration,
     begun: Instant,
 ) -> Option<Made> {
-    let began = begun.elapsed();
     let mut made = Made {
         id: test.id,
         outcome: Outcome::Passed,
@@ -128,32 +138,39 @@ fn make(
         left: Vec::new(),
         category,
         title: test.title,
-        began,
+        began: begun.elapsed(),
         lane,
         commands: Vec::new(),
     };
     let stopped = match Case::new(ground, test.start, patience) {
-        Err(stop) => Some(stop),
+        Err(stop) => {
+            made.took = begun.elapsed() - made.began;
+            Some(stop)
+        }
         Ok(mut case) => {
-            let done = catch_unwind(AssertUnwindSafe(|| (test.run)(&mut case)))
-                .unwrap_or_else(|_| Err(Stop::failed("a bug in the test itself")));
-            made.took = begun.elapsed() - began;
-            let (commands, leaked) = case.commands();
-            made.commands = commands;
+            // What it is copied from may have been made for it first, and is no part of it.
+            log::debug!("{}: what it begins with took {:?}", test.id, begun.elapsed() - made.began);
+            made.began = begun.elapsed();
+            let mut stopped = catch_unwind(AssertUnwindSafe(|| (test.run)(&mut case)))
+                .unwrap_or_else(|_| Err(Stop::failed("a bug in the test itself")))
+                .err();
+            made.took = begun.elapsed() - made.began;
+            made.commands = case.commands();
             made.reasons = std::mem::take(&mut case.warnings);
             made.measures = std::mem::take(&mut case.measures);
-            made.left = case.end();
-            let stopped = done.err();
-            if leaked && !matches!(stopped, Some(Stop::Signal)) {
-                let mut reasons = vec!["a password is among what was printed; it is hidden here".to_owned()];
-                reasons.extend(match stopped {
-                    Some(Stop::Failed(others)) => others,
-                    _ => Vec::new(),
-                });
-                Some(Stop::Failed(reasons))
-            } else {
-                stopped
+            case.hide(&mut made.reasons);
+            if let Some(Stop::Failed(reasons)) = &mut stopped {
+                case.hide(reasons);
             }
+            let mut leaks = case.leaks();
+            made.left = case.end();
+            if !leaks.is_empty() && !matches!(stopped, Some(Stop::Signal)) {
+                if let Some(Stop::Failed(others)) = stopped {
+                    leaks.extend(others);
+                }
+                stopped = Some(Stop::Failed(leaks));
+            }
+            stopped
         }
     };
     if !made.reasons.is_empty() {
@@ -170,9 +187,6 @@ fn make(
             made.outcome = Outcome::Skipped;
             made.reasons = vec![why];
         }
-    }
-    if made.took.is_zero() {
-        made.took = begun.elapsed() - began;
     }
     Some(made)
 }

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use ms5_common::cli::HTML;
+use ms5_common::cli::{ENVIRONMENT, HTML};
 use ms5_common::config::{self, Choices, Environment, Settings};
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 use ms5_common::tool::{Context, LogFile};
 use ms5_common::{clock, interrupt, machine, migrations, sibling, success};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::args::{JUNIT, Options, TOOL};
 use crate::ground::{Ground, Sandbox, edition};
@@ -48,9 +48,12 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
     }
     let choices = Choices::of(&context.arguments);
     let settings = config::load(choices, &context.variables, Environment::Test)?;
-    if settings.environment == Environment::Production && !options.yes {
+    // By the flag alone: a variable may be what another command has left.
+    let named = context.arguments.value(ENVIRONMENT.name).is_some();
+    if settings.environment == Environment::Production && !(options.yes && named) {
         return Err(Error::new(Exit::Usage, "under --environment=production tests run only with --yes")
             .because("they make databases of their own on that server, and load it")
+            .because("the flag has to stand on the command line: a variable may be another command's")
             .hint("test another server first; then: migration-tests --environment=production --yes"));
     }
     let _work = interrupt::work()
@@ -66,13 +69,13 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
 }
 
 /// Every test that was made: how it ended, and its record.
-type Records = Mutex<Vec<(Outcome, serde_json::Value)>>;
+type Records = Mutex<Vec<(Outcome, Value)>>;
 
 /// Finds the server and makes the tests; what was made stands in `all`, whatever the end.
 fn proven(
     context: &Context,
     options: &Options,
-    tests: &[(&'static Category, &'static Test)],
+    wanted: &[(&'static Category, &'static Test)],
     choices: Choices<'_>,
     settings: Settings,
     begun: Instant,
@@ -91,17 +94,21 @@ fn proven(
     let settings = config::load(choices, &variables, Environment::Test)?;
     context.begin_as(&settings, LOG)?;
     let folder = settings.log_dir.join(LOG.folder);
-    let page = page(context, &folder)?;
+    let page = page(context, &folder);
     log::info!("Starting MS5.0 migration test suite");
     log::info!("Environment: {}", settings.environment.defaults().name);
     let ground = Ground::open(settings.clone(), &variables, sandbox.as_ref(), options, tools)?;
+    let options = &Options { jobs: ground.lanes(options.jobs).unwrap_or(options.jobs), ..options.clone() };
     introduce(context, &ground, &settings, sandbox.is_some(), options);
-    log::info!("{} tests, {} at a time", tests.len(), options.jobs);
+    if !ground.has_field() && wanted.iter().any(|(_, test)| test.start.is_field()) {
+        log::warn!("Tests that begin with the database in the field begin with an empty one");
+        log::warn!("{}", ground.no_field());
+    }
+    log::info!("{} tests, {} at a time", wanted.len(), options.jobs);
 
     let history = History::read(&folder, ground.environment(), &place(&ground, sandbox.is_some()));
     let measured: Mutex<Vec<Measure>> = Mutex::new(Vec::new());
-    let left: Mutex<Vec<String>> = Mutex::new(Vec::new());
-    lanes::run(&ground, tests, options.jobs, options.timeout, begun, |mut made| {
+    lanes::run(&ground, wanted, options.jobs, options.timeout, begun, |mut made| {
         for measure in &made.measures {
             let (record, worse) = history.compare(made.id, measure);
             if let Some(worse) = worse {
@@ -113,14 +120,12 @@ fn proven(
             context.recorder.emit("measure", record);
         }
         measured.lock().unwrap_or_else(PoisonError::into_inner).append(&mut made.measures);
-        left.lock().unwrap_or_else(PoisonError::into_inner).extend(made.left.iter().cloned());
         tell(&made);
         let record = made.to_json();
         context.recorder.emit("test", record.clone());
         all.lock().unwrap_or_else(PoisonError::into_inner).push((made.outcome, record));
     });
-    let mut left = left.into_inner().unwrap_or_else(PoisonError::into_inner);
-    left.extend(ground.end());
+    let mut left = ground.end();
     left.extend(sandbox.as_ref().map(Sandbox::removal));
     if !options.cleanup {
         log::info!("Left as asked; remove it with:");
@@ -134,23 +139,32 @@ fn proven(
         };
         return Err(Error::new(exit, format!("stopped by a signal; {rest}")));
     }
+    let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+    // In the suite's order, whatever ended first.
+    all.sort_by_key(|(_, record)| wanted.iter().position(|(_, test)| record["id"] == test.id));
     let measured = measured.into_inner().unwrap_or_else(PoisonError::into_inner);
     if let Err(error) = history.add(context.recorder.run_id(), &clock::record_time(), &measured) {
         log::warn!("The measures of this run are not kept for the next ones: {error}");
     }
-    let exit = conclude(context, &all.lock().unwrap_or_else(PoisonError::into_inner), options.strict, begun);
-    log::info!("Report: {}", page.display());
-    Ok(exit)
+    if let Some(page) = page {
+        log::info!("Report: {}", page.display());
+    }
+    Ok(conclude(context, &all, options.strict, begun))
 }
 
-/// Where the page of the results will be: `--html`, or in the folder of the logs.
-fn page(context: &Context, folder: &Path) -> Result<PathBuf> {
+/// Where the page of the results will be: `--html`, or in the folder of the logs, without which the tests are made all the same.
+fn page(context: &Context, folder: &Path) -> Option<PathBuf> {
     if let Some(named) = context.arguments.value(HTML.name) {
-        return Ok(PathBuf::from(named));
+        return Some(PathBuf::from(named));
     }
     let page = folder.join(format!("test_report_{}.html", clock::file_stamp()));
-    context.recorder.page_to(&page)?;
-    Ok(page)
+    match context.recorder.page_to(&page) {
+        Ok(()) => Some(page),
+        Err(error) => {
+            log::warn!("There will be no page: {}", error.lines().join("; "));
+            None
+        }
+    }
 }
 
 /// Whether a server is named: by any variable, or by another environment than test.
@@ -285,7 +299,7 @@ fn results_file(options: &Options) -> Result<Option<Results>> {
 fn write_results(
     results: Results,
     tests: &[(&'static Category, &'static Test)],
-    made: &[(Outcome, serde_json::Value)],
+    made: &[(Outcome, Value)],
     done: &Result<Exit>,
     strict: bool,
     begun: Instant,
@@ -308,12 +322,12 @@ fn write_results(
 /// What is said where no test could be made.
 const NOTHING_PROVEN: &str = "Migration tests proved nothing: none of them could be made here";
 
-fn nothing_proven(made: &[(Outcome, serde_json::Value)]) -> bool {
+fn nothing_proven(made: &[(Outcome, Value)]) -> bool {
     made.iter().all(|(outcome, _)| *outcome == Outcome::Skipped)
 }
 
 /// The end in words, and the exit code.
-fn conclude(context: &Context, all: &[(Outcome, serde_json::Value)], strict: bool, begun: Instant) -> Exit {
+fn conclude(context: &Context, all: &[(Outcome, Value)], strict: bool, begun: Instant) -> Exit {
     let count = |wanted: Outcome| all.iter().filter(|(outcome, _)| *outcome == wanted).count();
     for outcome in Outcome::ALL {
         context.recorder.count(outcome.word(), count(outcome));
@@ -328,16 +342,59 @@ fn conclude(context: &Context, all: &[(Outcome, serde_json::Value)], strict: boo
         log::error!("❌ {NOTHING_PROVEN}");
         return Exit::Failed;
     }
+    let Unproven { categories, tests } = Unproven::of(all);
+    let names = categories.iter().chain(&tests).cloned().collect::<Vec<_>>().join(", ");
+    let unproven = if names.is_empty() { String::new() } else { format!("; not proven: {names}") };
     if failed > 0 || (strict && warned + skipped > 0) {
-        log::error!("❌ Migration tests failed: this installation is not proven");
+        log::error!("❌ Migration tests failed: this installation is not proven{unproven}");
         return Exit::Failed;
     }
-    if skipped > 0 {
-        log::warn!(
-            "{skipped} of {} tests could not be made here: what they would show is not proven",
-            all.len()
-        );
+    if !categories.is_empty() {
+        log::error!("❌ Migration tests failed{unproven}");
+        return Exit::Failed;
     }
-    success!("✅ Migration tests passed");
+    success!("✅ Migration tests passed{unproven}");
     Exit::Done
+}
+
+/// What could not be made: whole categories, and tests of others.
+#[derive(Debug, PartialEq, Eq)]
+struct Unproven {
+    categories: Vec<String>,
+    tests: Vec<String>,
+}
+
+impl Unproven {
+    fn of(all: &[(Outcome, Value)]) -> Self {
+        let text = |record: &Value, key: &str| record[key].as_str().unwrap_or_default().to_owned();
+        let category = |made: &(Outcome, Value)| text(&made.1, "category");
+        let seen: BTreeSet<String> =
+            all.iter().filter(|(outcome, _)| *outcome != Outcome::Skipped).map(category).collect();
+        let skipped = || all.iter().filter(|(outcome, _)| *outcome == Outcome::Skipped);
+        let categories: BTreeSet<String> =
+            skipped().map(category).filter(|name| !seen.contains(name)).collect();
+        let tests = skipped().filter(|made| seen.contains(&category(made)));
+        Self {
+            tests: tests.map(|(_, record)| text(record, "id")).collect(),
+            categories: categories.into_iter().collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_category_of_which_nothing_was_made_is_named_as_such() {
+        let made = |outcome, id: &str| (outcome, json!({ "id": id, "category": id.split('.').next() }));
+        let all = [
+            made(Outcome::Passed, "a.one"),
+            made(Outcome::Skipped, "a.two"),
+            made(Outcome::Skipped, "b.one"),
+            made(Outcome::Skipped, "b.two"),
+        ];
+        let Unproven { categories, tests } = Unproven::of(&all);
+        assert_eq!((categories.join(","), tests.join(",")), ("b".to_owned(), "a.two".to_owned()));
+    }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use duct::cmd;
+use duct::{Expression, cmd};
 use ms5_common::interrupt;
 use ms5_common::record;
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -32,7 +32,7 @@ pub(crate) struct Shown {
 }
 
 /// What stands in a secret's place.
-const HIDDEN: &str = "***";
+pub(super) const HIDDEN: &str = "***";
 
 impl Shown {
     /// As in the record of its test.
@@ -147,32 +147,33 @@ pub(crate) struct Running {
 }
 
 impl Call<'_> {
-    /// Starts it, in a process group of its own, with nothing to read.
+    /// Starts it, with nothing to read.
     pub(super) fn start(self) -> Result<Running, Stop> {
-        let cannot =
-            |error: std::io::Error| Stop::failed(format!("cannot run {}: {error}", self.program.display()));
-        let [stdout, stderr] = self.output.each_ref().map(File::create);
-        let handle = cmd(self.program, self.words)
-            .full_env(self.environment)
-            .dir(self.folder)
-            .stdin_null()
-            .stdout_file(stdout.map_err(cannot)?)
-            .stderr_file(stderr.map_err(cannot)?)
-            .unchecked()
-            .before_spawn(|command| {
-                command.process_group(0);
-                Ok(())
-            })
-            .start()
-            .map_err(cannot)?;
-        Ok(Running {
-            line: self.line,
-            handle,
-            output: self.output,
-            begun: Instant::now(),
-            deadline: self.deadline,
-        })
+        let call = cmd(self.program, self.words).full_env(self.environment).dir(self.folder).stdin_null();
+        launch(call, self.line, self.output, self.deadline)
     }
+}
+
+/// Starts a program in a process group of its own; `line` is how one would type it.
+pub(crate) fn launch(
+    call: Expression,
+    line: String,
+    output: [PathBuf; 2],
+    deadline: Instant,
+) -> Result<Running, Stop> {
+    let cannot = |error: std::io::Error| Stop::failed(format!("cannot run {line}: {error}"));
+    let [stdout, stderr] = output.each_ref().map(File::create);
+    let handle = call
+        .stdout_file(stdout.map_err(cannot)?)
+        .stderr_file(stderr.map_err(cannot)?)
+        .unchecked()
+        .before_spawn(|command| {
+            command.process_group(0);
+            Ok(())
+        })
+        .start()
+        .map_err(cannot)?;
+    Ok(Running { line, handle, output, begun: Instant::now(), deadline })
 }
 
 impl Running {
@@ -186,7 +187,8 @@ impl Running {
         Ok(())
     }
 
-    fn ended(&self) -> Result<Option<ExitStatus>, Stop> {
+    /// Whether it has ended, and how.
+    pub(super) fn ended(&self) -> Result<Option<ExitStatus>, Stop> {
         let ended =
             self.handle.try_wait().map_err(|error| Stop::failed(format!("lost {}: {error}", self.line)))?;
         Ok(ended.map(|output| output.status))
@@ -194,7 +196,7 @@ impl Running {
 
     /// Waits for its end; where the test's time is over or a signal has come, it is asked to end, and killed when it does not.
     /// Gives why it was stopped too, where it was.
-    pub(super) fn wait(self) -> Result<(Ran, Shown, Option<Stop>), Stop> {
+    pub(crate) fn wait(self) -> Result<(Ran, Shown, Option<Stop>), Stop> {
         let mut stopped = None;
         let mut patience = self.deadline;
         let status = loop {

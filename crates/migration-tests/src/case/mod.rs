@@ -1,6 +1,7 @@
 //! What a test is given: a database and a home of its own, the tools, and words for what it finds.
 
 mod command;
+mod content;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,13 +9,16 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ms5_common::catalog::Inventory;
-use ms5_common::config::Settings;
+use ms5_common::config::{Settings, Variables};
 use ms5_common::db::client::Client;
+use ms5_common::db::clients;
 use ms5_common::db::server_error::reasons;
 use ms5_common::error::Error;
+use ms5_common::interrupt;
 use serde_json::Value;
 
-pub(crate) use command::{Ran, Running, seconds};
+pub(crate) use command::{Ran, Running, launch, seconds};
+pub(crate) use content::Content;
 
 use self::command::{Call, Shown};
 use crate::ground::Ground;
@@ -77,18 +81,23 @@ impl<'a> Case<'a> {
     /// Makes the home, and the database that the test begins with.
     pub(crate) fn new(ground: &'a Ground<'a>, start: Start, patience: Duration) -> Result<Self, Stop> {
         let home = ground.home()?;
-        let mut case = Self {
+        let database = ground.database(start).inspect_err(|_| drop(ground.give_back(None, &home)))?;
+        Ok(Self {
             ground,
             home,
-            database: None,
+            database,
+            // What it begins with was made before its time begins.
             deadline: Instant::now() + patience,
             warnings: Vec::new(),
             measures: Vec::new(),
             shown: Vec::new(),
             leaked: false,
-        };
-        case.database = ground.database(start)?;
-        Ok(case)
+        })
+    }
+
+    /// That there are rows of the field in its database.
+    pub(crate) fn needs_field(&self) -> Done {
+        if self.ground.has_field() { Ok(()) } else { Err(Stop::Skipped(self.ground.no_field())) }
     }
 
     /// MS5_HOME of its tools: logs, backups and rollback points come here.
@@ -153,6 +162,10 @@ impl<'a> Case<'a> {
         let program = self.ground.tools.join(tool);
         let environment_flag = format!("--environment={}", self.ground.environment());
         let mut all: Vec<&str> = words.split_whitespace().collect();
+        let ours = !words.contains("--migrations-dir") && !words.starts_with("--help");
+        if ours && ["migration-runner", "pre-validate"].contains(&tool) && words != "--version" {
+            all.extend(self.ground.gaps_flag().split_whitespace());
+        }
         if !words.contains("--environment") && !variables.iter().any(|(name, _)| *name == "ENVIRONMENT") {
             all.push(&environment_flag);
         }
@@ -166,6 +179,17 @@ impl<'a> Case<'a> {
         self.wait(running)
     }
 
+    /// Runs a line of sh that finds psql and what every system has, and none of our tools.
+    pub(crate) fn sh_without_tools(&mut self, line: &str) -> Result<Ran, Stop> {
+        let variables = Variables::default().with(self.ground.variables(self.database(), &self.home));
+        let major = clients::major(&self.ground.server.version).unwrap_or_default();
+        let psql = clients::find("psql", major, &self.settings(), &variables)?.place();
+        let folder = Path::new(&psql).parent().filter(|folder| folder.is_absolute());
+        let path = folder.map_or(String::new(), |folder| format!("{}:", folder.display()));
+        let path = format!("{path}/usr/bin:/bin");
+        self.sh(line, &[("PATH", &path), ("MS5_BIN_DIR", "")])
+    }
+
     fn call(
         &self,
         program: &Path,
@@ -174,7 +198,14 @@ impl<'a> Case<'a> {
         variables: &[(&str, &str)],
     ) -> Result<Running, Stop> {
         let mut environment = self.ground.variables(self.database(), &self.home);
-        environment.extend(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        for (name, value) in variables {
+            // Empty is not set.
+            if value.is_empty() {
+                environment.remove(*name);
+            } else {
+                environment.insert((*name).to_owned(), (*value).to_owned());
+            }
+        }
         let told: BTreeMap<&str, &str> =
             std::iter::once(("DB_NAME", self.database())).chain(variables.iter().copied()).collect();
         let told = told.iter().filter(|(name, value)| !value.is_empty() && !name.contains("PASSWORD"));
@@ -195,8 +226,8 @@ impl<'a> Case<'a> {
     pub(crate) fn wait(&mut self, running: Running) -> Result<Ran, Stop> {
         let (mut ran, mut shown, stopped) = running.wait()?;
         for secret in self.ground.secrets() {
-            self.leaked |= shown.hide(&secret);
-            ran.hide(&secret);
+            self.leaked |= shown.hide(secret);
+            ran.hide(secret);
         }
         self.shown.push(shown);
         stopped.map_or(Ok(ran), Err)
@@ -206,12 +237,29 @@ impl<'a> Case<'a> {
     pub(crate) fn until(&self, query: &str) -> Done {
         let mut session = self.session()?;
         while ask(&mut session, query)? != "true" {
-            must(Instant::now() < self.deadline, || format!("it never came to be: {query}"))?;
-            if !ms5_common::interrupt::sleep(Duration::from_millis(20)) {
-                return Err(Stop::Signal);
-            }
+            self.once_more(query)?;
         }
         Ok(())
+    }
+
+    /// The same beside a tool that is at work; that it has ended before is a failure.
+    pub(crate) fn until_beside(&mut self, running: Running, query: &str) -> Result<Running, Stop> {
+        let mut session = self.session()?;
+        while ask(&mut session, query)? != "true" {
+            if running.ended()?.is_some() {
+                let ran = self.wait(running)?;
+                return Err(
+                    ran.wrong(&format!("ended with {} before what was waited for came to be", ran.code))
+                );
+            }
+            self.once_more(query)?;
+        }
+        Ok(running)
+    }
+
+    fn once_more(&self, query: &str) -> Done {
+        must(Instant::now() < self.deadline, || format!("it never came to be: {query}"))?;
+        if interrupt::sleep(Duration::from_millis(20)) { Ok(()) } else { Err(Stop::Signal) }
     }
 
     /// The newest log file of a tool, by its folder.
@@ -226,17 +274,11 @@ impl<'a> Case<'a> {
         Ok(fs::read_to_string(newest)?)
     }
 
-    /// A folder with copies of the migration files, to be changed at will.
-    pub(crate) fn copied_migrations(&self) -> Result<PathBuf, Stop> {
+    /// A folder with copies of the migration files, to be changed at will, and the flags that lead to it.
+    pub(crate) fn copied_migrations(&self) -> Result<(PathBuf, String), Stop> {
         let to = self.home.join("migrations");
-        fs::create_dir_all(&to)?;
-        for entry in fs::read_dir(&self.ground.migrations)? {
-            let entry = entry?;
-            if entry.file_type()?.is_file() {
-                fs::copy(entry.path(), to.join(entry.file_name()))?;
-            }
-        }
-        Ok(to)
+        copy_folder(&self.ground.migrations, &to)?;
+        Ok((to, format!("--migrations-dir=migrations {}", self.ground.gaps_flag())))
     }
 
     /// Notes what is not as it should be and no failure.
@@ -244,9 +286,31 @@ impl<'a> Case<'a> {
         self.warnings.push(what.into());
     }
 
-    /// The commands for the report; that a password was printed is what comes first of all.
-    pub(crate) fn commands(&self) -> (Vec<Value>, bool) {
-        (self.shown.iter().map(Shown::to_json).collect(), self.leaked)
+    /// The commands for the report.
+    pub(crate) fn commands(&self) -> Vec<Value> {
+        self.shown.iter().map(Shown::to_json).collect()
+    }
+
+    /// Where a password stands that was not to be written: among what was printed, or in a file of its home.
+    pub(crate) fn leaks(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        if self.leaked {
+            all.push("a password is among what was printed; it is hidden here".to_owned());
+        }
+        search(&self.home, self.ground.secrets(), &mut |file| {
+            let file = file.strip_prefix(&self.home).unwrap_or(file);
+            all.push(format!("a password stands in the file {} of MS5_HOME", file.display()));
+        });
+        all
+    }
+
+    /// Hides what must not be read in what is told of the test.
+    pub(crate) fn hide(&self, lines: &mut [String]) {
+        for line in lines {
+            for secret in self.ground.secrets() {
+                *line = line.replace(secret, command::HIDDEN);
+            }
+        }
     }
 
     /// Removes its home, and leaves its database to others.
@@ -258,6 +322,40 @@ impl<'a> Case<'a> {
     /// Removes what it has made; gives how to do that by hand, where that is wanted instead.
     pub(crate) fn end(self) -> Vec<String> {
         self.ground.give_back(self.database.as_deref(), &self.home)
+    }
+}
+
+/// Copies a folder with all that is in it; what is a link there is a file here.
+fn copy_folder(from: &Path, to: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let (path, to) = {
+            let entry = entry?;
+            (entry.path(), to.join(entry.file_name()))
+        };
+        if path.is_dir() {
+            copy_folder(&path, &to)?;
+        } else if path.is_file() {
+            fs::copy(&path, to)?;
+        }
+    }
+    Ok(())
+}
+
+/// Tells of each file of a folder that holds one of these texts. What is packed or encrypted cannot.
+fn search(folder: &Path, texts: &[String], found: &mut dyn FnMut(&Path)) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let (path, kind) = (entry.path(), entry.file_type());
+        let packed = path.extension().is_some_and(|end| end == "gz" || end == "age");
+        if kind.as_ref().is_ok_and(fs::FileType::is_dir) {
+            search(&path, texts, found);
+        } else if kind.is_ok_and(|kind| kind.is_file())
+            && !packed
+            && let Ok(bytes) = fs::read(&path)
+            && texts.iter().any(|text| String::from_utf8_lossy(&bytes).contains(text.as_str()))
+        {
+            found(&path);
+        }
     }
 }
 
@@ -275,7 +373,8 @@ pub(crate) fn refused(what: &str, error: &postgres::Error) -> Stop {
     Stop::Failed(all)
 }
 
-fn rows(client: &mut Client) -> Result<Vec<String>, Stop> {
+/// As [`Case::rows`], of any database.
+pub(crate) fn rows(client: &mut Client) -> Result<Vec<String>, Stop> {
     let tables = client
         .query_typed(
             "SELECT format('%I.%I', n.nspname, c.relname)

@@ -2,7 +2,7 @@
 
 use ms5_common::timescale;
 
-use super::{Ground, drop_all};
+use super::Ground;
 use crate::suite::Start;
 
 /// The licence. A server tells it only where the extension is created, which it seldom is in the database that others are made from:
@@ -14,7 +14,7 @@ pub(crate) fn license(ground: &Ground<'_>) -> Option<String> {
     ground.extension.available.as_ref()?;
     let database = ground.database(Start::Empty).ok()??;
     let found = asked(ground, &database);
-    drop_all(&mut ground.maintenance(), &[database]);
+    ground.discard(&database);
     found
 }
 

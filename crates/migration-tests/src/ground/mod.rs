@@ -5,51 +5,45 @@
 //! (`--no-cleanup`) has another name.
 
 pub(crate) mod edition;
+mod maintenance;
+mod names;
 mod sandbox;
 mod template;
 
-use std::collections::BTreeMap;
-use std::collections::hash_map::RandomState;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File};
-use std::hash::{BuildHasher, Hasher};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use ms5_common::config::{Settings, Variables};
+use ms5_common::config::{Environment, Settings, Variables};
 use ms5_common::db::client::Client;
-use ms5_common::db::connect::Secret;
+use ms5_common::db::connect::{self, Secret};
 use ms5_common::db::server_error::reasons;
 use ms5_common::db::session::{self, Server, Tuning};
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 use ms5_common::timescale::{self, Extension};
-use postgres::error::SqlState;
+use ms5_common::{clock, machine, migrations};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::getuid;
 
 pub(crate) use sandbox::Sandbox;
 
+use self::maintenance::Maintenance;
+use self::names::{KEPT, PREFIX, drop_sql};
 use self::template::Templates;
 use crate::args::{Options, TOOL};
-use crate::case::{Stop, refused};
+use crate::case::Stop;
 use crate::suite::Start;
 
-/// What the names of our databases and folders begin with; the run's number follows, as eight hexadecimal digits.
-const PREFIX: &str = "ms5_suite_";
-/// The same of what is to be kept.
-const KEPT: &str = "ms5_kept_";
-/// The space of the advisory locks: the letters `ms5t`.
-const LOCKS: i32 = 0x6D73_3574;
-/// How long sessions of the server's own are waited for, and how often it is looked.
-const PATIENCE: Duration = Duration::from_secs(10);
-const PAUSE: Duration = Duration::from_millis(200);
 /// What tools get of our own variables, as it is.
-const PASSED_ON: [&str; 13] = [
+const PASSED_ON: [&str; 20] = [
     "HOME",
     "TZ",
+    "TMPDIR",
+    "LD_LIBRARY_PATH",
     "PGSSLMODE",
     "PGSSLROOTCERT",
     "PGSSLCERT",
@@ -61,7 +55,16 @@ const PASSED_ON: [&str; 13] = [
     "DOCKER_HOST",
     "DOCKER_CONTEXT",
     "DOCKER_CONFIG",
+    "DOCKER_TLS_VERIFY",
+    "DOCKER_CERT_PATH",
+    "MS5_MIN_DISK_GB",
+    "MS5_MIN_MEMORY_GB",
+    "MS5_MIN_AVAILABLE_GB",
 ];
+/// Sessions that a test may have beside those of backup-manager, which takes one a processor.
+const SESSIONS: usize = 6;
+/// A shorter password stands in any text by chance.
+const SHORTEST_SECRET: usize = 6;
 
 /// Who restores what holds hypertables.
 struct Restorer {
@@ -87,9 +90,16 @@ pub(crate) struct Ground<'a> {
     /// Whether our role is a superuser.
     superuser: bool,
     id: u32,
-    maintenance: Mutex<Client>,
+    maintenance: Maintenance,
     templates: Templates,
+    /// How many databases have a name.
+    databases: AtomicUsize,
     number: AtomicUsize,
+    /// When the run began, as a restore's half-made databases say it.
+    since: String,
+    secrets: Vec<String>,
+    /// Numbers are missing in the folder of the migration files.
+    gaps: bool,
     folder: PathBuf,
     /// Held as long as the folder is in use.
     _folder: File,
@@ -119,17 +129,12 @@ impl<'a> Ground<'a> {
             .map(|role| Restorer { role, password: of("MS5_SANDBOX_SUPERUSER_PASSWORD").map(Secret::new) });
         let mut settings = settings;
         settings.connection.dbname.clone_from(&options.maintenance);
-        let mut tuning = Tuning::default();
-        // TimescaleDB says of its own workers what we know.
-        tuning.demand("client_min_messages", "error");
-        let mut client = session::open(&settings, TOOL, "ground", &tuning)
-            .map_err(|error| {
-                error.hint(format!(
-                    "databases are made from {}; another one: --maintenance-db=NAME",
-                    options.maintenance
-                ))
-            })?
-            .client;
+        let mut client = maintenance::open(&settings, options.timeout).map_err(|error| {
+            error.hint(format!(
+                "databases are made from {}; another one: --maintenance-db=NAME",
+                options.maintenance
+            ))
+        })?;
         let server = session::identify(&mut client, &settings)?;
         let asked = |error: postgres::Error| {
             Error::new(Exit::Failed, "cannot ask the server what it is")
@@ -153,8 +158,11 @@ impl<'a> Ground<'a> {
                     "let a superuser run: ALTER ROLE {role} CREATEDB; and NOCREATEDB when the night is over"
                 )));
         }
+        if sandbox.is_none() && !options.yes {
+            spare_production(&mut client, &settings)?;
+        }
         sweep(&mut client).map_err(asked)?;
-        let id = number(&mut client).map_err(asked)?;
+        let id = maintenance::number(&mut client).map_err(asked)?;
         let prefix = if options.cleanup { PREFIX } else { KEPT };
         let folder = std::env::temp_dir().join(format!("{prefix}{id:08x}"));
         let cannot = |error: std::io::Error| {
@@ -167,7 +175,13 @@ impl<'a> Ground<'a> {
         let held = File::create(folder.join("held")).map_err(cannot)?;
         hold(&held).map_err(cannot)?;
         let home = settings.home.clone();
+        let restorer = named.or(ours);
+        let maintenance = Maintenance::new(settings.clone(), options.timeout, id, client);
+        let read = |gaps| migrations::read_folder(&settings.migrations_dir, gaps, &[]).is_ok();
         Ok(Self {
+            secrets: secrets(&settings, restorer.as_ref(), prefix),
+            gaps: !read(false) && read(true),
+            since: stamp(),
             migrations: ms5_common::config::absolute(&settings.migrations_dir),
             field: ms5_common::config::absolute(
                 &options.field_dir.as_ref().map_or_else(|| home.join("tests/fixtures/field"), PathBuf::from),
@@ -176,13 +190,14 @@ impl<'a> Ground<'a> {
             variables,
             tools,
             bin: of("MS5_SANDBOX_BIN"),
-            restorer: named.or(ours),
+            restorer,
             server,
             extension,
             superuser,
             id,
-            maintenance: Mutex::new(client),
+            maintenance,
             templates: Templates::default(),
+            databases: AtomicUsize::new(0),
             number: AtomicUsize::new(0),
             _folder: held,
             folder,
@@ -228,19 +243,54 @@ impl<'a> Ground<'a> {
         }
     }
 
-    /// What no output may show, as it is and as it stands in JSON.
-    pub(crate) fn secrets(&self) -> Vec<String> {
-        let restorer = self.restorer.as_ref().and_then(|restorer| restorer.password.as_ref());
-        let all = [self.settings.connection.password.as_ref(), restorer].into_iter().flatten();
-        let texts = all.filter_map(|secret| std::str::from_utf8(secret.expose()).ok());
-        // A short one stands in any text by chance.
-        let texts = texts.filter(|secret| secret.len() >= 6);
-        texts
-            .flat_map(|secret| {
-                let quoted = serde_json::Value::from(secret).to_string();
-                [secret.to_owned(), quoted.trim_matches('"').to_owned()]
-            })
-            .collect()
+    /// What no output and no file may show, as it is and as it stands in JSON.
+    pub(crate) fn secrets(&self) -> &[String] {
+        &self.secrets
+    }
+
+    /// The password of our role, wherever it stands.
+    pub(crate) fn password(&self) -> Option<String> {
+        let found = connect::find_password(&self.settings.connection).password?;
+        Some(String::from_utf8_lossy(found.expose()).into_owned())
+    }
+
+    /// Whether there is SQL of a database in the field.
+    pub(crate) fn has_field(&self) -> bool {
+        !template::field_files(&self.field).is_empty()
+    }
+
+    /// Why a test that needs rows of the field cannot be made.
+    pub(crate) fn no_field(&self) -> String {
+        format!(
+            "there is no SQL of a database in the field in {}: give --field-dir=DIR with schema.sql, reference.sql, data.sql",
+            self.field.display()
+        )
+    }
+
+    /// The flag that a folder with missing numbers asks for.
+    pub(crate) fn gaps_flag(&self) -> &'static str {
+        if self.gaps { "--allow-out-of-order" } else { "" }
+    }
+
+    /// How many tests the server has room for at once.
+    ///
+    /// # Errors
+    /// That it cannot be asked.
+    pub(crate) fn lanes(&self, wanted: usize) -> std::result::Result<usize, Stop> {
+        let free = self.maintenance.with("the free connections of the server", |client| {
+            client.query_typed_one(
+                "SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+                      - coalesce(current_setting('reserved_connections', true)::int, 0)
+                      - (SELECT count(*)::int FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend')",
+                &[],
+            )
+        })?;
+        let free = usize::try_from(free.get::<_, i32>(0)).unwrap_or_default();
+        let room = (free / (SESSIONS + machine::processors())).max(1);
+        if room < wanted {
+            log::warn!("The server has {free} connections left: {room} tests at once instead of {wanted}");
+        }
+        Ok(room.min(wanted))
     }
 
     /// New files for what a command prints.
@@ -271,6 +321,7 @@ impl<'a> Ground<'a> {
         set("MS5_MIGRATIONS_DIR", self.migrations.display().to_string());
         set("MS5_BIN_DIR", self.tools.display().to_string());
         let text = |secret: &Secret| String::from_utf8_lossy(secret.expose()).into_owned();
+        // One of the password file is found there by the tools too.
         if let Some(password) = &connection.password {
             set(self.settings.environment.defaults().password_variable, text(password));
         }
@@ -289,8 +340,11 @@ impl<'a> Ground<'a> {
 
     /// A new name for a database.
     pub(crate) fn name(&self) -> String {
-        let prefix = if self.cleanup { PREFIX } else { KEPT };
-        format!("{prefix}{:08x}_{}", self.id, self.number.fetch_add(1, Ordering::Relaxed))
+        names::database(self.prefix(), self.id, self.databases.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn prefix(&self) -> &'static str {
+        if self.cleanup { PREFIX } else { KEPT }
     }
 
     /// A new database that begins as the test wants it.
@@ -301,50 +355,132 @@ impl<'a> Ground<'a> {
         self.templates.copy(self, start).map(Some)
     }
 
-    /// Makes a database.
-    fn create(&self, name: &str, template: &str) -> std::result::Result<(), postgres::Error> {
-        self.maintenance().batch_execute(&format!("CREATE DATABASE {name} TEMPLATE {template}"))
+    /// Makes what others are copied from, before they are wanted.
+    pub(crate) fn prepare(&self, start: Start) {
+        // Who wants it hears why there is none.
+        let _ = self.templates.prepare(self, start);
     }
 
-    fn maintenance(&self) -> MutexGuard<'_, Client> {
-        self.maintenance.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Removes what a test has made, or says how that is done.
+    /// Removes what a test has made, or says how that is done. By a session of its own: dropping takes its time.
     pub(crate) fn give_back(&self, database: Option<&str>, home: &Path) -> Vec<String> {
         if !self.cleanup {
-            return database.into_iter().map(drop_sql).chain([format!("rm -r {}", home.display())]).collect();
+            return database.into_iter().map(drop_sql).chain([format!("rm -r {}", quoted(home))]).collect();
         }
         if let Some(database) = database {
-            // What a restore has kept beside it bears its name too.
-            let query = "SELECT datname::text FROM pg_catalog.pg_database WHERE datname = $1 OR pg_catalog.starts_with(datname, $1 || '_')";
-            let mut client = self.maintenance();
-            let names: Vec<String> = client
-                .query(query, &[&database])
-                .map(|rows| rows.iter().map(|row| row.get(0)).collect())
-                .unwrap_or_default();
-            drop_all(&mut client, &names);
+            self.discard(database);
         }
         let _ = fs::remove_dir_all(home);
         Vec::new()
     }
 
-    /// Removes what all tests had in common; gives how to do that by hand, where that is wanted instead.
-    pub(crate) fn end(self) -> Vec<String> {
-        let templates = self.templates.names();
-        if !self.cleanup {
-            return templates
-                .iter()
-                .map(|name| drop_sql(name))
-                .chain([format!("rm -r {}", self.folder.display())])
-                .collect();
+    /// Drops a database, and what tools have made beside it.
+    fn discard(&self, database: &str) {
+        match self.maintenance.another() {
+            Ok(mut client) => match names::beside(&mut client, database) {
+                Ok(all) => names::drop_all(&mut client, &all),
+                Err(error) => names::stays(database, &reasons(&error).join("; ")),
+            },
+            Err(error) => names::stays(database, &error.lines().join("; ")),
         }
-        let mut client = self.maintenance.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let of_this = names(&mut client, Some(self.id)).unwrap_or_default();
-        drop_all(&mut client, &of_this);
-        let _ = fs::remove_dir_all(&self.folder);
-        Vec::new()
     }
+
+    /// Removes all that is left of the run, told by its names; gives how to do that by hand, where that is wanted instead.
+    pub(crate) fn end(self) -> Vec<String> {
+        let (prefix, run) = (self.prefix(), self.id);
+        let Self { maintenance, folder, since, cleanup, .. } = self;
+        let mut all = Vec::new();
+        match maintenance.last() {
+            Ok(mut client) => {
+                for found in [names::of_run(&mut client, prefix, run), names::halves(&mut client, &since)] {
+                    match found {
+                        Ok(mut found) => all.append(&mut found),
+                        Err(error) => maintenance::unseen(&format!("{prefix}{run:08x}_*"), &error),
+                    }
+                }
+                if cleanup {
+                    names::drop_all(&mut client, &all);
+                }
+            }
+            Err(why) => log::warn!(
+                "The server cannot be asked what is left of {prefix}{run:08x}_*: {why}; the next run sweeps it"
+            ),
+        }
+        if cleanup {
+            let _ = fs::remove_dir_all(&folder);
+            return Vec::new();
+        }
+        let folder = format!("rm -r {}", quoted(&folder));
+        all.iter().map(|name| drop_sql(name)).chain([folder]).collect()
+    }
+}
+
+/// A path as sh takes it.
+pub(crate) fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |letter: char| letter.is_alphanumeric() || "/._-+".contains(letter);
+    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}
+
+/// Now, as a restore's half-made databases say it.
+fn stamp() -> String {
+    let time = clock::record_time();
+    let of = |part: &str| part.chars().filter(char::is_ascii_digit).collect::<String>();
+    let (day, time) = time.split_once('T').unwrap_or((&time, ""));
+    format!("{}_{}", of(day), of(time.split('.').next().unwrap_or_default()))
+}
+
+/// Every password that a tool could print: given, or found in the password file.
+fn secrets(settings: &Settings, restorer: Option<&Restorer>, prefix: &str) -> Vec<String> {
+    let mut all = BTreeSet::new();
+    // The password file may tell databases apart.
+    for database in [settings.connection.dbname.clone(), names::database(prefix, 0, 0)] {
+        let mut connection = settings.connection.clone();
+        connection.dbname = database;
+        all.extend(connect::find_password(&connection).password.map(|secret| secret.expose().to_vec()));
+        if let Some(restorer) = restorer {
+            connection.user.clone_from(&restorer.role);
+            if restorer.password.is_some() {
+                connection.password.clone_from(&restorer.password);
+            }
+            all.extend(connect::find_password(&connection).password.map(|secret| secret.expose().to_vec()));
+        }
+    }
+    let texts = all.into_iter().filter_map(|secret| String::from_utf8(secret).ok());
+    let mut texts: Vec<String> = texts
+        .filter(|secret| secret.len() >= SHORTEST_SECRET)
+        .flat_map(|secret| {
+            let quoted = serde_json::Value::from(secret.as_str()).to_string();
+            [secret, quoted.trim_matches('"').to_owned()]
+        })
+        .collect();
+    // One may be the beginning of another.
+    texts.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+    texts.dedup();
+    texts
+}
+
+/// Refuses a server that production's database is on, whatever it is called by.
+fn spare_production(client: &mut Client, settings: &Settings) -> Result<()> {
+    let production = Environment::Production.defaults().database;
+    let there = client
+        .query_opt("SELECT FROM pg_catalog.pg_database WHERE datname = $1", &[&production])
+        .map_err(|error| {
+            Error::new(Exit::Failed, "cannot ask the server for its databases")
+                .because_all(reasons(&error))
+                .because("nothing was touched")
+        })?;
+    if there.is_none() {
+        return Ok(());
+    }
+    let connection = &settings.connection;
+    Err(Error::new(
+        Exit::Usage,
+        format!("{}:{} has a database {production}, as production has", connection.host, connection.port),
+    )
+    .because("tests load the server that they are made on")
+    .because("nothing was touched")
+    .hint("test another server first")
+    .hint("if this one may be loaded: migration-tests --yes"))
 }
 
 /// Holds a file until it is closed, where nobody else does.
@@ -352,80 +488,14 @@ fn hold(file: &File) -> std::io::Result<()> {
     Ok(flock(file, FlockOperation::NonBlockingLockExclusive)?)
 }
 
-fn drop_sql(name: &str) -> String {
-    format!("DROP DATABASE {name} WITH (FORCE);")
-}
-
-/// Drops databases with their sessions. The server's own (autovacuum, TimescaleDB's scheduler) cannot be ended by any role, and
-/// leave soon.
-fn drop_all(client: &mut Client, names: &[String]) {
-    for name in names {
-        let sql =
-            format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", ms5_common::sql::escape_identifier(name));
-        let deadline = Instant::now() + PATIENCE;
-        while let Err(error) = client.batch_execute(&sql) {
-            let busy = [&SqlState::OBJECT_IN_USE, &SqlState::INSUFFICIENT_PRIVILEGE]
-                .map(Some)
-                .contains(&error.code());
-            if !busy || Instant::now() >= deadline {
-                log::warn!("Cannot drop the database {name}: {}", reasons(&error).join("; "));
-                log::warn!("Next: drop it by hand: {}", drop_sql(name));
-                break;
-            }
-            std::thread::sleep(PAUSE);
-        }
-    }
-}
-
-/// Databases of runs on a server, of one run or of all: named as we name them, and owned by our role.
-fn names(client: &mut Client, id: Option<u32>) -> std::result::Result<Vec<String>, postgres::Error> {
-    let number = id.map_or_else(|| "[0-9a-f]{8}".to_owned(), |id| format!("{id:08x}"));
-    let pattern = format!("^{PREFIX}{number}_[0-9]+(_before_restore_.*)?$");
-    let rows = client.query(
-        "SELECT datname::text FROM pg_catalog.pg_database
-         WHERE datname ~ $1 AND pg_catalog.pg_get_userbyid(datdba) = current_user ORDER BY 1",
-        &[&pattern],
-    )?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
-}
-
-/// Takes the lock of a number, where nobody has it. An advisory lock is one database's, and others may be made from another one
-/// than ours: so it is looked at all of them.
-fn try_lock(client: &mut Client, id: u32) -> std::result::Result<bool, postgres::Error> {
-    let row = client.query_one(
-        "SELECT NOT EXISTS (SELECT FROM pg_catalog.pg_locks
-                            WHERE locktype = 'advisory' AND classid = $1::int4::oid AND objid = $2::int8::oid AND granted)
-            AND pg_catalog.pg_try_advisory_lock($1, $3)",
-        &[&LOCKS, &i64::from(id), &id.cast_signed()],
-    )?;
-    Ok(row.get(0))
-}
-
-/// A number that nobody has.
-fn number(client: &mut Client) -> std::result::Result<u32, postgres::Error> {
-    loop {
-        let [a, b, c, d, ..] = RandomState::new().build_hasher().finish().to_be_bytes();
-        let id = u32::from_be_bytes([a, b, c, d]);
-        if try_lock(client, id)? {
-            return Ok(id);
-        }
-    }
-}
-
 /// Drops what runs have left that were killed.
 fn sweep(client: &mut Client) -> std::result::Result<(), postgres::Error> {
-    let mut of_runs: BTreeMap<u32, Vec<String>> = BTreeMap::new();
-    for name in names(client, None)? {
-        let id = name.get(PREFIX.len()..PREFIX.len() + 8).and_then(|id| u32::from_str_radix(id, 16).ok());
-        if let Some(id) = id {
-            of_runs.entry(id).or_default().push(name);
-        }
-    }
-    for (id, names) in of_runs {
-        if try_lock(client, id)? {
+    for run in names::runs(client)? {
+        if maintenance::try_lock(client, run)? {
+            let names = names::of_run(client, PREFIX, run)?;
             log::warn!("Dropping what a run that was killed has left: {}", names.join(", "));
-            drop_all(client, &names);
-            client.query("SELECT pg_catalog.pg_advisory_unlock($1, $2)", &[&LOCKS, &id.cast_signed()])?;
+            names::drop_all(client, &names);
+            maintenance::unlock(client, run)?;
         }
     }
     for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
@@ -440,9 +510,4 @@ fn sweep(client: &mut Client) -> std::result::Result<(), postgres::Error> {
         }
     }
     Ok(())
-}
-
-/// That the server will not make a database.
-fn cannot_make(name: &str, error: &postgres::Error) -> Stop {
-    refused(&format!("CREATE DATABASE {name}"), error)
 }

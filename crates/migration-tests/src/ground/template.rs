@@ -1,7 +1,7 @@
 //! Databases that others are copied from: each is made once, by the first test that wants one like it.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,14 +9,14 @@ use ms5_common::db::clients;
 use ms5_common::interrupt;
 use postgres::error::SqlState;
 
-use super::{Ground, cannot_make};
-use crate::case::{Case, Done, Stop, refused};
+use super::Ground;
+use crate::case::{Case, Stop, launch, refused};
 use crate::suite::Start;
 
 /// What the database in the field is made of, in this order.
 const FIELD: [&str; 3] = ["schema.sql", "reference.sql", "data.sql"];
 /// How long a session of somebody else's in a template is waited for: TimescaleDB's own look in now and then.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What was made, or why it could not be.
 type Made = Option<Result<String, String>>;
@@ -31,22 +31,17 @@ pub(super) struct Templates {
 impl Templates {
     /// A new database like that.
     pub(super) fn copy(&self, ground: &Ground<'_>, start: Start) -> Result<String, Stop> {
-        let template = match start {
-            Start::Nothing | Start::Empty => "template0".to_owned(),
-            Start::Field => once(&self.field, || field(ground))?,
-            Start::Migrated => once(&self.migrated, || migrated(ground))?,
-        };
-        let name = ground.name();
-        copied(ground, &name, &template)?;
-        Ok(name)
+        let template = self.prepare(ground, start)?;
+        copied(ground, &template)
     }
 
-    /// Those that are there.
-    pub(super) fn names(&self) -> Vec<String> {
-        let all = [&self.field, &self.migrated];
-        all.iter()
-            .filter_map(|made| made.lock().unwrap_or_else(PoisonError::into_inner).clone()?.ok())
-            .collect()
+    /// What is copied; made where it is not there yet.
+    pub(super) fn prepare(&self, ground: &Ground<'_>, start: Start) -> Result<String, Stop> {
+        match start {
+            Start::Field if ground.has_field() => once(&self.field, || field(ground)),
+            Start::Migrated => once(&self.migrated, || migrated(ground)),
+            Start::Nothing | Start::Empty | Start::Field => Ok("template0".to_owned()),
+        }
     }
 }
 
@@ -71,33 +66,30 @@ fn once(made: &Mutex<Made>, make: impl FnOnce() -> Result<String, Stop>) -> Resu
 }
 
 /// Copies a database; nobody may be in the one that is copied.
-fn copied(ground: &Ground<'_>, name: &str, template: &str) -> Done {
+fn copied(ground: &Ground<'_>, template: &str) -> Result<String, Stop> {
+    let name = ground.name();
     let deadline = Instant::now() + PATIENCE;
     loop {
-        match ground.create(name, template) {
-            Ok(()) => return Ok(()),
+        match ground.maintenance.create(&name, template)? {
+            Ok(()) => return Ok(name),
             Err(error) if error.code() == Some(&SqlState::OBJECT_IN_USE) && Instant::now() < deadline => {
                 if !interrupt::sleep(Duration::from_millis(200)) {
                     return Err(Stop::Signal);
                 }
             }
-            Err(error) => return Err(cannot_make(name, &error)),
+            Err(error) => return Err(refused(&format!("CREATE DATABASE {name}"), &error)),
         }
     }
 }
 
+/// Those of the files that are there.
+pub(super) fn field_files(folder: &Path) -> Vec<PathBuf> {
+    FIELD.iter().map(|file| folder.join(file)).filter(|file| file.is_file()).collect()
+}
+
 /// The database in the field: what the old scripts have left on plain PostgreSQL.
 fn field(ground: &Ground<'_>) -> Result<String, Stop> {
-    let files: Vec<PathBuf> =
-        FIELD.iter().map(|file| ground.field.join(file)).filter(|file| file.is_file()).collect();
-    if files.is_empty() {
-        return Err(Stop::Skipped(format!(
-            "there is no SQL of a database in the field in {}: give --field-dir=DIR with schema.sql, reference.sql, data.sql",
-            ground.field.display()
-        )));
-    }
-    let name = ground.name();
-    copied(ground, &name, "template0")?;
+    let name = copied(ground, "template0")?;
     let settings = ground.settings(&name);
     let variables = ms5_common::config::Variables::default().with(ground.variables(&name, &ground.folder));
     let psql = clients::find(
@@ -107,46 +99,53 @@ fn field(ground: &Ground<'_>) -> Result<String, Stop> {
         &variables,
     )?;
     let mut sql = Vec::new();
-    for file in &files {
+    for file in &field_files(&ground.field) {
         sql.append(&mut fs::read(file)?);
         sql.push(b'\n');
     }
     // By its input: it may run in a container, where the files are not.
     let words = ["-X", "-q", "-v", "ON_ERROR_STOP=1", "--single-transaction", "-f", "-"];
-    let told = psql
-        .call(&settings, &variables, &words)
-        .stdin_bytes(sql)
-        .stdout_null()
-        .stderr_capture()
-        .unchecked()
-        .run()
-        .map_err(|error| Stop::failed(format!("cannot run {}: {error}", psql.place())))?;
-    if !told.status.success() {
-        let mut reasons = vec![format!("psql refuses the SQL of the field in {}", ground.field.display())];
-        reasons.extend(String::from_utf8_lossy(&told.stderr).lines().take(5).map(str::to_owned));
-        return Err(Stop::Failed(reasons));
+    let call = psql.call(&settings, &variables, &words).stdin_bytes(sql);
+    let line = format!("{} on the SQL of the field in {}", psql.place(), ground.field.display());
+    let (ran, _, stopped) = launch(call, line, ground.output(), Instant::now() + ground.timeout)?.wait()?;
+    if let Some(stop) = stopped {
+        return Err(stop);
     }
-    Ok(name)
+    ran.exits(0)?;
+    closed(ground, &name)
+}
+
+/// Closes a database to all, since only what nobody is in can be copied; gives its new name. TimescaleDB's scheduler leaves a
+/// database that gets another name, and does not come back to one that takes no connections.
+fn closed(ground: &Ground<'_>, name: &str) -> Result<String, Stop> {
+    let template = ground.name();
+    for sql in [
+        format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false"),
+        format!("ALTER DATABASE {name} RENAME TO {template}"),
+    ] {
+        let deadline = Instant::now() + PATIENCE;
+        let run = || ground.maintenance.with(&sql, |client| Ok(client.batch_execute(&sql)));
+        while let Err(error) = run()? {
+            if error.code() != Some(&SqlState::OBJECT_IN_USE) || Instant::now() >= deadline {
+                return Err(refused(&sql, &error));
+            }
+            if !interrupt::sleep(Duration::from_millis(200)) {
+                return Err(Stop::Signal);
+            }
+        }
+    }
+    Ok(template)
 }
 
 /// The same after the migrations.
 fn migrated(ground: &Ground<'_>) -> Result<String, Stop> {
-    let mut case = Case::new(ground, Start::Field, PATIENCE * 30)?;
+    let mut case = Case::new(ground, Start::Field, ground.timeout)?;
     let done = case.tool("migration-runner", "").and_then(|ran| ran.exits(0));
     let name = case.database().to_owned();
     match done {
         Ok(_) => {
             case.keep();
-            // Only what nobody is in can be copied. TimescaleDB's scheduler leaves a database that gets another name, and
-            // does not come back to one that takes no connections.
-            let template = ground.name();
-            for sql in [
-                format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false"),
-                format!("ALTER DATABASE {name} RENAME TO {template}"),
-            ] {
-                ground.maintenance().batch_execute(&sql).map_err(|error| refused(&sql, &error))?;
-            }
-            Ok(template)
+            closed(ground, &name)
         }
         Err(stop) => {
             case.end();

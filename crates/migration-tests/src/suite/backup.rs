@@ -3,9 +3,13 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use super::{Start, Test};
-use crate::case::{Case, Done, Stop, must};
+use crate::case::{Case, Done, Stop, must, refused as server_refuses, rows};
 
 pub(super) const TESTS: &[Test] = &[
     Test {
@@ -16,7 +20,7 @@ pub(super) const TESTS: &[Test] = &[
     },
     Test {
         id: "backup.verify",
-        title: "verify passes a backup that is whole, and --deep restores it and compares every row",
+        title: "verify passes a backup that is whole; --deep restores it, and finds what only a restore can show",
         start: Start::Field,
         run: verify,
     },
@@ -34,7 +38,7 @@ pub(super) const TESTS: &[Test] = &[
     },
     Test {
         id: "backup.types",
-        title: "Backups of the types schema, data and hypertables are made and verified",
+        title: "Backups of the types schema, data and hypertables come back in an empty database with every row",
         start: Start::Migrated,
         run: types,
     },
@@ -46,7 +50,7 @@ pub(super) const TESTS: &[Test] = &[
     },
     Test {
         id: "backup.damage",
-        title: "A changed byte, a cut file and a missing file are found by verify, and nothing is restored of them",
+        title: "A changed byte, a cut file and a missing one are found by verify, and nothing is restored of them",
         start: Start::Field,
         run: damage,
     },
@@ -88,23 +92,49 @@ fn create(case: &mut Case<'_>) -> Done {
     }
     let mode = fs::metadata(dump(&folder))?.permissions().mode() & 0o077;
     must(mode == 0, || "others may read the backup".to_owned())?;
-    let metadata: serde_json::Value =
-        serde_json::from_str(&fs::read_to_string(folder.join("metadata.json"))?)
-            .map_err(|error| Stop::failed(format!("metadata.json is not JSON: {error}")))?;
+    let metadata: Value = serde_json::from_str(&fs::read_to_string(folder.join("metadata.json"))?)
+        .map_err(|error| Stop::failed(format!("metadata.json is not JSON: {error}")))?;
     must(metadata["backup_type"] == "full" && metadata["database"]["name"] == case.database(), || {
         "metadata.json does not name the type and the database".to_owned()
     })?;
     let sums = fs::read_to_string(folder.join("checksums.sha256"))?;
-    must(sums.contains("full_database.sql.gz"), || {
+    let told = sum(&fs::read(dump(&folder))?);
+    must(sums.lines().any(|line| line == format!("{told}  full_database.sql.gz")), || {
         "checksums.sha256 does not hold the sum of the dump".to_owned()
+    })?;
+    must(metadata["checksums"]["full_database.sql.gz"] == format!("sha256:{told}"), || {
+        "metadata.json does not hold the sum of the dump".to_owned()
     })
 }
 
+/// The sha256 of bytes, in hexadecimal.
+fn sum(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn verify(case: &mut Case<'_>) -> Done {
-    made(case, "pre_migration", "full")?;
+    // Rows that are changed in the dump are found by verify itself, which hashes each; what it cannot see is whether the
+    // definitions make what was there. So it is the note of what was there that is changed, and every sum made anew.
+    case.sql("CREATE VIEW public.ms5_suite_told AS SELECT 'the suite: as it was'::text AS told")?;
+    let folder = made(case, "pre_migration", "full")?;
     case.tool("backup-manager", "verify pre_migration")?.exits(0)?;
     let who = case.ground.restore_flags(holds_hypertables(case)?)?;
-    case.tool("backup-manager", &format!("verify pre_migration --deep {who}"))?.exits(0).map(drop)
+    case.tool("backup-manager", &format!("verify pre_migration --deep {who}"))?.exits(0)?;
+    let (metadata, sums) = (folder.join("metadata.json"), folder.join("checksums.sha256"));
+    let text = fs::read_to_string(&metadata)?;
+    let other = text.replace("the suite: as it was", "the suite: as it is");
+    must(other != text, || "metadata.json does not note what the database held".to_owned())?;
+    let old = fs::read_to_string(&sums)?;
+    fs::write(&sums, old.replace(&sum(text.as_bytes()), &sum(other.as_bytes())))?;
+    fs::write(&metadata, other)?;
+    // The proof that it was restored is of what it was.
+    let _ = fs::remove_file(folder.join("verified.json"));
+    case.tool("backup-manager", "verify pre_migration")?.exits(0)?;
+    let ran = case.tool("backup-manager", &format!("verify pre_migration --deep {who}"))?;
+    if ran.code != 1 {
+        return Err(ran.wrong("does not find that what is restored is not what was backed up"));
+    }
+    ran.says(&["ms5_suite_told"]).map(drop)
 }
 
 fn holds_hypertables(case: &Case<'_>) -> Result<bool, Stop> {
@@ -118,6 +148,9 @@ fn restore(case: &mut Case<'_>) -> Done {
 
 fn restore_hypertables(case: &mut Case<'_>) -> Done {
     let who = case.ground.restore_flags(true)?;
+    if super::hypertables(case)?.is_empty() {
+        return Err(Stop::Skipped("the migrations make no hypertable".to_owned()));
+    }
     let chunks = "SELECT string_agg(format('%s.%s %s', hypertable_schema, hypertable_name, chunk_name), ',' ORDER BY 1)
                   FROM (SELECT * FROM timescaledb_information.chunks ORDER BY chunk_schema, chunk_name) x";
     let before = case.ask(chunks)?;
@@ -127,6 +160,7 @@ fn restore_hypertables(case: &mut Case<'_>) -> Done {
 
 /// A backup, everything in the database changed, and the backup restored in its place.
 fn round_trip(case: &mut Case<'_>, who: &str) -> Done {
+    case.needs_field()?;
     let (objects, rows) = (case.inventory()?, case.rows()?);
     made(case, "before", "full")?;
     wreck(case)?;
@@ -136,14 +170,18 @@ fn round_trip(case: &mut Case<'_>, who: &str) -> Done {
 
 /// Takes away what a migration that went wrong would.
 pub(super) fn wreck(case: &Case<'_>) -> Done {
+    case.needs_field()?;
     let tables = case.rows()?;
     let name = |line: &String| line.split(": ").next().unwrap_or_default().to_owned();
     let filled: Vec<String> = tables.iter().filter(|line| !line.contains(": 0 ")).map(name).collect();
-    let (Some(first), Some(last)) = (filled.first(), filled.last()) else {
+    let Some(first) = filled.first() else {
         return Err(Stop::failed("the database has no rows that could be lost"));
     };
     case.sql(&format!("DROP TABLE {first} CASCADE"))?;
-    case.sql(&format!("TRUNCATE {last} CASCADE; CREATE TABLE public.half_done (id int)"))
+    if let Some(last) = filled.last().filter(|last| *last != first) {
+        case.sql(&format!("TRUNCATE {last} CASCADE"))?;
+    }
+    case.sql("CREATE TABLE public.ms5_suite_half_done (id int)")
 }
 
 /// That every object and every row is as it was.
@@ -159,25 +197,65 @@ pub(super) fn as_before(case: &Case<'_>, objects: &ms5_common::catalog::Inventor
 }
 
 fn types(case: &mut Case<'_>) -> Done {
-    for (kind, end) in [("schema", "schema.sql.gz"), ("data", "data.sql.gz"), ("hypertables", ".csv.gz")] {
+    let tables = super::hypertables(case)?;
+    // Files are named without SQL's quotes.
+    let csv: Vec<String> = tables.iter().map(|table| format!("{}.csv.gz", table.replace('"', ""))).collect();
+    let csv: Vec<&str> = csv.iter().map(String::as_str).collect();
+    let mut kinds = vec![("schema", &["schema.sql.gz"][..]), ("data", &["data.sql.gz"])];
+    if !csv.is_empty() {
+        kinds.push(("hypertables", &csv));
+    }
+    for (kind, files) in kinds {
         let folder = made(case, &format!("of_{kind}"), kind)?;
-        let there =
-            fs::read_dir(&folder)?.flatten().any(|file| file.file_name().to_string_lossy().ends_with(end));
-        must(there, || format!("a backup of type {kind} has no file {end}"))?;
+        let missing = files.iter().find(|file| !folder.join(file).is_file());
+        must(missing.is_none(), || {
+            format!("a backup of type {kind} has no file {}", missing.copied().unwrap_or_default())
+        })?;
         case.tool("backup-manager", &format!("verify of_{kind}"))?.exits(0)?;
     }
-    Ok(())
+    let who = case.ground.restore_flags(false)?;
+    let other = case.ground.database(Start::Empty)?.unwrap_or_default();
+    let target = [("DB_NAME", other.as_str())];
+    case.tool_with("backup-manager", &format!("restore of_schema {who}"), &target)?.exits(0)?;
+    case.tool_with("backup-manager", &format!("restore of_data {who}"), &target)?.exits(0)?;
+    let before = case.rows()?;
+    let same = |case: &Case<'_>, kind: &str| -> Done {
+        let now = rows(&mut case.ground.session(&other)?)?;
+        let lost = before.iter().find(|table| !now.contains(table));
+        must(lost.is_none(), || {
+            format!("a backup of type {kind} does not bring back {}", lost.map_or("", String::as_str))
+        })
+    };
+    same(case, "data")?;
+    if csv.is_empty() {
+        return Ok(());
+    }
+    for table in &tables {
+        let sql = format!("DELETE FROM {table}");
+        let mut session = case.ground.session(&other)?;
+        session.batch_execute(&sql).map_err(|error| server_refuses(&sql, &error))?;
+    }
+    case.tool_with("backup-manager", &format!("restore of_hypertables --force {who}"), &target)?.exits(0)?;
+    same(case, "hypertables")
 }
 
 fn rollback(case: &mut Case<'_>) -> Done {
+    case.needs_field()?;
     let who = case.ground.restore_flags(holds_hypertables(case)?)?;
     let (objects, rows) = (case.inventory()?, case.rows()?);
     case.tool("backup-manager", &format!("rollback-point before_all {who}"))?.exits(0)?;
     let script = find(&case.home().join("backups"), "rollback.sh")
         .ok_or_else(|| Stop::failed("there is no rollback.sh"))?;
     wreck(case)?;
-    case.sh(&format!("{} --force", script.display()), &[])?.exits(0)?;
+    // By sh: the folder may be on a file system that runs nothing.
+    let line = format!("sh {} --force", from_home(case, &script));
+    case.sh_without_tools(&line)?.exits(0)?;
     as_before(case, &objects, &rows)
+}
+
+/// A path as it is typed in the test's home.
+pub(super) fn from_home(case: &Case<'_>, path: &Path) -> String {
+    crate::ground::quoted(path.strip_prefix(case.home()).unwrap_or(path))
 }
 
 fn find(folder: &Path, name: &str) -> Option<PathBuf> {
@@ -211,6 +289,16 @@ fn damage(case: &mut Case<'_>) -> Done {
     fs::remove_file(&file)?;
     refused(case, "a backup whose dump is gone")?;
     fs::write(&file, &whole)?;
+    for name in ["metadata.json", "checksums.sha256"] {
+        let file = folder.join(name);
+        let whole = fs::read(&file)?;
+        let mut bytes = whole.clone();
+        let place = bytes.len() / 2;
+        bytes[place] ^= 1;
+        fs::write(&file, bytes)?;
+        refused(case, &format!("a backup whose {name} was changed"))?;
+        fs::write(&file, whole)?;
+    }
     case.tool("backup-manager", "verify before")?.exits(0)?;
     must(before == case.rows()?, || "the database is not what it was".to_owned())
 }
@@ -225,6 +313,7 @@ fn refused(case: &mut Case<'_>, what: &str) -> Done {
 }
 
 fn refuses(case: &mut Case<'_>) -> Done {
+    case.needs_field()?;
     made(case, "before", "full")?;
     let before = case.rows()?;
     let who = case.ground.restore_flags(holds_hypertables(case)?)?;
@@ -241,6 +330,8 @@ fn list_and_clean(case: &mut Case<'_>) -> Done {
     case.tool("backup-manager", "list")?.exits(0)?.says(&[&name])?;
     case.tool("backup-manager", "clean 7")?.exits(0)?;
     must(folder.is_dir(), || "clean 7 has removed a backup of today".to_owned())?;
+    // Their age is told by the second.
+    std::thread::sleep(Duration::from_millis(1100));
     let newer = made(case, "later", "full")?;
     case.tool("backup-manager", "clean 0 --keep-last=1")?.exits(0)?.says(&[&name])?;
     must(!folder.exists() && newer.is_dir(), || {

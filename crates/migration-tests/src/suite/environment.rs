@@ -64,7 +64,11 @@ fn tools(case: &mut Case<'_>) -> Done {
 }
 
 fn files(case: &mut Case<'_>) -> Done {
-    let files = migrations::read_folder(&case.ground.migrations, false, &[])?;
+    let gaps = !case.ground.gaps_flag().is_empty();
+    if gaps {
+        case.warn("numbers are missing: the runner and pre-validate take this folder only with --allow-out-of-order");
+    }
+    let files = migrations::read_folder(&case.ground.migrations, gaps, &[])?;
     must(!files.is_empty(), || format!("there is no migration file in {}", case.ground.migrations.display()))
 }
 
@@ -88,12 +92,10 @@ fn extension(case: &mut Case<'_>) -> Done {
 }
 
 fn test_data(case: &mut Case<'_>) -> Done {
+    case.needs_field()?;
     let rows = case.rows()?;
     let filled = rows.iter().filter(|table| !table.contains(": 0 ")).count();
     must(filled > 0, || format!("the database in the field has {} tables and not one row", rows.len()))?;
-    if rows.iter().any(|table| table.starts_with("public.migration_log:")) {
-        return Ok(());
-    }
     let extension = case.ask("SELECT count(*) FROM pg_extension WHERE extname = 'timescaledb'")?;
     must(extension == "0", || {
         "it has TimescaleDB already: it is no database from before the migration".to_owned()

@@ -7,7 +7,7 @@ mod performance;
 mod runner;
 mod validators;
 
-use crate::case::{Case, Done};
+use crate::case::{Case, Done, Stop, refused};
 
 /// What the database of a test is like when it begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,10 +16,17 @@ pub(crate) enum Start {
     Nothing,
     /// Nothing is in it.
     Empty,
-    /// As the old scripts left it in the field.
+    /// As the old scripts left it in the field; without its SQL an empty one.
     Field,
     /// The same after the migrations.
     Migrated,
+}
+
+impl Start {
+    /// Whether it is of what the field has.
+    pub(crate) const fn is_field(self) -> bool {
+        matches!(self, Self::Field | Self::Migrated)
+    }
 }
 
 /// A test.
@@ -50,6 +57,19 @@ const ALL: [Category; 6] = [
 ];
 
 static CATEGORIES: &[Category] = &ALL;
+
+/// The hypertables of a test's database as SQL writes them; none without the extension.
+fn hypertables(case: &Case<'_>) -> Result<Vec<String>, Stop> {
+    if case.ask("SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'timescaledb')")? != "true" {
+        return Ok(Vec::new());
+    }
+    let rows = case.session()?.query_typed(
+        "SELECT format('%I.%I', hypertable_schema, hypertable_name) FROM timescaledb_information.hypertables ORDER BY 1",
+        &[],
+    );
+    let rows = rows.map_err(|error| refused("the list of hypertables", &error))?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
 
 /// Every test.
 pub(crate) fn all() -> impl Iterator<Item = (&'static Category, &'static Test)> {

@@ -39,7 +39,8 @@ fn tools(case: &mut Case<'_>) -> Done {
     timed(case, "migration-runner --dry-run", "migration-runner", "--dry-run")?;
     timed(case, "migration-runner, all files", "migration-runner", "")?;
     timed(case, "migration-runner, nothing to do", "migration-runner", "")?;
-    timed(case, "post-validate", "post-validate", "")
+    timed(case, "post-validate", "post-validate", "")?;
+    timed(case, "post-validate --performance-test", "post-validate", "--performance-test")
 }
 
 fn timed(case: &mut Case<'_>, name: &str, tool: &str, words: &str) -> Done {
