@@ -34,6 +34,8 @@ const SINCE: &str = "--since";
 const UNTIL: &str = "--until";
 const LOCK_WAIT: &str = "--lock-wait";
 const LOCK_TIMEOUT: &str = "--lock-timeout";
+/// That another database's backup is meant.
+pub(crate) const OTHER_DATABASE: &str = "--other-database";
 const PIPE_TO: &str = "--pipe-to";
 const FROM: &str = "--from";
 /// Whom a backup is encrypted for.
@@ -72,6 +74,10 @@ pub(crate) const SPEC: Spec = Spec {
         Flag::switch(
             IN_PLACE,
             "restore, rollback: in one transaction inside the database itself, for a role without CREATEDB",
+        ),
+        Flag::switch(
+            OTHER_DATABASE,
+            "restore, rollback: the backup may be of another environment or database, such as production's into staging",
         ),
         Flag::value(TABLES, "LIST", "restore of hypertables: only these, as schema.table,schema.table"),
         Flag::value(SINCE, "TIME", "restore of hypertables: only rows from this time on, in UTC"),
@@ -118,7 +124,8 @@ pub(crate) const SPEC: Spec = Spec {
     positionals: &["COMMAND", "NAME", "TYPE"],
     epilog: "TYPE is full (default), schema (definitions, hypertables and policies), data (rows, for a database that
 has them) or hypertables (a CSV file for each).
-NAME is a folder's full name, or the name without its stamp: then the newest of that name.
+NAME is a folder's full name, or the name without its stamp: then the newest of that name among the backups of
+this environment and database.
 A restore builds a new database beside the old one, compares every row, and swaps the names last.
 Exit codes: 0 done, 1 failed or damaged, 2 usage, 3 configuration or input, 4 cannot connect or locked.",
 };
@@ -185,6 +192,7 @@ pub(crate) struct Options {
     pub(crate) drop_old: bool,
     pub(crate) start_jobs: bool,
     pub(crate) in_place: bool,
+    pub(crate) other_database: bool,
     /// Of a backup of hypertables; all where it is empty.
     pub(crate) tables: Vec<String>,
     pub(crate) since: Option<String>,
@@ -231,6 +239,7 @@ impl Options {
             drop_old: arguments.has(DROP_OLD),
             start_jobs: arguments.has(START_JOBS),
             in_place: arguments.has(IN_PLACE),
+            other_database: arguments.has(OTHER_DATABASE),
             tables: list(arguments.value(TABLES).unwrap_or_default()),
             since: arguments.value(SINCE).map(str::to_owned),
             until: arguments.value(UNTIL).map(str::to_owned),
@@ -335,11 +344,12 @@ fn kind(word: &str) -> Result<Kind> {
 }
 
 /// Flags of some commands alone, and those commands.
-const OF_SOME: [(&str, &[&str]); 18] = [
+const OF_SOME: [(&str, &[&str]); 19] = [
     (DEEP, &["verify"]),
     (DROP_OLD, &["restore", "rollback"]),
     (START_JOBS, &["restore", "rollback"]),
     (IN_PLACE, &["restore", "rollback"]),
+    (OTHER_DATABASE, &["restore", "rollback"]),
     (TABLES, &["restore"]),
     (SINCE, &["restore"]),
     (UNTIL, &["restore"]),
@@ -496,6 +506,7 @@ mod tests {
             "backup x --identity=key",
             "restore x --encrypt-to=age1x",
             "list --from=cat",
+            "verify x --other-database",
         ] {
             assert_eq!(options(line).unwrap_err().exit(), Exit::Usage, "{line}");
         }

@@ -25,6 +25,8 @@ use crate::{dump, restore};
 /// The script, with a line of values in place of this word.
 const TEMPLATE: &str = include_str!("rollback.sh");
 const VALUES: &str = "@VALUES@\n";
+/// What the caller says, before the script says it itself.
+const CALLER: &str = "\n# The caller's, to be compared\nCALLER_ENVIRONMENT=${ENVIRONMENT:-}\n";
 
 /// `rollback-point NAME`; gives its backup.
 pub(crate) fn point(context: &Context, options: &Options, settings: &Settings, name: &str) -> Result<Entry> {
@@ -146,8 +148,10 @@ fn script(options: &Options, settings: &Settings, entry: &Entry) -> Result<Strin
         ("OWNER", text(&more.database, "owner")),
     ];
     let lines: String = values.iter().map(|(name, value)| format!("{name}={}\n", quoted(value))).collect();
-    let head =
-        format!("# Created: {}\n# Backup: {}\n\n# Configuration\n{lines}", metadata.created_at, entry.name);
+    let head = format!(
+        "# Created: {}\n# Backup: {}\n{CALLER}\n# Configuration\n{lines}",
+        metadata.created_at, entry.name
+    );
     Ok(TEMPLATE.replacen(VALUES, &head, 1))
 }
 

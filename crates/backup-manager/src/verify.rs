@@ -34,7 +34,7 @@ pub(crate) struct Checked {
 /// The whole command.
 pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, name: &str) -> Result<Exit> {
     let folder = Folder::open(&settings.backup_dir, Hold::Shared, options.lock_wait)?;
-    let entry = folder.find(name)?;
+    let entry = folder.find(name, settings)?;
     if !options.deep {
         context.recorder.start(None, None);
     }

@@ -104,7 +104,7 @@ impl Dump {
         let psql = clients::find("psql", clients::major(server).unwrap_or_default(), settings, variables)?;
         log::warn!("It was made by the old script: its rows are counted, but what they were is not known");
         let rows = self.replay(&psql, settings, variables)?;
-        let mut session = sessions::open(settings, "restore")?;
+        let mut session = sessions::open_again(settings, "restore", &[])?;
         compare(&mut session, &rows)?;
         log::info!(
             "{} rows of {} tables are here, as many as in the file",

@@ -108,7 +108,7 @@ impl Load<'_> {
         } else {
             &[("synchronous_commit", "off")]
         };
-        sessions::open_with(self.settings, "restore", demands)
+        sessions::open_again(self.settings, "restore", demands)
     }
 
     pub(super) fn members(&self, stage: Stage) -> impl Iterator<Item = &Member> {
