@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ms5_common::called::called;
 use ms5_common::cli::{
     BACKUP_DIR, ENVIRONMENT, Flag, HELP, HTML, JOBS, JSON, LOG_DIR, MAINTENANCE_DB, Parsed, REPORT,
     RESTORE_USER, Spec, VERBOSE, VERSION, nearest,
@@ -16,6 +17,11 @@ use crate::folder::metadata::Kind;
 pub(crate) const TOOL: &str = "backup-manager";
 /// The tool's version.
 pub(crate) const TOOL_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// This tool as an operator calls it, for the commands that messages print.
+pub(crate) fn own() -> String {
+    called(TOOL)
+}
 
 const INCREMENTAL: &str = "--incremental";
 const NO_COMPRESSION: &str = "--no-compression";
@@ -36,6 +42,8 @@ const LOCK_WAIT: &str = "--lock-wait";
 const LOCK_TIMEOUT: &str = "--lock-timeout";
 /// That another database's backup is meant.
 pub(crate) const OTHER_DATABASE: &str = "--other-database";
+/// The backup that a rollback point is made of.
+const OF: &str = "--of";
 const PIPE_TO: &str = "--pipe-to";
 const FROM: &str = "--from";
 /// Whom a backup is encrypted for.
@@ -75,6 +83,7 @@ pub(crate) const SPEC: Spec = Spec {
             IN_PLACE,
             "restore, rollback: in one transaction inside the database itself, for a role without CREATEDB",
         ),
+        Flag::value(OF, "BACKUP", "rollback-point: write the script of a backup that is there, and make none"),
         Flag::switch(
             OTHER_DATABASE,
             "restore, rollback: the backup may be of another environment or database, such as production's into staging",
@@ -193,6 +202,8 @@ pub(crate) struct Options {
     pub(crate) start_jobs: bool,
     pub(crate) in_place: bool,
     pub(crate) other_database: bool,
+    /// The backup that a rollback point is made of, instead of a new one.
+    pub(crate) of: Option<String>,
     /// Of a backup of hypertables; all where it is empty.
     pub(crate) tables: Vec<String>,
     pub(crate) since: Option<String>,
@@ -240,6 +251,7 @@ impl Options {
             start_jobs: arguments.has(START_JOBS),
             in_place: arguments.has(IN_PLACE),
             other_database: arguments.has(OTHER_DATABASE),
+            of: arguments.value(OF).map(str::to_owned),
             tables: list(arguments.value(TABLES).unwrap_or_default()),
             since: arguments.value(SINCE).map(str::to_owned),
             until: arguments.value(UNTIL).map(str::to_owned),
@@ -257,7 +269,7 @@ impl Options {
 }
 
 fn usage(message: impl Into<String>) -> Error {
-    Error::new(Exit::Usage, message).hint("backup-manager --help lists commands and flags")
+    Error::new(Exit::Usage, message).hint(format!("{} --help lists commands and flags", own()))
 }
 
 fn command(arguments: &Parsed) -> Result<Command> {
@@ -344,12 +356,13 @@ fn kind(word: &str) -> Result<Kind> {
 }
 
 /// Flags of some commands alone, and those commands.
-const OF_SOME: [(&str, &[&str]); 19] = [
+const OF_SOME: [(&str, &[&str]); 20] = [
     (DEEP, &["verify"]),
     (DROP_OLD, &["restore", "rollback"]),
     (START_JOBS, &["restore", "rollback"]),
     (IN_PLACE, &["restore", "rollback"]),
     (OTHER_DATABASE, &["restore", "rollback"]),
+    (OF, &["rollback-point"]),
     (TABLES, &["restore"]),
     (SINCE, &["restore"]),
     (UNTIL, &["restore"]),
@@ -360,7 +373,7 @@ const OF_SOME: [(&str, &[&str]); 19] = [
     (LOCK_TIMEOUT, &["backup", "rollback-point"]),
     (INCREMENTAL, &["backup"]),
     (ENCRYPT_TO, &["backup", "rollback-point"]),
-    (IDENTITY, &["restore", "rollback", "verify"]),
+    (IDENTITY, &["restore", "rollback", "verify", "rollback-point"]),
     (PIPE_TO, &["backup", "rollback-point", "send"]),
     (FROM, &["restore", "verify", "fetch"]),
     // The old script took it anywhere.
@@ -378,6 +391,14 @@ fn refuse_foreign(arguments: &Parsed, command: &Command) -> Result<()> {
         return Err(usage(format!("{INCREMENTAL} and {flag} do not go together"))
             .because("others could not share what one is encrypted for, and the far end would not have what is shared")
             .hint("take a backup that holds all by itself; or export NAME makes one of an incremental one"));
+    }
+    if word == "rollback-point" && given(IDENTITY) && !given(OF) {
+        return Err(usage(format!("{IDENTITY} is nothing that {word} without {OF} knows")));
+    }
+    let of_making = [LEVEL, LOCK_TIMEOUT, ENCRYPT_TO, PIPE_TO, NO_COMPRESSION];
+    if let Some(flag) = of_making.into_iter().find(|flag| given(OF) && given(flag)) {
+        return Err(usage(format!("{OF} and {flag} do not go together"))
+            .because(format!("{word} {OF} makes no backup: it takes one as it is")));
     }
     // A scratch database is filled from a folder, and what passes by is read once, from its beginning.
     let of_a_folder =
@@ -507,6 +528,9 @@ mod tests {
             "restore x --encrypt-to=age1x",
             "list --from=cat",
             "verify x --other-database",
+            "backup x --of=y",
+            "rollback-point x --identity=key",
+            "rollback-point x --of=y --pipe-to=cat",
         ] {
             assert_eq!(options(line).unwrap_err().exit(), Exit::Usage, "{line}");
         }

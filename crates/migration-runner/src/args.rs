@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ms5_common::called::called;
 use ms5_common::cli::{
     BACKUP_DIR, ENVIRONMENT, Flag, HELP, HTML, JOBS, JSON, LOG_DIR, MIGRATIONS_DIR, Parsed, REPORT,
     RESTORE_USER, Spec, VERBOSE, VERSION,
@@ -25,7 +26,8 @@ const EXIT_CODE: &str = "--exit-code";
 const PLAN: &str = "--plan";
 const TARGET: &str = "--target";
 const PROVE: &str = "--prove";
-const ROLLBACK_POINT: &str = "--rollback-point";
+/// The flag of a run that makes its own way back.
+pub(crate) const ROLLBACK_POINT: &str = "--rollback-point";
 const REPAIR: &str = "--repair";
 const ADOPT: &str = "--adopt";
 const VARS: &str = "--vars";
@@ -211,10 +213,10 @@ impl Options {
         if rollback_point.is_some() && !matches!(mode, Mode::Apply | Mode::DryRun) {
             return Err(usage(format!("{ROLLBACK_POINT} goes with a run: nothing else applies a file")));
         }
-        let of_point =
+        let of_way_back =
             [BACKUP_DIR.name, RESTORE_USER.name].into_iter().find(|flag| arguments.value(flag).is_some());
-        if let Some(flag) = of_point.filter(|_| rollback_point.is_none()) {
-            return Err(usage(format!("{flag} goes with {ROLLBACK_POINT} only")));
+        if let Some(flag) = of_way_back.filter(|_| !matches!(mode, Mode::Apply | Mode::DryRun)) {
+            return Err(usage(format!("{flag} goes with a run: nothing else needs a way back")));
         }
         Ok(Self {
             mode,
@@ -242,7 +244,7 @@ impl Options {
 }
 
 fn usage(message: impl Into<String>) -> Error {
-    Error::new(Exit::Usage, message).hint("migration-runner --help lists the flags")
+    Error::new(Exit::Usage, message).hint(format!("{} --help lists the flags", called(TOOL)))
 }
 
 fn mode(arguments: &Parsed) -> Result<Mode> {

@@ -4,6 +4,7 @@
 //! other way), `sql` does no I/O, and nothing here knows a tool.
 
 pub mod backups;
+pub mod called;
 pub mod catalog;
 pub mod check;
 pub mod cli;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ms5_common::called::called;
 use ms5_common::cli::{
     BACKUP_DIR, ENVIRONMENT, Flag, HELP, HTML, JOBS, JSON, LOG_DIR, MIGRATIONS_DIR, Parsed, REPORT, Spec,
     VERBOSE, VERSION,
@@ -108,11 +109,11 @@ impl Options {
         let list_checks = arguments.has(LIST_CHECKS);
         if list_checks && arguments.has(JSON.name) {
             return Err(Error::new(Exit::Usage, "--list-checks and --json exclude each other")
-                .hint("post-validate --help lists the flags"));
+                .hint(format!("{} --help lists the flags", called(TOOL))));
         }
         if arguments.value(GATE).is_some() && arguments.value(AGAINST).is_some() {
             return Err(Error::new(Exit::Usage, "--against is a gate itself: it excludes --gate")
-                .hint("post-validate --help lists the flags"));
+                .hint(format!("{} --help lists the flags", called(TOOL))));
         }
         Ok(Self {
             performance: arguments.has(PERFORMANCE),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ms5_common::called::called;
 use ms5_common::cli::{
     ENVIRONMENT, Flag, HELP, HTML, JOBS, JSON, LOG_DIR, MIGRATIONS_DIR, Parsed, REPORT, RESTORE_USER, Spec,
     VERBOSE, VERSION,
@@ -163,7 +164,7 @@ impl Options {
 }
 
 fn usage(message: impl Into<String>) -> Error {
-    Error::new(Exit::Usage, message).hint("pre-validate --help lists the flags")
+    Error::new(Exit::Usage, message).hint(format!("{} --help lists the flags", called(TOOL)))
 }
 
 fn fingerprint(arguments: &Parsed) -> Result<Fingerprint> {

@@ -6,7 +6,7 @@ use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 
 use super::Entry;
-use crate::args::OTHER_DATABASE;
+use crate::args::{OTHER_DATABASE, own};
 
 /// How many of others' backups an error names.
 const NAMED: usize = 10;
@@ -26,7 +26,7 @@ pub(crate) fn check(name: &str, whose: Whose<'_>, settings: &Settings, wanted: b
         Kin::Others => Err(Error::new(Exit::Config, format!("{name} is a backup of another database"))
             .because(format!("it is of {whose}, and this is {ours}"))
             .because("nothing was touched")
-            .hint("look at --environment and DB_NAME; list shows whose the backups are")
+            .hint(format!("look at --environment and DB_NAME; {} list shows whose the backups are", own()))
             .hint(format!("to bring it into {ours} nevertheless: {OTHER_DATABASE}"))),
     }
 }

@@ -25,7 +25,7 @@ use rustix::fs::{FlockOperation, flock};
 use time::OffsetDateTime;
 
 use crate::archive::Reader;
-use crate::args::IDENTITY;
+use crate::args::{IDENTITY, own};
 use crate::seal::{self, Key};
 use crate::store;
 use metadata::{Metadata, Piece};
@@ -161,9 +161,11 @@ impl Folder {
             Error::new(Exit::Config, format!("there is no backup {name:?} in {}", self.path.display()))
                 .because("nothing was touched");
         match entries.first() {
-            None => error.because("there is none at all").hint("take one: backup-manager backup NAME full"),
+            None => {
+                error.because("there is none at all").hint(format!("take one: {} backup NAME full", own()))
+            }
             Some(newest) => {
-                error.hint(format!("backup-manager list shows them; the newest is {}", newest.name))
+                error.hint(format!("{own} list shows them; the newest is {}", newest.name, own = own()))
             }
         }
     }

@@ -20,7 +20,7 @@ use ms5_common::tool::Context;
 use serde_json::json;
 
 use crate::archive::{RESERVE, free};
-use crate::args::{OTHER_DATABASE, Options};
+use crate::args::{OTHER_DATABASE, Options, own};
 use crate::dump::cannot_write;
 use crate::folder::partial::{self, Partial};
 use crate::folder::proof::{self, Standing};
@@ -74,7 +74,7 @@ pub(crate) fn fetch(
     context.recorder.emit("backup", list::record(&entry, outcome));
     let others = Whose::of(settings).kin(entry.whose()) == Kin::Others;
     let flag = if others { format!(" {OTHER_DATABASE}") } else { String::new() };
-    log::info!("Restore it: backup-manager restore {} --force{flag}", entry.name);
+    log::info!("Restore it: {own} restore {} --force{flag}", entry.name, own = own());
     success!("✅ Backup {outcome}: {}", entry.name);
     Ok(Exit::Done)
 }
@@ -113,9 +113,10 @@ pub(crate) fn verify(context: &Context, options: &Options, name: Option<&str>) -
     if let Standing::Damaged(why) = proof {
         return Err(Error::new(Exit::Failed, format!("{}: {}: {why}", head.metadata.name, proof::FILE))
             .because("the backup itself fits its checksums")
-            .hint(
-                "fetch leaves that file out; prove the backup anew then: backup-manager verify NAME --deep",
-            ));
+            .hint(format!(
+                "fetch leaves that file out; prove the backup anew then: {} verify NAME --deep",
+                own()
+            )));
     }
     tell(&head.metadata.name, &whole, begun);
     note(context, &head.metadata.name, &whole);
@@ -163,12 +164,12 @@ fn ship(context: &Context, shell: &Shell<'_>, entry: &Entry) -> Result<Exit> {
                 "the backup {} is whole here; do not rely on what the far end has of it",
                 entry.name
             ))
-            .hint(format!("send it again: backup-manager send {} --pipe-to=COMMAND", entry.name)),
+            .hint(format!("send it again: {own} send {} --pipe-to=COMMAND", entry.name, own = own())),
     })?;
     tell(&entry.name, &whole, begun);
     note(context, &entry.name, &whole);
     context.recorder.emit("backup", list::record(entry, "sent"));
-    log::info!("Check it at the far end: backup-manager verify {} --from=COMMAND", entry.name);
+    log::info!("Check it at the far end: {own} verify {} --from=COMMAND", entry.name, own = own());
     success!("✅ Backup sent: {}", entry.name);
     Ok(Exit::Done)
 }
@@ -298,7 +299,7 @@ fn enough_space(folder: &Folder, head: &Head) -> Result<()> {
                     bytes(free)
                 ))
                 .because("nothing was touched")
-                .hint("make room (backup-manager clean), or fetch into another folder: --backup-dir=DIR"))
+                .hint(format!("make room ({} clean), or fetch into another folder: --backup-dir=DIR", own())))
         }
         _ => Ok(()),
     }

@@ -26,7 +26,7 @@ use ms5_common::troubleshooting;
 use serde_json::{Map, Value};
 
 use crate::archive::Reader;
-use crate::args::{Options, TOOL};
+use crate::args::{Options, TOOL, own};
 use crate::dump::Scheduled;
 use crate::folder::metadata::{Kind, Metadata, More, Stage};
 use crate::folder::{Entry, Folder, Hold, belonging};
@@ -145,7 +145,7 @@ fn refuse_parts(options: &Options) -> Result<()> {
     }
     Err(Error::new(Exit::Usage, "--tables, --since and --until are for backups of type hypertables")
         .because("nothing was touched")
-        .hint("take one of those: backup-manager backup NAME hypertables"))
+        .hint(format!("take one of those: {} backup NAME hypertables", own())))
 }
 
 /// What is restored from.
@@ -225,7 +225,10 @@ fn hold(context: &Context, options: &Options, settings: &Settings) -> Result<Run
     if tables > 0 && !options.force {
         return Err(Error::new(Exit::Failed, format!("{} holds data: {tables} tables", settings.database()))
             .because("nothing was touched")
-            .hint("replace it: restore NAME --force (it is kept beside under another name)"));
+            .hint(format!(
+                "replace it: {} restore NAME --force (it is kept beside under another name)",
+                own()
+            )));
     }
     Ok(lock)
 }

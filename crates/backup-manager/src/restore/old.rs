@@ -26,6 +26,7 @@ use serde_json::{Map, Value};
 use super::Jobs;
 use super::load::run_all;
 use super::server::{Needs, Wanted};
+use crate::args::own;
 use crate::dump;
 use crate::folder::Entry;
 use crate::sessions::{self, Session, failed, stopped};
@@ -67,7 +68,7 @@ impl Dump {
                 "it is of type {}, and only a full one is a whole database",
                 metadata.kind
             ))
-            .hint("restore a full one: backup-manager list"));
+            .hint(format!("restore a full one: {} list", own())));
         }
         let file =
             metadata.files.iter().map(|(file, _)| file).find(|file| file.starts_with("full_database.sql"));
