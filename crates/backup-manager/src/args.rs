@@ -136,7 +136,10 @@ has them) or hypertables (a CSV file for each).
 NAME is a folder's full name, or the name without its stamp: then the newest of that name among the backups of
 this environment and database.
 A restore builds a new database beside the old one, compares every row, and swaps the names last.
-Exit codes: 0 done, 1 failed or damaged, 2 usage, 3 configuration or input, 4 cannot connect or locked.",
+It exits with 1 where something failed, is damaged, or holds data; with 3 where a backup is of another database, or there is none;
+with 5 where the replaced database could not be dropped, a COMMIT was not answered, or clean could not remove all.
+
+Variables of its own: MS5_IDENTITY as --identity; MS5_BACKUP_NAME and MS5_BACKUP_BYTES are set for the COMMAND of --pipe-to and --from.",
 };
 
 /// What is to be done.

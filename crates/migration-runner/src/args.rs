@@ -121,19 +121,10 @@ pub(crate) const SPEC: Spec = Spec {
     ],
     positionals: &[],
     epilog: "\
-Variables (they name the database; PGHOST, PGPORT, PGUSER, PGDATABASE and PGSERVICE are ignored):
-  DB_HOST, DB_PORT, DB_NAME, DB_USER   defaults by environment, DB_HOST localhost (a path is a socket folder)
-  POSTGRES_PASSWORD_PRODUCTION, _STAGING, _DEV, _TEST   the password; then PGPASSWORD, then the password file
-  PGSSLMODE, PGSSLROOTCERT, PGSSLCERT, PGSSLKEY, PGCONNECT_TIMEOUT, PGOPTIONS, PGAPPNAME   as for libpq
-  ENVIRONMENT, MS5_HOME, MS5_MIGRATIONS_DIR, MS5_LOG_DIR, MS5_BACKUP_DIR   as the flags; MS5_HOME holds the folders
-  MS5_RESTORE_PASSWORD   the password of --restore-user
-  MS5_EXIT=classic   every failure is exit 1, as in the old scripts
-
-Exit codes:
-  0 done or nothing to do; 1 a migration failed and is rolled back; 2 wrong usage; 3 wrong configuration or
-  input; 4 cannot connect, or another run holds the lock; 5 partly applied (--force went past a failure, a file
-  that runs statement by statement stopped midway, or a COMMIT's outcome could not be learned); 70 a bug;
-  129, 130, 143 stopped by a signal",
+Where a run without --rollback-point fails, the newest full backup that was taken since the migration before is looked for, and
+rollback/migration_failure_TIME/rollback.sh made for it.
+It exits with 1 where a migration failed and is rolled back; with 5 where --force went past a failure, a file that runs statement by
+statement stopped midway, or a COMMIT's outcome could not be learned.",
 };
 
 /// What a run is for.

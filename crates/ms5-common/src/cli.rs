@@ -354,6 +354,27 @@ fn distance(left: &str, right: &str) -> usize {
     row[row.len() - 1]
 }
 
+/// What the end of every tool's `--help` says.
+const OF_ALL: &str = "\
+Variables of all tools (PGHOST, PGPORT, PGUSER, PGDATABASE and PGSERVICE are ignored, with a warning):
+  DB_HOST, DB_PORT, DB_NAME, DB_USER   the database; defaults by environment, DB_HOST localhost (a path is a socket folder)
+  POSTGRES_PASSWORD_PRODUCTION, _STAGING, _DEV, _TEST   the password; then PGPASSWORD, then the password file
+  PGSSLMODE, PGSSLROOTCERT, PGSSLCERT, PGSSLKEY, PGSSLCRL, PGCONNECT_TIMEOUT, PGOPTIONS, PGAPPNAME, PGPASSFILE   as for libpq
+  ENVIRONMENT, MS5_MIGRATIONS_DIR, MS5_LOG_DIR, MS5_BACKUP_DIR   as the flags, which win
+  MS5_HOME               the folder of migrations/, logs/, backups/ and rollback/
+  MS5_RESTORE_PASSWORD   the password of --restore-user, where a tool has that flag
+  MS5_BIN_DIR            where scripts, and tools that call another one, look for the binaries first
+  MS5_EXIT=classic       every failure is exit 1, as in the old scripts
+  NO_COLOR, TERM=dumb    no colour on a terminal; with TERM=dumb no lines that are redrawn either
+
+Exit codes of all tools:
+  0 done, or nothing to do; 1 a check, a migration or a restore failed; 2 wrong usage; 3 wrong configuration or input;
+  4 cannot connect, or another run holds the lock; 5 partly done, the output says what; 70 a bug; 129, 130, 143 stopped by a
+  hang-up, an interrupt, a termination
+
+-h is --help.
+";
+
 /// The text of `--help`.
 #[must_use]
 pub fn help(spec: &Spec) -> String {
@@ -377,6 +398,8 @@ pub fn help(spec: &Spec) -> String {
         text.push_str(spec.epilog.trim_end());
         text.push('\n');
     }
+    text.push('\n');
+    text.push_str(OF_ALL);
     text
 }
 
@@ -483,5 +506,18 @@ mod tests {
             assert!(text.contains(flag.name) && text.contains(flag.help), "{}", flag.name);
         }
         assert!(text.contains("(default: none)"));
+        for word in [
+            "MS5_BIN_DIR",
+            "MS5_BACKUP_DIR",
+            "PGSSLCRL",
+            "PGPASSFILE",
+            "NO_COLOR",
+            "TERM",
+            "-h",
+            " 70 ",
+            "129, 130, 143",
+        ] {
+            assert!(text.contains(word), "{word}");
+        }
     }
 }
