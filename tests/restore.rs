@@ -357,7 +357,7 @@ fn a_restore_from_another_maintenance_database_is_seen() {
     let mut maker = backups.superuser(&other);
     maker.batch_execute(&format!("SELECT pg_advisory_lock({})", lock_key(&half))).unwrap();
     let _ = backups.restorer("restore seen --force --drop-old").run().expect(0);
-    assert_eq!(backups.databases(&half), [half.clone()], "what somebody is making was dropped");
+    assert_eq!(backups.databases(&half), std::slice::from_ref(&half), "what somebody is making was dropped");
 
     // The same of the database that is replaced.
     maker.batch_execute(&format!("SELECT pg_advisory_lock({})", lock_key(&name))).unwrap();
