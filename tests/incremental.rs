@@ -141,9 +141,10 @@ fn a_writer_that_was_open_and_a_label_that_was_renamed_are_not_missed() {
     };
     let restored = |name: &str, wanted: &[String]| {
         let to = backups.empty_database(name);
+        let full = backups.names().into_iter().rfind(|full| full.starts_with(&format!("{name}_"))).unwrap();
         backups.superuser("postgres").batch_execute(&format!("DROP DATABASE {to}")).unwrap();
         let _ =
-            backups.restorer(&format!("restore {name} --other-database")).env("DB_NAME", &to).run().expect(0);
+            backups.restorer(&format!("restore {full} --other-database")).env("DB_NAME", &to).run().expect(0);
         assert_eq!(content(&mut backups.superuser(&to)), wanted, "{name}");
     };
     // It has written, and its pages stay as they are when it commits.
