@@ -1,12 +1,21 @@
 #!/bin/sh
 # Drop-in for the old pre-migration-validation.sh: finds the binary pre-validate and hands everything over.
 # The link is followed, so that a symbolic link to this file works from any folder.
-self=$(readlink -f "$0") && here=${self%/*} || exit 70
+# MS5_EXIT=classic: every failure is 1, as the old scripts had it.
+fail() {
+    [ "${MS5_EXIT:-}" != classic ] || exit 1
+    exit "$1"
+}
+self=$(readlink -f "$0") || fail 70
+here=${self%/*}
 MS5_HOME=${MS5_HOME:-${here%/*}}
-export MS5_HOME
+# The commands that messages print begin with the folder by which this one was called, where the others are there too.
+MS5_SCRIPTS=${0%/*}
+[ -x "$MS5_SCRIPTS/migration-runner.sh" ] && [ -x "$MS5_SCRIPTS/backup-rollback-manager.sh" ] || MS5_SCRIPTS=$here
+export MS5_HOME MS5_SCRIPTS
 for dir in "${MS5_BIN_DIR:-}" "$here" "${here%/*}/target/release"; do
     [ -n "$dir" ] && [ -x "$dir/pre-validate" ] && exec "$dir/pre-validate" "$@"
 done
 command -v pre-validate >/dev/null 2>&1 && exec pre-validate "$@"
 echo "$0: cannot find the binary pre-validate in MS5_BIN_DIR, $here, ${here%/*}/target/release or PATH; build it: cargo build --release" >&2
-exit 3
+fail 3

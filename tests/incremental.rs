@@ -150,8 +150,10 @@ fn a_writer_that_was_open_and_a_label_that_was_renamed_are_not_missed() {
     };
     let restored = |name: &str, wanted: &[String]| {
         let to = backups.empty_database(name);
+        let full = backups.names().into_iter().rfind(|full| full.starts_with(&format!("{name}_"))).unwrap();
         backups.superuser("postgres").batch_execute(&format!("DROP DATABASE {to}")).unwrap();
-        let _ = backups.restorer(&format!("restore {name}")).env("DB_NAME", &to).run().expect(0);
+        let _ =
+            backups.restorer(&format!("restore {full} --other-database")).env("DB_NAME", &to).run().expect(0);
         assert_eq!(content(&mut backups.superuser(&to)), wanted, "{name}");
     };
     // It has written, and its pages stay as they are when it commits.
@@ -743,12 +745,18 @@ impl Model<'_> {
         let drop = format!("DROP DATABASE IF EXISTS {to} WITH (FORCE)");
         self.backups.superuser("postgres").batch_execute(&drop).unwrap();
         if kind == "full" {
-            let _ = self.backups.restorer(&format!("restore {name}")).env("DB_NAME", &to).run().expect(0);
+            let _ = self
+                .backups
+                .restorer(&format!("restore {name} --other-database"))
+                .env("DB_NAME", &to)
+                .run()
+                .expect(0);
             assert_eq!(content(&mut self.backups.superuser(&to)), wanted, "{name}");
         } else {
             let _ = self.backups.empty_database("back");
             self.backups.superuser(&to).batch_execute("CREATE EXTENSION IF NOT EXISTS timescaledb").unwrap();
-            let restore = as_superuser(&self.backups, self.server, &format!("restore {name}"));
+            let restore =
+                as_superuser(&self.backups, self.server, &format!("restore {name} --other-database"));
             let _ = restore.env("DB_NAME", &to).run().expect(0);
             let is_m = |line: &&String| line.starts_with("public.m:");
             let back = content(&mut self.backups.superuser(&to));

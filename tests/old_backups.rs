@@ -32,18 +32,19 @@ fn old_backup(backups: &Backups<'_>, engine: Engine, name: &str, kind: &str) -> 
         .output()
         .unwrap();
     assert!(dumped.status.success(), "{}", String::from_utf8_lossy(&dumped.stderr));
-    describe(&folder, name, kind, "sha256:");
+    describe(backups, &folder, name, kind, "sha256:");
     folder
 }
 
-fn describe(folder: &std::path::Path, name: &str, kind: &str, prefix: &str) {
+fn describe(backups: &Backups<'_>, folder: &std::path::Path, name: &str, kind: &str, prefix: &str) {
     let sum = Command::new("sha256sum").arg(folder.join("full_database.sql.gz")).output().unwrap().stdout;
     let sum = String::from_utf8(sum).unwrap().split_whitespace().next().unwrap().to_owned();
+    let database = &backups.lab.database.name;
     fs::write(
         folder.join("metadata.json"),
         format!(
             r#"{{"backup_name": "{name}", "backup_type": "{kind}", "environment": "test",
-  "database": {{"host": "localhost", "port": "5432", "name": "factory_telemetry", "user": "ms5_user_test"}},
+  "database": {{"host": "localhost", "port": "5432", "name": "{database}", "user": "ms5_user_test"}},
   "backup_info": {{"created_at": "2024-01-15T10:30:00Z", "created_by": "root", "database_size": "1 MB",
                   "table_count": "10", "hypertable_count": "2"}},
   "files": ["full_database.sql.gz"], "checksums": {{"full_database.sql.gz": "{prefix}{sum}"}}}}"#
@@ -66,7 +67,7 @@ fn they_bring_back_what_was_there() {
             .unwrap();
         let (before, inventory) = (backups.content(), backups.lab.database.inventory());
         let folder = old_backup(&backups, engine, "pre_migration", "full");
-        describe(&folder, "pre_migration", "full", "");
+        describe(&backups, &folder, "pre_migration", "full", "");
         backups.lab.sql("UPDATE parent SET name = 'changed'; CREATE TABLE later (id int)");
         let _ = backups.run("list").expect(0).shows(&["pre_migration"]);
         let _ = backups.run("verify pre_migration").expect(0);
@@ -114,7 +115,7 @@ fn what_cannot_be_replayed_leaves_the_database_in_service() {
             Command::new("gzip").arg("-kf").arg(folder.join("full_database.sql")).status().unwrap().success()
         );
         fs::remove_file(folder.join("full_database.sql")).unwrap();
-        describe(&folder, "old_20240115_103000", "full", "sha256:");
+        describe(&backups, &folder, "old_20240115_103000", "full", "sha256:");
     };
     // Cut off at the end of a row, its checksum right: plain psql restores it with exit 0.
     pack(&sound[..sound.find("\n500\t").unwrap() + 1]);
@@ -159,6 +160,6 @@ fn what_cannot_be_replayed_leaves_the_database_in_service() {
     let ran = run.wait().expect(143);
     assert!(backups.databases(&half(&ran).unwrap()).is_empty(), "{ran}");
     assert_eq!(backups.content(), before);
-    describe(&folder, "old_20240115_103000", "schema", "sha256:");
+    describe(&backups, &folder, "old_20240115_103000", "schema", "sha256:");
     let _ = backups.restorer("restore old --force").run().expect(3).shows(&["is of type schema"]);
 }

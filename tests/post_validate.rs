@@ -313,7 +313,7 @@ fn what_is_lacking_altogether_is_named() {
         "❌ The extension timescaledb is not on this server",
         "❌ There is no ledger in this database",
         "❌ The schema factory_telemetry is missing",
-        "Next: scripts/migration-runner.sh --environment=test",
+        "Next: migration-runner --environment=test",
     ]);
     // A database without the extension on a server that has it, and before any migration.
     let empty = Lab::new(Server::shared(Engine::Pg17), &[]);

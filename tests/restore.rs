@@ -336,6 +336,70 @@ fn the_rollback_script_and_a_restore_wait_for_each_other_and_clear_away_what_is_
     admin.batch_execute(&format!("DROP DATABASE {others}")).unwrap();
 }
 
+/// The number of the lock on a name, as SQL.
+fn lock_key(name: &str) -> String {
+    format!("('x' || encode(substr(sha256('ms5 restore {name}'), 1, 8), 'hex'))::bit(64)::bigint")
+}
+
+#[test]
+fn a_restore_from_another_maintenance_database_is_seen() {
+    let backups = Backups::new(Engine::Plain, "CREATE TABLE t (id int);");
+    let name = backups.lab.database.name.clone();
+    let _ = backups.restorer("rollback-point seen").run().expect(0);
+    let script = script(&backups);
+    // What somebody makes who has named another database than postgres; locks are each database's own.
+    let other = backups.empty_database("maintenance");
+    let half = format!("ms5_half_20240115_103000_{:08x}", std::process::id());
+    backups
+        .superuser("postgres")
+        .batch_execute(&format!("CREATE DATABASE {half} TEMPLATE template0"))
+        .unwrap();
+    let mut maker = backups.superuser(&other);
+    maker.batch_execute(&format!("SELECT pg_advisory_lock({})", lock_key(&half))).unwrap();
+    let _ = backups.restorer("restore seen --force --drop-old").run().expect(0);
+    assert_eq!(backups.databases(&half), std::slice::from_ref(&half), "what somebody is making was dropped");
+
+    // The same of the database that is replaced.
+    maker.batch_execute(&format!("SELECT pg_advisory_lock({})", lock_key(&name))).unwrap();
+    let _ = backups
+        .restorer("restore seen --force --lock-wait=0")
+        .run()
+        .expect(4)
+        .shows(&["another restore of", "nothing was touched"]);
+    let _ = by_hand(&script, Engine::Plain).args(["--force"]).run().expect(4).shows(&[
+        "another restore of",
+        "from another database than postgres",
+        "nothing was touched",
+    ]);
+    drop(maker);
+    let _ = by_hand(&script, Engine::Plain).args(["--force"]).run().expect(0);
+    // By this one, or by that of a test beside it.
+    let _ = backups.restorer("restore seen --force --drop-old").run().expect(0);
+    assert!(backups.databases(&half).is_empty());
+}
+
+#[test]
+fn a_session_that_is_refused_in_the_middle_is_a_failure_and_not_the_start() {
+    // A server of its own: how many sessions a role may have is the whole server's.
+    let server = Server::start(Engine::Plain, &[]).unwrap();
+    let tables: String =
+        (0..20).map(|i| format!("CREATE TABLE t{i} AS SELECT generate_series(1, 1000) i;\n")).collect();
+    let backups = Backups::on(&server, &tables);
+    let before = backups.content();
+    let _ = backups.backup("many full");
+    backups
+        .superuser("postgres")
+        .batch_execute("ALTER ROLE ms5_user_test CREATEDB CONNECTION LIMIT 4")
+        .unwrap();
+    let ran = backups
+        .run("restore many --force --jobs=8")
+        .expect(1)
+        .shows(&["too many connections", "is as it was, in service; the half-made database is dropped"]);
+    assert!(!ran.to_string().contains("nothing was touched"), "{ran}");
+    assert_eq!(backups.content(), before);
+    assert!(backups.databases("ms5_half_").is_empty());
+}
+
 /// Compressed chunks, a continuous aggregate, policies.
 const COMMUNITY: &str = "
 CREATE EXTENSION IF NOT EXISTS timescaledb;

@@ -110,6 +110,113 @@ fn the_procedure_of_the_runbook_works_to_its_end() {
     assert_eq!(backups.content(), before);
 }
 
+/// The names of a folder that begin so.
+fn begin_with(folder: &Path, beginning: &str) -> Vec<String> {
+    names(folder).into_iter().filter(|name| name.starts_with(beginning)).collect()
+}
+
+#[test]
+fn the_backup_that_was_taken_before_is_the_way_back_of_a_run_without_a_point() {
+    let backups = backups(PLAIN);
+    let before = backups.content();
+    // The spec's own flow: a backup, a run that fails, the runbook's line.
+    let _ = backups.backup("older full");
+    let _ = backups.backup("pre_migration full");
+    let full = begin_with(&backups.folder(), "pre_migration_").remove(0);
+    let ran = runner(&backups, "").run().expect(1).shows(&[
+        "To go back to what was there before this run: ",
+        "rollback.sh --force",
+        &format!("That is the backup {full} of "),
+    ]);
+    let failed = failures(&backups);
+    assert_eq!(failed.len(), 1, "{ran}");
+    assert!(ran.to_string().contains(&format!("{}/rollback.sh --force", failed[0].display())), "{ran}");
+    assert_eq!(fs::read_to_string(failed[0].join("backup_reference.txt")).unwrap().trim(), full);
+    let made = names(&backups.folder().join("rollback_points"));
+
+    // A second run has found what the first has applied: no backup is of that. What is there is said to be another run's.
+    let ran = runner(&backups, "").run().expect(1).shows(&[
+        "There is no way back to what was there before this run",
+        "is NOT of this run: it brings",
+        &format!("of test back to the backup {full} of "),
+        "Next time: first ",
+    ]);
+    assert!(!ran.to_string().contains("To go back to what was there before this run: "), "{ran}");
+    assert_eq!(failures(&backups), failed);
+
+    // One that is taken now is what the third run finds; once it is reached nothing is made again.
+    let _ = backups.backup("between full");
+    let between = begin_with(&backups.folder(), "between_").remove(0);
+    for _ in 0..2 {
+        let _ = runner(&backups, "")
+            .run()
+            .expect(1)
+            .shows(&["This run has changed nothing", &format!("That is the backup {between} of ")]);
+    }
+    assert_eq!(failures(&backups).len(), 1);
+    assert_eq!(names(&backups.folder().join("rollback_points")).len(), made.len() + 1);
+
+    // By hand for the first one again, and back.
+    let _ = backups
+        .run(&format!("rollback-point migration_failure --of={full}"))
+        .expect(0)
+        .shows(&["✅ Rollback point created: migration_failure_", &full]);
+    let _ = runbook(&backups).expect(0).shows(&["✅ Rolled back"]);
+    assert_eq!(backups.content(), before);
+    // It was taken before what was restored: the older one is no way back, the restored one is.
+    let _ = runner(&backups, "").run().expect(1).shows(&[&format!("That is the backup {full} of ")]);
+    // By the name that the README gives it.
+    let _ = backups.restorer("rollback migration_failure --force").run().expect(0).shows(&[&full]);
+    assert_eq!(backups.content(), before);
+}
+
+#[test]
+fn no_other_backup_is_taken_for_the_way_back() {
+    let backups = backups(PLAIN);
+    let _ = backups.backup("definitions schema");
+    let folder = backups.backup("others full");
+    let text = fs::read_to_string(folder.join("metadata.json")).unwrap();
+    for (from, to) in [
+        ("\"environment\": \"test\"", "\"environment\": \"staging\""),
+        ("\"system_identifier\": \"", "\"system_identifier\": \"9"),
+    ] {
+        assert!(text.contains(from), "{text}");
+        fs::write(folder.join("metadata.json"), text.replacen(from, to, 1)).unwrap();
+        let _ = runner(&backups, "").run().expect(1).shows(&[
+            "There is no way back to what was there before this run",
+            "There is no rollback/migration_failure_*/rollback.sh either",
+            "backup pre_migration full --environment=test; or run this with --rollback-point",
+        ]);
+        assert!(failures(&backups).is_empty());
+        backups.lab.sql("DROP TABLE good; DROP TABLE migration_log, migration_attempts CASCADE");
+        backups.lab.sql("UPDATE parent SET name = 'p'");
+    }
+    // What cannot have a script is named by its command.
+    fs::remove_dir_all(&folder).unwrap();
+    let _ = backups.backup("shared full --incremental");
+    let shared = begin_with(&backups.folder(), "shared_").remove(0);
+    let _ = runner(&backups, "").run().expect(1).shows(&[
+        "rollback.sh cannot be made",
+        "it is incremental",
+        &format!("To go back to what was there before this run: backup-manager restore {shared} --environment=test --force"),
+    ]);
+}
+
+#[test]
+fn going_on_makes_no_point_of_what_is_half_migrated_and_the_log_tells_of_the_point() {
+    let backups = backups(PLAIN);
+    let ran = runner(&backups, "--rollback-point=first --verbose").env("PGHOST", "ignored").run().expect(1);
+    let go_on = ran.stdout().lines().find(|line| line.contains("then go on there with:")).unwrap().to_owned();
+    assert!(go_on.ends_with("with: migration-runner --verbose"), "{go_on}");
+    // What backup-manager says is in the runner's log as on its stdout, and libpq's variables are no business of its.
+    let said = ran.stdout();
+    let lines: Vec<&str> = said.lines().filter(|line| line.contains("Rollback point created")).collect();
+    assert_eq!(lines.len(), 1, "{ran}");
+    assert!(backups.lab.log().contains(lines[0]), "{}", backups.lab.log());
+    assert_eq!(ran.stdout().matches("PGHOST").count(), 1, "{ran}");
+    let _ = backups.restorer("rollback migration_failure --force").run().expect(0).shows(&["first_"]);
+}
+
 #[test]
 fn a_run_that_goes_well_keeps_its_point_and_one_with_nothing_to_do_makes_none() {
     let backups = backups(PLAIN);
@@ -173,11 +280,17 @@ fn where_there_can_be_no_way_back_nothing_is_begun() {
     for arguments in ["--rollback-point=../x", "--rollback-point=-x"] {
         untouched(runner(&backups, arguments).run().expect(2).shows(&[no_migration]));
     }
-    for arguments in
-        ["--rollback-point --status", "--restore-user=x", "--backup-dir=x", "--rollback-point=a b"]
-    {
+    for arguments in [
+        "--rollback-point --status",
+        "--restore-user=x --status",
+        "--backup-dir=x --plan",
+        "--rollback-point=a b",
+    ] {
         untouched(runner(&backups, arguments).run().expect(2));
     }
+    untouched(
+        runner(&backups, "--rollback-point a").run().expect(2).shows(&["give it as --rollback-point=a"]),
+    );
 
     // With somebody who could go back, it is made, and leads back.
     let before = backups.content();

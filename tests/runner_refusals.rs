@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
+use std::fs;
+
 use migration_tests::lab::Lab;
-use migration_tests::program::Program;
+use migration_tests::program::{Program, bin_dir, project_root};
 use migration_tests::server::{Engine, Server};
 use serde_json::{Value, json};
 
@@ -100,10 +102,10 @@ fn broken_files_are_exit_3_with_their_place_and_nothing_is_touched() {
     for (file, bytes, message) in cases {
         lab.write(file, bytes);
         let _ = lab.run("").expect(3).shows(&[message, "Next: "]);
-        std::fs::remove_file(lab.migrations().join(file)).unwrap();
+        fs::remove_file(lab.migrations().join(file)).unwrap();
     }
     // Unreadable: as root every file is readable, so a folder stands in for one that is not.
-    std::fs::create_dir(lab.migrations().join("002_folder.sql")).unwrap();
+    fs::create_dir(lab.migrations().join("002_folder.sql")).unwrap();
     let _ = lab.run("").expect(3).shows(&["002_folder.sql"]);
     untouched(&lab);
 }
@@ -202,4 +204,23 @@ fn the_gate_opens_for_an_ok_verdict_on_this_database_and_these_files_only() {
     assert_eq!(story[2]["type"], "start");
     assert_eq!(story.last().unwrap()["ok"], true);
     assert!(ran.stderr().contains("The gate is open"), "{ran}");
+}
+
+#[test]
+fn a_script_names_scripts_in_its_hints_and_knows_the_old_exit_codes() {
+    let scripts = project_root().join("scripts");
+    let script = |folder: &std::path::Path| {
+        Program::at(&folder.join("migration-runner.sh")).env("PATH", "/usr/bin:/bin").args(["--dry-ran"])
+    };
+    let _ = script(&scripts)
+        .env("MS5_BIN_DIR", bin_dir().unwrap())
+        .run()
+        .expect(2)
+        .shows(&[&format!("{}/migration-runner.sh --help lists the flags", scripts.display())]);
+    let lab = Lab::new(Server::shared(Engine::Plain), &[]);
+    let alone = lab.home().join("alone");
+    fs::create_dir_all(&alone).unwrap();
+    fs::copy(scripts.join("migration-runner.sh"), alone.join("migration-runner.sh")).unwrap();
+    let _ = script(&alone).run().expect(3);
+    let _ = script(&alone).env("MS5_EXIT", "classic").run().expect(1);
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ms5_common::called::called;
 use ms5_common::cli::{
     BACKUP_DIR, ENVIRONMENT, Flag, HELP, HTML, JOBS, JSON, LOG_DIR, MAINTENANCE_DB, Parsed, REPORT,
     RESTORE_USER, Spec, VERBOSE, VERSION, nearest,
@@ -16,6 +17,11 @@ use crate::folder::metadata::Kind;
 pub(crate) const TOOL: &str = "backup-manager";
 /// The tool's version.
 pub(crate) const TOOL_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// This tool as an operator calls it, for the commands that messages print.
+pub(crate) fn own() -> String {
+    called(TOOL)
+}
 
 const INCREMENTAL: &str = "--incremental";
 const NO_COMPRESSION: &str = "--no-compression";
@@ -34,6 +40,10 @@ const SINCE: &str = "--since";
 const UNTIL: &str = "--until";
 const LOCK_WAIT: &str = "--lock-wait";
 const LOCK_TIMEOUT: &str = "--lock-timeout";
+/// That another database's backup is meant.
+pub(crate) const OTHER_DATABASE: &str = "--other-database";
+/// The backup that a rollback point is made of.
+const OF: &str = "--of";
 const PIPE_TO: &str = "--pipe-to";
 const FROM: &str = "--from";
 /// Whom a backup is encrypted for.
@@ -72,6 +82,11 @@ pub(crate) const SPEC: Spec = Spec {
         Flag::switch(
             IN_PLACE,
             "restore, rollback: in one transaction inside the database itself, for a role without CREATEDB",
+        ),
+        Flag::value(OF, "BACKUP", "rollback-point: write the script of a backup that is there, and make none"),
+        Flag::switch(
+            OTHER_DATABASE,
+            "restore, rollback: the backup may be of another environment or database, such as production's into staging",
         ),
         Flag::value(TABLES, "LIST", "restore of hypertables: only these, as schema.table,schema.table"),
         Flag::value(SINCE, "TIME", "restore of hypertables: only rows from this time on, in UTC"),
@@ -118,9 +133,13 @@ pub(crate) const SPEC: Spec = Spec {
     positionals: &["COMMAND", "NAME", "TYPE"],
     epilog: "TYPE is full (default), schema (definitions, hypertables and policies), data (rows, for a database that
 has them) or hypertables (a CSV file for each).
-NAME is a folder's full name, or the name without its stamp: then the newest of that name.
+NAME is a folder's full name, or the name without its stamp: then the newest of that name among the backups of
+this environment and database.
 A restore builds a new database beside the old one, compares every row, and swaps the names last.
-Exit codes: 0 done, 1 failed or damaged, 2 usage, 3 configuration or input, 4 cannot connect or locked.",
+It exits with 1 where something failed, is damaged, or holds data; with 3 where a backup is of another database, or there is none;
+with 5 where the replaced database could not be dropped, a COMMIT was not answered, or clean could not remove all.
+
+Variables of its own: MS5_IDENTITY as --identity; MS5_BACKUP_NAME and MS5_BACKUP_BYTES are set for the COMMAND of --pipe-to and --from.",
 };
 
 /// What is to be done.
@@ -185,6 +204,9 @@ pub(crate) struct Options {
     pub(crate) drop_old: bool,
     pub(crate) start_jobs: bool,
     pub(crate) in_place: bool,
+    pub(crate) other_database: bool,
+    /// The backup that a rollback point is made of, instead of a new one.
+    pub(crate) of: Option<String>,
     /// Of a backup of hypertables; all where it is empty.
     pub(crate) tables: Vec<String>,
     pub(crate) since: Option<String>,
@@ -231,6 +253,8 @@ impl Options {
             drop_old: arguments.has(DROP_OLD),
             start_jobs: arguments.has(START_JOBS),
             in_place: arguments.has(IN_PLACE),
+            other_database: arguments.has(OTHER_DATABASE),
+            of: arguments.value(OF).map(str::to_owned),
             tables: list(arguments.value(TABLES).unwrap_or_default()),
             since: arguments.value(SINCE).map(str::to_owned),
             until: arguments.value(UNTIL).map(str::to_owned),
@@ -248,7 +272,7 @@ impl Options {
 }
 
 fn usage(message: impl Into<String>) -> Error {
-    Error::new(Exit::Usage, message).hint("backup-manager --help lists commands and flags")
+    Error::new(Exit::Usage, message).hint(format!("{} --help lists commands and flags", own()))
 }
 
 fn command(arguments: &Parsed) -> Result<Command> {
@@ -335,11 +359,13 @@ fn kind(word: &str) -> Result<Kind> {
 }
 
 /// Flags of some commands alone, and those commands.
-const OF_SOME: [(&str, &[&str]); 18] = [
+const OF_SOME: [(&str, &[&str]); 20] = [
     (DEEP, &["verify"]),
     (DROP_OLD, &["restore", "rollback"]),
     (START_JOBS, &["restore", "rollback"]),
     (IN_PLACE, &["restore", "rollback"]),
+    (OTHER_DATABASE, &["restore", "rollback"]),
+    (OF, &["rollback-point"]),
     (TABLES, &["restore"]),
     (SINCE, &["restore"]),
     (UNTIL, &["restore"]),
@@ -350,7 +376,7 @@ const OF_SOME: [(&str, &[&str]); 18] = [
     (LOCK_TIMEOUT, &["backup", "rollback-point"]),
     (INCREMENTAL, &["backup"]),
     (ENCRYPT_TO, &["backup", "rollback-point"]),
-    (IDENTITY, &["restore", "rollback", "verify"]),
+    (IDENTITY, &["restore", "rollback", "verify", "rollback-point"]),
     (PIPE_TO, &["backup", "rollback-point", "send"]),
     (FROM, &["restore", "verify", "fetch"]),
     // The old script took it anywhere.
@@ -368,6 +394,14 @@ fn refuse_foreign(arguments: &Parsed, command: &Command) -> Result<()> {
         return Err(usage(format!("{INCREMENTAL} and {flag} do not go together"))
             .because("others could not share what one is encrypted for, and the far end would not have what is shared")
             .hint("take a backup that holds all by itself; or export NAME makes one of an incremental one"));
+    }
+    if word == "rollback-point" && given(IDENTITY) && !given(OF) {
+        return Err(usage(format!("{IDENTITY} is nothing that {word} without {OF} knows")));
+    }
+    let of_making = [LEVEL, LOCK_TIMEOUT, ENCRYPT_TO, PIPE_TO, NO_COMPRESSION];
+    if let Some(flag) = of_making.into_iter().find(|flag| given(OF) && given(flag)) {
+        return Err(usage(format!("{OF} and {flag} do not go together"))
+            .because(format!("{word} {OF} makes no backup: it takes one as it is")));
     }
     // A scratch database is filled from a folder, and what passes by is read once, from its beginning.
     let of_a_folder =
@@ -496,6 +530,10 @@ mod tests {
             "backup x --identity=key",
             "restore x --encrypt-to=age1x",
             "list --from=cat",
+            "verify x --other-database",
+            "backup x --of=y",
+            "rollback-point x --identity=key",
+            "rollback-point x --of=y --pipe-to=cat",
         ] {
             assert_eq!(options(line).unwrap_err().exit(), Exit::Usage, "{line}");
         }

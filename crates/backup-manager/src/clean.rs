@@ -21,6 +21,8 @@ struct Candidate {
     name: String,
     /// Its type: one does not stand in for another.
     kind: String,
+    /// Environment and name of the database that it is of: nor does another's.
+    whose: [String; 2],
     /// None: it does not say.
     created: Option<OffsetDateTime>,
     /// Bytes of its own files.
@@ -36,7 +38,7 @@ struct Candidate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Young,
-    /// The newest complete ones of a type.
+    /// The newest complete ones of a type and a database.
     Last,
     Needed,
     /// Damaged or foreign: a person decides.
@@ -54,7 +56,7 @@ impl Fate {
     fn words(self) -> &'static str {
         match self {
             Self::Young => "is younger than that",
-            Self::Last => "is among the newest complete backups of its type",
+            Self::Last => "is among the newest complete backups of its type and database",
             Self::Needed => "is needed by a rollback point",
             Self::Odd => "is damaged or no backup: look at it, and remove it by hand",
             Self::Old => "is older than that",
@@ -71,15 +73,15 @@ fn decide(
     keep_last: usize,
     max_total: Option<u64>,
 ) -> Vec<Fate> {
-    // One complete backup of each type always stays, whatever is asked for.
+    // One complete backup of each type and database always stays, whatever is asked for.
     let keep_last = keep_last.max(1);
     let limit = Duration::days(i64::try_from(days).unwrap_or(i64::MAX / 86_400_000));
-    let mut kept: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut kept: BTreeMap<(&str, &[String; 2]), usize> = BTreeMap::new();
     let mut fates: Vec<Fate> = candidates
         .iter()
         .map(|backup| {
             let Some(created) = backup.created.filter(|_| backup.complete) else { return Fate::Odd };
-            let kept = kept.entry(&backup.kind).or_default();
+            let kept = kept.entry((&backup.kind, &backup.whose)).or_default();
             *kept += 1;
             if backup.needed {
                 Fate::Needed
@@ -124,6 +126,7 @@ pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, day
         .map(|entry| Candidate {
             name: entry.name.clone(),
             kind: entry.metadata.as_ref().map(|metadata| metadata.kind.clone()).unwrap_or_default(),
+            whose: [entry.whose().environment, entry.whose().database].map(str::to_owned),
             created: age_of(entry),
             size: entry.size,
             stored: entry.pieces().iter().map(|piece| (piece.file.clone(), piece.bytes)).collect(),
@@ -243,6 +246,7 @@ mod tests {
         Candidate {
             name: name.into(),
             kind: "full".into(),
+            whose: ["production", "plant"].map(Into::into),
             created: Some(created),
             size: 10,
             stored: Vec::new(),
@@ -272,6 +276,9 @@ mod tests {
         let mut types = all.clone();
         types[0].kind = "hypertables".into();
         assert_eq!(fates(&types, 0, 1, None), [Last, Last, Old], "rows are no way back");
+        let mut others = all.clone();
+        others[0].whose = ["staging", "plant"].map(Into::into);
+        assert_eq!(fates(&others, 0, 1, None), [Last, Last, Old], "staging's is no way back for production");
         let mut unknown = all;
         unknown[2].created = None;
         assert_eq!(fates(&unknown, 0, 1, None), [Last, Old, Odd]);

@@ -36,7 +36,7 @@ pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, nam
     let _work = sessions::work()?;
     let folder = Folder::open(&settings.backup_dir, Hold::Shared, options.lock_wait)?;
     partial::sweep(&folder);
-    let entry = folder.find(name)?;
+    let entry = folder.find(name, settings)?;
     context.recorder.start(None, None);
     let damage = verify::whole(&entry)?;
     if !damage.is_empty() {

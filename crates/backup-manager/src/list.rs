@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use ms5_common::backups::{Kin, Whose};
 use ms5_common::config::{Settings, absolute};
 use ms5_common::error::Result;
 use ms5_common::exit::Exit;
@@ -41,7 +42,7 @@ pub(crate) fn run(context: &Context, options: &Options, settings: &Settings) -> 
             "rows"
         );
         for entry in &entries {
-            log::info!("{}", line(entry, width, &used));
+            log::info!("{}", line(entry, width, &used, Whose::of(settings)));
             context.recorder.emit(
                 "backup",
                 with_shares(record(entry, if entry.complete() { "listed" } else { "damaged" }), entry, &used),
@@ -58,13 +59,17 @@ pub(crate) fn run(context: &Context, options: &Options, settings: &Settings) -> 
     Ok(Exit::Done)
 }
 
-fn line(entry: &Entry, width: usize, used: &BTreeMap<String, Used>) -> String {
+fn line(entry: &Entry, width: usize, used: &BTreeMap<String, Used>, ours: Whose<'_>) -> String {
     let (own, shared) = shares(entry, used);
     let metadata = entry.metadata.as_ref().ok();
     let rows = metadata.and_then(Metadata::rows);
+    let others = match ours.kin(entry.whose()) {
+        Kin::Others => format!("; of {}", entry.whose()),
+        Kin::Ours | Kin::Unknown => String::new(),
+    };
     let created = metadata.map_or("?", |metadata| metadata.created_at.as_str());
     format!(
-        "{:width$}  {:12} {created:20} {:>9} {:>9} {:>6} {:>14}  {}",
+        "{:width$}  {:12} {created:20} {:>9} {:>9} {:>6} {:>14}  {}{others}",
         entry.name,
         metadata.map_or("?", |metadata| metadata.kind.as_str()),
         bytes(own),
@@ -138,6 +143,8 @@ pub(crate) fn record(entry: &Entry, outcome: &str) -> Value {
         "name": entry.name,
         "outcome": outcome,
         "backup_type": metadata.map(|metadata| metadata.kind.as_str()),
+        "environment": metadata.map(|metadata| metadata.environment.as_str()),
+        "database": metadata.map(|metadata| metadata.whose().database),
         "created_at": metadata.map(|metadata| metadata.created_at.as_str()),
         "path": absolute(&entry.path).display().to_string(),
         "bytes": entry.size,

@@ -6,6 +6,11 @@
 # environment: the variable that PASSWORD_VARIABLE names, then PGPASSWORD, then the password file. None stands in here.
 set -u
 
+# MS5_EXIT=classic: every failure is 1, as the old scripts had it.
+leave() {
+    [ "$1" = 0 ] || [ "${MS5_EXIT:-}" != classic ] || exit 1
+    exit "$1"
+}
 usage() {
     echo "usage: rollback.sh [--force] [--identity=KEY_FILE]" >&2
     echo "  --force     replace $DB_NAME where it holds data; start the database's container where it is down" >&2
@@ -19,10 +24,21 @@ while [ $# -gt 0 ]; do
     shift
     case $word in
     --force) FORCE=1 ;;
-    --identity=*) IDENTITY=${word#*=} ;;
-    --identity)
-        IDENTITY=${1:-}
-        [ $# -eq 0 ] || shift
+    --identity | --identity=*)
+        case $word in
+        *=*) IDENTITY=${word#*=} ;;
+        *)
+            IDENTITY=${1:-}
+            [ $# -eq 0 ] || shift
+            ;;
+        esac
+        case $IDENTITY in
+        '' | -*)
+            echo "rollback.sh: --identity wants a value: --identity=KEY_FILE" >&2
+            usage
+            leave 2
+            ;;
+        esac
         ;;
     --help | -h)
         usage
@@ -31,7 +47,7 @@ while [ $# -gt 0 ]; do
     *)
         echo "rollback.sh: unknown argument: $word" >&2
         usage
-        exit 2
+        leave 2
         ;;
     esac
 done
@@ -46,8 +62,19 @@ die() {
     code=$1
     shift
     for text in "$@"; do say ERROR "$text"; done
-    exit "$code"
+    leave "$code"
 }
+
+say INFO "Rolling back $DB_NAME of $ENVIRONMENT on $DB_HOST:$DB_PORT to the backup $BACKUP_NAME of $BACKUP_TIME"
+# Whoever has another environment in mind means another script.
+case $CALLER_ENVIRONMENT in
+'' | "$ENVIRONMENT") ;;
+*)
+    die 3 "ENVIRONMENT is $CALLER_ENVIRONMENT, and this script is for $ENVIRONMENT" "nothing was touched" \
+        "Next: look for the one of $CALLER_ENVIRONMENT in rollback/ and in backups/rollback_points/" \
+        "Next: or, where $ENVIRONMENT is meant, call this with ENVIRONMENT=$ENVIRONMENT"
+    ;;
+esac
 
 # Nothing of the caller's libpq but what is said here.
 eval "password=\${$PASSWORD_VARIABLE:-\${PGPASSWORD:-}}"
@@ -93,7 +120,6 @@ unpack() {
     esac
 }
 
-say INFO "Rolling back $DB_NAME on $DB_HOST:$DB_PORT to the backup $BACKUP_NAME of $BACKUP_TIME"
 [ -r "$BACKUP_FILE" ] || die 3 "the backup is not there: $BACKUP_FILE" "nothing was touched"
 found=$(sha256sum <"$BACKUP_FILE") || die 3 "cannot read $BACKUP_FILE" "nothing was touched"
 [ "${found%% *}" = "$BACKUP_SHA256" ] || die 1 "the backup is damaged: its checksum differs" "nothing was touched"
@@ -152,6 +178,14 @@ rm -rf "$hold"
 case $held in
 *gone*) die 4 "another restore of $DB_NAME is going on, or its lock cannot be asked for: $why" "nothing was touched" ;;
 esac
+# An advisory lock is one database's, and a restore may be at work from another maintenance database: it is looked at those of all.
+tries=0
+until holders=$(echo "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted AND classid::int8 = ('$LOCK_KEY'::int8 >> 32) & 4294967295 AND objid::int8 = '$LOCK_KEY'::int8 & 4294967295;" | ask) ||
+    die 4 "cannot ask who holds the lock" "nothing was touched" && [ "$holders" = 1 ]; do
+    tries=$((tries + 1))
+    [ "$tries" -lt 20 ] || die 4 "another restore of $DB_NAME is going on, from another database than $MAINTENANCE_DB" "nothing was touched"
+    sleep 0.5
+done
 
 there=$(echo "SELECT count(*) FROM pg_database WHERE datname = :'db';" | ask) || die 4 "cannot ask for the databases"
 if [ "$there" = 1 ] && [ "$FORCE" = 0 ]; then
@@ -164,10 +198,16 @@ fi
 unwind() {
     trap - EXIT HUP INT TERM
     echo "DROP DATABASE IF EXISTS :\"new\" WITH (FORCE);" | ask >/dev/null 2>&1
-    exit "$1"
+    leave "$1"
+}
+stopped() {
+    say ERROR "stopped by a signal; $DB_NAME is as it was"
+    unwind "$1"
 }
 trap 'unwind $?' EXIT
-trap 'say ERROR "stopped by a signal; $DB_NAME is as it was"; unwind 130' HUP INT TERM
+trap 'stopped 129' HUP
+trap 'stopped 130' INT
+trap 'stopped 143' TERM
 
 # What a killed rollback has left goes.
 echo "SELECT format('DROP DATABASE IF EXISTS %I WITH (FORCE);', datname) FROM pg_database WHERE starts_with(datname::text, :'half') \\gexec" |

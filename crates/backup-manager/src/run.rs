@@ -23,9 +23,12 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
         Command::List => list::run(context, &options, &settings),
         Command::Restore { name } => restore::run(context, &options, &settings, name),
         Command::Clean { days } => clean::run(context, &options, &settings, *days),
-        Command::RollbackPoint { name } => offsite::made(context, &options, &settings, || {
-            rollback::point(context, &options, &settings, name)
-        }),
+        Command::RollbackPoint { name } => match &options.of {
+            Some(backup) => rollback::point_of(context, &options, &settings, name, backup),
+            None => offsite::made(context, &options, &settings, || {
+                rollback::point(context, &options, &settings, name)
+            }),
+        },
         Command::Rollback { name } => rollback::back(context, &options, &settings, name),
         Command::Export { name } => export::run(context, &options, &settings, name),
         Command::Send { name } => offsite::send(context, &options, &settings, name),

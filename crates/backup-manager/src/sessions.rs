@@ -49,7 +49,15 @@ pub(crate) fn open(settings: &Settings, purpose: &str) -> Result<Session> {
     open_with(settings, purpose, &[])
 }
 
-/// The same, started with settings of the server's.
+/// Another one, in the middle of the work.
+///
+/// # Errors
+/// That it cannot be opened: [`Exit::Failed`], as it is no start any more.
+pub(crate) fn open_again(settings: &Settings, purpose: &str, demands: &[(&str, &str)]) -> Result<Session> {
+    open_with(settings, purpose, demands).map_err(Error::amid)
+}
+
+/// The same as [`open`], started with settings of the server's.
 ///
 /// # Errors
 /// That it cannot be opened.

@@ -11,7 +11,7 @@ use ms5_common::success;
 use ms5_common::tool::Context;
 
 use crate::archive::{self, Reader};
-use crate::args::{IDENTITY, Options};
+use crate::args::{IDENTITY, Options, own};
 use crate::folder::metadata::{Member, Metadata, More, Stage, Table};
 use crate::folder::proof::{self, Standing};
 use crate::folder::{Entry, Folder, Hold, checksums, metadata};
@@ -34,7 +34,7 @@ pub(crate) struct Checked {
 /// The whole command.
 pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, name: &str) -> Result<Exit> {
     let folder = Folder::open(&settings.backup_dir, Hold::Shared, options.lock_wait)?;
-    let entry = folder.find(name)?;
+    let entry = folder.find(name, settings)?;
     if !options.deep {
         context.recorder.start(None, None);
     }
@@ -47,7 +47,7 @@ pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, nam
         }
         context.recorder.emit("backup", crate::list::record(&entry, "damaged"));
         log::error!("❌ Backup {} is damaged", entry.name);
-        log::error!("Next: keep it apart and use another one: backup-manager list");
+        log::error!("Next: keep it apart and use another one: {} list", own());
         return Ok(Exit::Failed);
     }
     if entry.is_sealed() && key.is_none() {
@@ -72,7 +72,7 @@ pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, nam
         .as_ref()
         .is_ok_and(|metadata| metadata.more.is_some() && metadata.can_be_proven())
     {
-        log::info!("Not yet proven by restoring it: backup-manager verify {} --deep", entry.name);
+        log::info!("Not yet proven by restoring it: {own} verify {} --deep", entry.name, own = own());
     }
     context.recorder.emit("backup", crate::list::record(&entry, "intact"));
     success!("✅ Backup verified: {}", entry.name);
@@ -303,5 +303,5 @@ pub(crate) fn damaged(entry: &Entry, damage: Vec<String>) -> Error {
     Error::new(Exit::Failed, format!("the backup {} is damaged", entry.name))
         .because_all(damage)
         .because("nothing was touched")
-        .hint("use another one: backup-manager list")
+        .hint(format!("use another one: {} list", own()))
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ms5_common::called::called;
 use ms5_common::cli::{
     BACKUP_DIR, ENVIRONMENT, Flag, HELP, HTML, JOBS, JSON, LOG_DIR, MIGRATIONS_DIR, Parsed, REPORT,
     RESTORE_USER, Spec, VERBOSE, VERSION,
@@ -25,7 +26,8 @@ const EXIT_CODE: &str = "--exit-code";
 const PLAN: &str = "--plan";
 const TARGET: &str = "--target";
 const PROVE: &str = "--prove";
-const ROLLBACK_POINT: &str = "--rollback-point";
+/// The flag of a run that makes its own way back.
+pub(crate) const ROLLBACK_POINT: &str = "--rollback-point";
 const REPAIR: &str = "--repair";
 const ADOPT: &str = "--adopt";
 const VARS: &str = "--vars";
@@ -119,19 +121,10 @@ pub(crate) const SPEC: Spec = Spec {
     ],
     positionals: &[],
     epilog: "\
-Variables (they name the database; PGHOST, PGPORT, PGUSER, PGDATABASE and PGSERVICE are ignored):
-  DB_HOST, DB_PORT, DB_NAME, DB_USER   defaults by environment, DB_HOST localhost (a path is a socket folder)
-  POSTGRES_PASSWORD_PRODUCTION, _STAGING, _DEV, _TEST   the password; then PGPASSWORD, then the password file
-  PGSSLMODE, PGSSLROOTCERT, PGSSLCERT, PGSSLKEY, PGCONNECT_TIMEOUT, PGOPTIONS, PGAPPNAME   as for libpq
-  ENVIRONMENT, MS5_HOME, MS5_MIGRATIONS_DIR, MS5_LOG_DIR, MS5_BACKUP_DIR   as the flags; MS5_HOME holds the folders
-  MS5_RESTORE_PASSWORD   the password of --restore-user
-  MS5_EXIT=classic   every failure is exit 1, as in the old scripts
-
-Exit codes:
-  0 done or nothing to do; 1 a migration failed and is rolled back; 2 wrong usage; 3 wrong configuration or
-  input; 4 cannot connect, or another run holds the lock; 5 partly applied (--force went past a failure, a file
-  that runs statement by statement stopped midway, or a COMMIT's outcome could not be learned); 70 a bug;
-  129, 130, 143 stopped by a signal",
+Where a run without --rollback-point fails, the newest full backup that was taken since the migration before is looked for, and
+rollback/migration_failure_TIME/rollback.sh made for it.
+It exits with 1 where a migration failed and is rolled back; with 5 where --force went past a failure, a file that runs statement by
+statement stopped midway, or a COMMIT's outcome could not be learned.",
 };
 
 /// What a run is for.
@@ -211,10 +204,10 @@ impl Options {
         if rollback_point.is_some() && !matches!(mode, Mode::Apply | Mode::DryRun) {
             return Err(usage(format!("{ROLLBACK_POINT} goes with a run: nothing else applies a file")));
         }
-        let of_point =
+        let of_way_back =
             [BACKUP_DIR.name, RESTORE_USER.name].into_iter().find(|flag| arguments.value(flag).is_some());
-        if let Some(flag) = of_point.filter(|_| rollback_point.is_none()) {
-            return Err(usage(format!("{flag} goes with {ROLLBACK_POINT} only")));
+        if let Some(flag) = of_way_back.filter(|_| !matches!(mode, Mode::Apply | Mode::DryRun)) {
+            return Err(usage(format!("{flag} goes with a run: nothing else needs a way back")));
         }
         Ok(Self {
             mode,
@@ -242,7 +235,7 @@ impl Options {
 }
 
 fn usage(message: impl Into<String>) -> Error {
-    Error::new(Exit::Usage, message).hint("migration-runner --help lists the flags")
+    Error::new(Exit::Usage, message).hint(format!("{} --help lists the flags", called(TOOL)))
 }
 
 fn mode(arguments: &Parsed) -> Result<Mode> {

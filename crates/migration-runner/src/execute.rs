@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use ms5_common::db::ledger::Attempt;
+use ms5_common::db::session::Server;
 use ms5_common::error::Result;
 use ms5_common::exit::Exit;
 use ms5_common::interrupt;
@@ -28,7 +29,8 @@ use crate::run::Input;
 use crate::schedule::Schedule;
 use crate::sessions::Sessions;
 use crate::summary::{Fate, Summary, say_failure};
-use crate::{kept, locked, prove, touched};
+use crate::way_back::Before;
+use crate::{kept, locked, prove, rollback_point, touched};
 
 /// How an attempt came back from its thread.
 type Answer = std::result::Result<Result<Report>, Box<dyn Any + Send>>;
@@ -40,8 +42,17 @@ pub(crate) fn run(
     sessions: &Sessions<'_>,
     ready: Ready,
     point: Option<&Point>,
+    server: &Server,
 ) -> Result<Exit> {
-    let Ready { session, lock, extension, steps, earlier, .. } = ready;
+    let Ready { mut session, lock, extension, seen, steps, earlier } = ready;
+    let before = match point {
+        Some(_) => None,
+        None if !rollback_point::is_needed(&steps) => None,
+        None => {
+            let id = &server.identity.system_identifier;
+            Some(Before::look(&mut session.client, &seen.entries, id)?)
+        }
+    };
     let lock = SharedLock::new(lock);
     let patience = (!input.options.single_session).then(|| patience(input));
     let new_worker = |session| Worker::new(sessions, session, &lock, patience, input.options.lock_retries);
@@ -75,7 +86,7 @@ pub(crate) fn run(
         })
         .collect();
 
-    let mut summary = Summary::new(context, input, point);
+    let mut summary = Summary::new(context, input, point, before.as_ref());
     let mut schedule = Schedule::new(&known, |index| matches!(steps[index], Step::Apply { .. }));
     let mut said = 0;
     let mut idle = vec![new_worker(session)];

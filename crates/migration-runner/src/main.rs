@@ -24,6 +24,7 @@ mod system;
 mod touched;
 mod variables;
 mod watch;
+mod way_back;
 mod words;
 
 use std::process::ExitCode;

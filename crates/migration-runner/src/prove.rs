@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use ms5_common::called::called;
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 use ms5_common::expected::Expected;
@@ -49,7 +50,10 @@ pub(crate) fn claims<'a>(migration: &Migration, promised: &'a [Promised]) -> Res
         return Err(Error::new(Exit::Failed, format!("{} cannot be proven", migration.file))
             .because("it runs statement by statement, and --prove compares rows inside one transaction")
             .because("nothing was touched")
-            .hint("put create_hypertable into a file of its own, or leave --prove and compare with post-validate --against"));
+            .hint(format!(
+                "put create_hypertable into a file of its own, or leave --prove and compare with {} --against",
+                called("post-validate")
+            )));
     }
     let claim = |promised: &'a Promised| Claim { promised, named: names.contains(&promised.table.table) };
     Ok(promised.iter().map(claim).collect())

@@ -1,4 +1,5 @@
-//! `--rollback-point`: a backup and a script that brings it back, made by backup-manager before anything is locked or changed.
+//! `--rollback-point`: a backup and a script that brings it back, made by backup-manager before anything is locked or changed; and
+//! the script of a backup that is there, after a failure.
 
 use std::path::PathBuf;
 
@@ -20,7 +21,7 @@ use crate::run::Input;
 pub(crate) const NAME: &str = "migration";
 
 /// The tool that makes it.
-const BACKUP_MANAGER: &str = "backup-manager";
+pub(crate) const BACKUP_MANAGER: &str = "backup-manager";
 
 /// A rollback point that is there.
 #[derive(Debug)]
@@ -51,16 +52,30 @@ pub(crate) fn make(context: &Context, input: &Input, client: &mut Client) -> Res
         return Err(untouched(Error::new(exit, "stopped by a signal")));
     };
     log::info!("Making the rollback point {name} first");
-    let told = sibling::run(BACKUP_MANAGER, &arguments(context, &input.settings, name), context)?;
+    call(context, arguments(context, &input.settings, name), untouched).map(Some)
+}
+
+/// Has the script of a backup that is there made, after a failure.
+///
+/// # Errors
+/// Why it cannot be made.
+pub(crate) fn of_backup(context: &Context, input: &Input, backup: &str) -> Result<Point> {
+    let mut words = arguments(context, &input.settings, FAILURE.trim_end_matches('_'));
+    words.push(format!("--of={backup}"));
+    call(context, words, |error| error)
+}
+
+fn call(context: &Context, words: Vec<String>, told_as: impl Fn(Error) -> Error) -> Result<Point> {
+    let told = sibling::run(BACKUP_MANAGER, &words, context)?;
     for line in &told.lines {
         context.recorder.pass_on(line);
     }
-    told.ended_well("the rollback point could not be made").map_err(untouched)?;
+    told.ended_well("the rollback point could not be made").map_err(&told_as)?;
     let record = told.records.iter().find(|record| record["type"] == "rollback_point");
     let text = |key: &str| record.and_then(|record| record[key].as_str()).map(str::to_owned);
     match (text("name"), text("path")) {
-        (Some(name), Some(path)) => Ok(Some(Point { name, folder: path.into() })),
-        _ => Err(untouched(Error::new(
+        (Some(name), Some(path)) => Ok(Point { name, folder: path.into() }),
+        _ => Err(told_as(Error::new(
             Exit::Bug,
             format!("{BACKUP_MANAGER} does not tell of the point it made"),
         ))
@@ -88,9 +103,14 @@ impl Point {
         let name = format!("{FAILURE}{}", clock::file_stamp());
         let script = rollback_points::link(settings, &name, &self.folder).unwrap_or_else(|error| {
             log::warn!("{}/{name} cannot be made: {error}", rollback_points::SHORT);
-            self.folder.join(rollback_points::SCRIPT)
+            self.script()
         });
         format!("{} --force", script.display())
+    }
+
+    /// The script itself.
+    pub(crate) fn script(&self) -> PathBuf {
+        self.folder.join(rollback_points::SCRIPT)
     }
 
     /// Its name.

@@ -1,5 +1,6 @@
 //! The flow of a run: read everything, check everything, then do what the flags ask for.
 
+use ms5_common::called::called;
 use ms5_common::config::Settings;
 use ms5_common::db::connect::Connected;
 use ms5_common::db::server_error::reasons;
@@ -12,14 +13,16 @@ use ms5_common::migrations::{self, Migration};
 use ms5_common::success;
 use ms5_common::tool::{Context, LogFile};
 
-use crate::args::{Mode, Options};
+use crate::args::{Mode, Options, TOOL};
 use crate::plan::{Known, Permissions};
 use crate::prove::{self, Promised};
 use crate::sessions::Sessions;
 use crate::{adopt, execute, explain, look, prepare, repair, rollback_point, system, variables};
 
 /// What feeds `--gate=-`.
-const CHAIN: &str = "pre-validate --json | migration-runner --gate=-";
+fn chain() -> String {
+    format!("{} --json | {} --gate=-", called("pre-validate"), called(TOOL))
+}
 
 /// Everything a run has read before it connects.
 pub(crate) struct Input {
@@ -65,7 +68,7 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
     match input.options.mode {
         Mode::Repair => repair::run(context, &input, ready),
         Mode::Adopt => adopt::run(context, &input, &sessions, ready),
-        _ => execute::run(context, &input, &sessions, ready, point.as_ref()),
+        _ => execute::run(context, &input, &sessions, ready, point.as_ref(), &server),
     }
 }
 
@@ -88,14 +91,14 @@ fn identify(context: &Context, input: &Input, connected: &mut Connected) -> Resu
 fn read(context: &Context) -> Result<Input> {
     let options = Options::of(&context.arguments)?;
     if options.gate.as_deref() == Some("-") {
-        gate::refuse_terminal(CHAIN)?;
+        gate::refuse_terminal(&chain())?;
     }
     let settings = context.begin(LogFile { folder: "migrations", name: "migration", title: "migration" })?;
     log::info!("Starting MS5.0 database migration process");
     log::info!("Environment: {}", settings.environment.defaults().name);
     log::info!("Dry run: {}", options.mode == Mode::DryRun);
     // To the end, before anything is connected or locked: the whole pipeline started at once.
-    let story = options.gate.as_deref().map(|gate| Story::of(gate, CHAIN)).transpose()?;
+    let story = options.gate.as_deref().map(|gate| Story::of(gate, &chain())).transpose()?;
     for line in story.iter().flat_map(Story::lines) {
         context.recorder.pass_on(line);
     }

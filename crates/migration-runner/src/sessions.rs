@@ -66,12 +66,12 @@ impl<'a> Sessions<'a> {
     /// # Errors
     /// [`Exit::Failed`]: it is not the start any more, at which nothing is touched yet.
     pub(crate) fn open_again(&self) -> Result<Session> {
-        self.open().map_err(amid)
+        self.open().map_err(Error::amid)
     }
 
     /// Opens a session in which nothing has run yet, in the middle of the work.
     pub(crate) fn open_untouched(&self) -> Result<Session> {
-        let Connected { client, canceller, .. } = self.connect("run").map_err(amid)?;
+        let Connected { client, canceller, .. } = self.connect("run").map_err(Error::amid)?;
         Ok(Session { client, canceller, backend: Backend::unknown(), prepared: Prepared::default() })
     }
 }
@@ -92,18 +92,6 @@ impl Session {
         // Once more where a cancel that was meant for the statement before comes late.
         (0..3).any(|_| self.client.batch_execute("ROLLBACK").is_ok())
     }
-}
-
-/// The failure to connect as it is told once something may have been applied.
-fn amid(error: Error) -> Error {
-    let reasons = error.reasons().iter().filter(|reason| *reason != "nothing was touched").cloned();
-    let mut amid = Error::new(Exit::Failed, error.message())
-        .because_all(reasons)
-        .with_sqlstate(error.sqlstate().map(str::to_owned));
-    for hint in error.hints() {
-        amid = amid.hint(hint);
-    }
-    amid
 }
 
 /// Whole milliseconds; a limit above zero stays above zero, since zero means none.

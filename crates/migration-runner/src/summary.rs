@@ -1,5 +1,6 @@
 //! The end of a run in words: what is applied, what is not, what is half done, how to go on and how to go back.
 
+use ms5_common::called::{called, quoted};
 use ms5_common::error::Error;
 use ms5_common::exit::Exit;
 use ms5_common::interrupt;
@@ -8,9 +9,10 @@ use ms5_common::tool::Context;
 use ms5_common::{success, troubleshooting};
 
 use crate::apply::Left;
-use crate::args::TOOL;
+use crate::args::{ROLLBACK_POINT, TOOL};
 use crate::rollback_point::Point;
 use crate::run::Input;
+use crate::way_back::{self, Before};
 
 /// What became of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +34,8 @@ pub(crate) struct Summary<'a> {
     context: &'a Context,
     input: &'a Input,
     point: Option<&'a Point>,
+    /// What the run has found, where it has no point of its own.
+    before: Option<&'a Before>,
     fates: Vec<(u64, &'a str, Fate)>,
 }
 
@@ -47,8 +51,13 @@ pub(crate) fn say_failure(error: &Error) {
 }
 
 impl<'a> Summary<'a> {
-    pub(crate) fn new(context: &'a Context, input: &'a Input, point: Option<&'a Point>) -> Self {
-        Self { context, input, point, fates: Vec::new() }
+    pub(crate) fn new(
+        context: &'a Context,
+        input: &'a Input,
+        point: Option<&'a Point>,
+        before: Option<&'a Before>,
+    ) -> Self {
+        Self { context, input, point, before, fates: Vec::new() }
     }
 
     /// Notes what became of a file.
@@ -117,15 +126,12 @@ impl<'a> Summary<'a> {
             }
             _ => log::error!("Next: go on where it stopped with: {}", self.command()),
         }
-        if let Some(point) = self.point {
-            log::error!("To go back to what was there before this run: {}", self.back_to(point));
-        } else if partly || self.fates.iter().any(|(_, _, fate)| *fate == Fate::Applied) {
-            log::error!(
-                "To go back instead, restore the backup that was taken before: {}",
-                troubleshooting::go_back(&self.input.settings)
-            );
-        } else {
+        let changed = partly || self.fates.iter().any(|(_, _, fate)| *fate == Fate::Applied);
+        if !changed {
             log::error!("This run has changed nothing: there is nothing to go back from");
+        }
+        if changed || signal.is_none() {
+            self.way_back(signal.is_some());
         }
         log::error!("To see the ledger: {}", troubleshooting::show_ledger(&self.input.settings));
         match signal {
@@ -140,11 +146,25 @@ impl<'a> Summary<'a> {
         self.say();
         let (_, partly) = self.tell();
         let error = if partly { error.with_exit(Exit::Partial) } else { error };
-        match self.point {
-            Some(point) => {
-                error.hint(format!("or go back to what was there before this run: {}", self.back_to(point)))
+        self.way_back(interrupt::requested().is_some());
+        error
+    }
+
+    /// Says how to go back to what was there before. Nothing is started any more where a signal has come.
+    fn way_back(&self, stopped: bool) {
+        match (self.point, self.before) {
+            (Some(point), _) => {
+                log::error!("To go back to what was there before this run: {}", self.back_to(point));
             }
-            None => error,
+            (None, Some(before)) if !stopped => {
+                for line in way_back::lines(self.context, self.input, before) {
+                    log::error!("{line}");
+                }
+            }
+            _ => log::error!(
+                "To go back to the newest backup: {}",
+                troubleshooting::go_back(&self.input.settings)
+            ),
         }
     }
 
@@ -192,11 +212,13 @@ impl<'a> Summary<'a> {
         (first, partly)
     }
 
-    /// The command line of this run, to be given again; without the values of variables, which may be secret.
+    /// The command line of this run, to be given again; without the values of variables, which may be secret, and without another
+    /// rollback point, which would be what is half migrated.
     fn command(&self) -> String {
-        let mut words = vec![TOOL.to_owned()];
+        let mut words = vec![called(TOOL)];
         let mut secret = false;
-        for word in &self.context.words {
+        let is_point = |word: &&String| word.split('=').next() == Some(ROLLBACK_POINT);
+        for word in self.context.words.iter().filter(|word| !is_point(word)) {
             let shown = match word.strip_prefix("--vars=").or(secret.then_some(word)) {
                 Some(pair) => {
                     let name = pair.split_once('=').map_or("NAME", |(name, _)| name);
@@ -209,15 +231,5 @@ impl<'a> Summary<'a> {
             words.push(shown);
         }
         words.join(" ")
-    }
-}
-
-/// A word as a shell takes it.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=./:,@%+".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', "'\\''"))
     }
 }

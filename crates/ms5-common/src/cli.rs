@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 
+use crate::called::called;
 use crate::error::{Error, Result};
 use crate::exit::Exit;
 
@@ -213,19 +214,7 @@ impl Parsed {
 pub fn parse(spec: &Spec, arguments: Vec<OsString>) -> Result<Parsed> {
     check_shape(spec, &arguments)?;
     let mut parsed = Parsed::default();
-    let mut rest = pico_args::Arguments::from_vec(take_perhaps(spec, arguments, &mut parsed)?);
-    // Values before switches: pico-args would otherwise take a value for a positional.
-    for flag in spec.flags.iter().filter(|flag| matches!(flag.takes, Takes::Value(_) | Takes::Values(_))) {
-        let given: Vec<String> = rest
-            .values_from_str(flag.name)
-            .map_err(|error| usage(spec, format!("{}: {error}", flag.name)))?;
-        if given.len() > 1 && matches!(flag.takes, Takes::Value(_)) {
-            return Err(usage(spec, format!("{} is given {} times", flag.name, given.len())));
-        }
-        if !given.is_empty() {
-            parsed.values.insert(flag.name, given);
-        }
-    }
+    let mut rest = pico_args::Arguments::from_vec(take_values(spec, &arguments, &mut parsed)?);
     for flag in spec.flags.iter().filter(|flag| flag.takes == Takes::Nothing) {
         while rest.contains(flag.name) {
             parsed.switches.insert(flag.name);
@@ -237,36 +226,61 @@ pub fn parse(spec: &Spec, arguments: Vec<OsString>) -> Result<Parsed> {
             return Err(unknown_flag(spec, &word));
         }
         if parsed.positionals.len() == spec.positionals.len() {
-            return Err(usage(spec, format!("one argument too many: {word:?}")));
+            let error = usage(spec, format!("one argument too many: {word:?}"));
+            return Err(match perhaps_before(spec, &arguments, &word) {
+                Some(flag) => error.hint(format!("give it as {flag}={word}")),
+                None => error,
+            });
         }
         parsed.positionals.push(word);
     }
     Ok(parsed)
 }
 
-/// Takes out the flags that may have a value, which pico-args does not know. A word behind another flag that wants one is that
-/// flag's value.
-fn take_perhaps(spec: &Spec, arguments: Vec<OsString>, parsed: &mut Parsed) -> Result<Vec<OsString>> {
+/// Takes out the flags that have a value, or may have one; gives what is left for pico-args, which would strip the quotes of a value
+/// behind `=`. The shape was looked at before: a word behind a flag that wants a value is that value.
+fn take_values(spec: &Spec, arguments: &[OsString], parsed: &mut Parsed) -> Result<Vec<OsString>> {
     let mut rest = Vec::new();
-    for word in arguments {
+    let mut words = arguments.iter();
+    while let Some(word) = words.next() {
         let text = word.to_string_lossy();
-        let (name, value) = match text.split_once('=') {
-            Some((name, value)) => (name, Some(value)),
+        let (name, attached) = match text.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
             None => (text.as_ref(), None),
         };
-        let is_it = |flag: &&Flag| flag.name == name && matches!(flag.takes, Takes::Perhaps(_));
-        let Some(flag) = spec.flags.iter().find(is_it) else {
-            rest.push(word);
+        let known = spec.flags.iter().find(|flag| flag.name == name && flag.takes != Takes::Nothing);
+        let Some(flag) = known else {
+            rest.push(word.clone());
             continue;
         };
-        if !parsed.switches.insert(flag.name) {
-            return Err(usage(spec, format!("{name} is given more than once")));
-        }
+        let value = match flag.takes {
+            Takes::Perhaps(_) => {
+                if !parsed.switches.insert(flag.name) {
+                    return Err(usage(spec, format!("{name} is given more than once")));
+                }
+                attached
+            }
+            _ => attached.or_else(|| words.next().map(|next| next.to_string_lossy().into_owned())),
+        };
         if let Some(value) = value {
-            parsed.values.insert(flag.name, vec![value.to_owned()]);
+            parsed.values.entry(flag.name).or_default().push(value);
+        }
+    }
+    let once = |flag: &&Flag| matches!(flag.takes, Takes::Value(_));
+    for flag in spec.flags.iter().filter(once) {
+        let times = parsed.values.get(flag.name).map_or(0, Vec::len);
+        if times > 1 {
+            return Err(usage(spec, format!("{} is given {times} times", flag.name)));
         }
     }
     Ok(rest)
+}
+
+/// The flag with a value of its own choice that stands right before this word, which was perhaps meant as its value.
+fn perhaps_before(spec: &Spec, arguments: &[OsString], word: &str) -> Option<&'static str> {
+    let pair = arguments.windows(2).find(|pair| pair[1] == *word)?;
+    let is_it = |flag: &&Flag| matches!(flag.takes, Takes::Perhaps(_)) && pair[0] == *flag.name;
+    spec.flags.iter().find(is_it).map(|flag| flag.name)
 }
 
 /// What pico-args does not tell apart: a value that is missing because a flag follows, a switch with a value.
@@ -304,7 +318,7 @@ fn check_shape(spec: &Spec, arguments: &[OsString]) -> Result<()> {
 }
 
 fn usage(spec: &Spec, message: impl Into<String>) -> Error {
-    Error::new(Exit::Usage, message).hint(format!("{} --help lists the flags", spec.tool))
+    Error::new(Exit::Usage, message).hint(format!("{} --help lists the flags", called(spec.tool)))
 }
 
 fn unknown_flag(spec: &Spec, given: &str) -> Error {
@@ -340,6 +354,27 @@ fn distance(left: &str, right: &str) -> usize {
     row[row.len() - 1]
 }
 
+/// What the end of every tool's `--help` says.
+const OF_ALL: &str = "\
+Variables of all tools (PGHOST, PGPORT, PGUSER, PGDATABASE and PGSERVICE are ignored, with a warning):
+  DB_HOST, DB_PORT, DB_NAME, DB_USER   the database; defaults by environment, DB_HOST localhost (a path is a socket folder)
+  POSTGRES_PASSWORD_PRODUCTION, _STAGING, _DEV, _TEST   the password; then PGPASSWORD, then the password file
+  PGSSLMODE, PGSSLROOTCERT, PGSSLCERT, PGSSLKEY, PGSSLCRL, PGCONNECT_TIMEOUT, PGOPTIONS, PGAPPNAME, PGPASSFILE   as for libpq
+  ENVIRONMENT, MS5_MIGRATIONS_DIR, MS5_LOG_DIR, MS5_BACKUP_DIR   as the flags, which win
+  MS5_HOME               the folder of migrations/, logs/, backups/ and rollback/
+  MS5_RESTORE_PASSWORD   the password of --restore-user, where a tool has that flag
+  MS5_BIN_DIR            where scripts, and tools that call another one, look for the binaries first
+  MS5_EXIT=classic       every failure is exit 1, as in the old scripts
+  NO_COLOR, TERM=dumb    no colour on a terminal; with TERM=dumb no lines that are redrawn either
+
+Exit codes of all tools:
+  0 done, or nothing to do; 1 a check, a migration or a restore failed; 2 wrong usage; 3 wrong configuration or input;
+  4 cannot connect, or another run holds the lock; 5 partly done, the output says what; 70 a bug; 129, 130, 143 stopped by a
+  hang-up, an interrupt, a termination
+
+-h is --help.
+";
+
 /// The text of `--help`.
 #[must_use]
 pub fn help(spec: &Spec) -> String {
@@ -363,6 +398,8 @@ pub fn help(spec: &Spec) -> String {
         text.push_str(spec.epilog.trim_end());
         text.push('\n');
     }
+    text.push('\n');
+    text.push_str(OF_ALL);
     text
 }
 
@@ -412,6 +449,32 @@ mod tests {
     }
 
     #[test]
+    fn a_value_is_what_was_given() {
+        for value in
+            [r#"'"/opt/x y/put" --z'"#, r#""A b".c"#, r#""""#, "'", "a=b", "--dry-run", "--environment", " "]
+        {
+            for given in [vec![format!("--gate={value}")], vec!["--gate".to_owned(), value.to_owned()]] {
+                // A flag in its own word is a flag.
+                if given.len() == 2 && value.starts_with('-') {
+                    continue;
+                }
+                let parsed = parse(&SPEC, given.iter().map(OsString::from).collect()).unwrap();
+                assert_eq!(parsed.value("--gate"), Some(value), "{given:?}");
+                assert!(!parsed.has("--dry-run") && parsed.value("--environment").is_none());
+            }
+        }
+    }
+
+    #[test]
+    fn a_value_that_may_be_is_given_behind_its_sign() {
+        let error = parse(&SPEC, ["a", "b", "--point", "mine"].map(OsString::from).to_vec()).unwrap_err();
+        assert_eq!(error.message(), "one argument too many: \"mine\"");
+        assert!(error.hints().contains(&"give it as --point=mine".to_owned()), "{:?}", error.hints());
+        let other = parse(&SPEC, ["a", "b", "c"].map(OsString::from).to_vec()).unwrap_err();
+        assert_eq!(other.hints().len(), 1);
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         for (line, message) in [
             ("--dry-ran", "unknown flag --dry-ran"),
@@ -443,5 +506,18 @@ mod tests {
             assert!(text.contains(flag.name) && text.contains(flag.help), "{}", flag.name);
         }
         assert!(text.contains("(default: none)"));
+        for word in [
+            "MS5_BIN_DIR",
+            "MS5_BACKUP_DIR",
+            "PGSSLCRL",
+            "PGPASSFILE",
+            "NO_COLOR",
+            "TERM",
+            "-h",
+            " 70 ",
+            "129, 130, 143",
+        ] {
+            assert!(text.contains(word), "{word}");
+        }
     }
 }

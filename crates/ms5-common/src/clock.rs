@@ -2,9 +2,10 @@
 
 use std::sync::OnceLock;
 
+pub use time::OffsetDateTime;
+use time::UtcOffset;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
-use time::{OffsetDateTime, UtcOffset};
 
 const LINE: &[BorrowedFormatItem<'_>] = format_description!("[year]-[month]-[day] [hour]:[minute]:[second]");
 const STAMP: &[BorrowedFormatItem<'_>] = format_description!("[year][month][day]_[hour][minute][second]");

@@ -238,11 +238,14 @@ fn environment(flag: Option<&str>, variables: &Variables, default: Environment) 
     }
 }
 
+/// The variables of libpq that would lead to another database than ours.
+pub(crate) const IGNORED: [&str; 5] = ["PGHOST", "PGPORT", "PGUSER", "PGDATABASE", "PGSERVICE"];
+
 /// libpq's variables mean what they mean to libpq; PGHOST, PGPORT, PGUSER, PGDATABASE and PGSERVICE are ignored,
 /// since a shell's leftovers must not redirect a migration.
 fn connection(environment: Environment, variables: &Variables) -> Result<Connection> {
     let defaults = environment.defaults();
-    for ignored in ["PGHOST", "PGPORT", "PGUSER", "PGDATABASE", "PGSERVICE"] {
+    for ignored in IGNORED {
         if variables.get(ignored).is_some() {
             log::warn!(
                 "{ignored} is set and is ignored: DB_HOST, DB_PORT, DB_NAME and DB_USER name the database"

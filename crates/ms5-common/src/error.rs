@@ -52,6 +52,17 @@ impl Error {
         self
     }
 
+    /// A failure to connect, as it is told in the middle of the work: no start any more, at which nothing is touched yet. What a
+    /// signal has ended stays that.
+    #[must_use]
+    pub fn amid(mut self) -> Self {
+        self.reasons.retain(|reason| reason != "nothing was touched");
+        if !matches!(self.exit, Exit::HangUp | Exit::Interrupt | Exit::Terminate) {
+            self.exit = Exit::Failed;
+        }
+        self
+    }
+
     /// Adds a next step.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -118,6 +129,18 @@ impl std::error::Error for Error {}
 mod tests {
     use super::Error;
     use crate::exit::Exit;
+
+    #[test]
+    fn in_the_middle_of_the_work_it_is_no_failure_to_reach() {
+        let start = || {
+            Error::new(Exit::Unreachable, "cannot connect").because("refused").because("nothing was touched")
+        };
+        let amid = start().hint("look").with_sqlstate(Some("57P01".into())).amid();
+        assert_eq!(amid.exit(), Exit::Failed);
+        assert_eq!(amid.lines(), ["cannot connect", "refused", "Next: look"]);
+        assert_eq!(amid.sqlstate(), Some("57P01"));
+        assert_eq!(start().with_exit(Exit::Terminate).amid().exit(), Exit::Terminate);
+    }
 
     #[test]
     fn lines_give_what_why_and_next_in_that_order() {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 use time::OffsetDateTime;
 
+use crate::called::called;
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::exit::Exit;
@@ -168,7 +169,10 @@ impl Story {
                 format!("the gate is closed: migration-runner changed nothing: {why}"),
             )
             .because("nothing was touched")
-            .hint("run migration-runner --json without --dry-run, --status and --plan, and pass its output to --gate")),
+            .hint(format!(
+                "run {} --json without --dry-run, --status and --plan, and pass its output to --gate",
+                called("migration-runner")
+            ))),
         }
     }
 }

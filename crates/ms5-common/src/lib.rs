@@ -3,6 +3,8 @@
 //! Arrows run down this list only: a module uses those above it (`db` and what follows use `config`, never the
 //! other way), `sql` does no I/O, and nothing here knows a tool.
 
+pub mod backups;
+pub mod called;
 pub mod catalog;
 pub mod check;
 pub mod cli;

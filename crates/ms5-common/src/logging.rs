@@ -144,6 +144,11 @@ fn create(folder: &Path, name: &str) -> io::Result<(File, PathBuf)> {
     Ok((file, path))
 }
 
+/// Writes a line of another tool of ours, which has its time and level already, where ours go.
+pub fn pass_on(line: &str) {
+    let _ = Tee.write(format!("{line}\n").as_bytes());
+}
+
 /// Writes each finished line to the stream and to the file, giving up on what fails.
 struct Tee;
 

@@ -1,25 +1,30 @@
 //! Another tool of ours, started by a tool: the one of the same build, never whatever PATH finds.
 
 use std::ffi::OsString;
-use std::os::fd::AsFd;
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Output;
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
-use duct::cmd;
+use duct::{Handle, cmd};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::cli;
-use crate::config::Variables;
+use crate::config::{IGNORED, Variables};
 use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::interrupt;
+use crate::logging;
+use crate::progress;
 use crate::tool::Context;
 
 /// How often it is looked whether the other tool has ended.
 const POLL: Duration = Duration::from_millis(50);
+/// How long the lines of a tool that has ended are waited for.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// What another tool has done.
 #[derive(Debug)]
@@ -46,8 +51,8 @@ impl Told {
     }
 }
 
-/// Runs a tool with `--json` to its end. Its human lines appear among ours as it writes them, its records are kept. A signal
-/// that comes to us is passed on to it, once, and it unwinds.
+/// Runs a tool with `--json` to its end. Its human lines appear among ours as it writes them, in our log file too; its records are
+/// kept. A signal that comes to us is passed on to it, once, and it unwinds.
 ///
 /// # Errors
 /// [`Exit::Config`] where the tool is not there or cannot be started.
@@ -57,11 +62,13 @@ pub fn run(tool: &str, arguments: &[String], context: &Context) -> Result<Told> 
     let cannot = |error: std::io::Error| {
         Error::new(Exit::Config, format!("cannot run {}", path.display())).because(error)
     };
-    let mut program = cmd(&path, words);
-    if !context.arguments.has(cli::JSON.name) {
-        program = program.stderr_file(std::io::stdout().as_fd().try_clone_to_owned().map_err(cannot)?);
+    let (lines, writer) = std::io::pipe().map_err(cannot)?;
+    let mut program = cmd(&path, words).stderr_file(writer);
+    // We have said already that these are ignored.
+    for name in IGNORED {
+        program = program.env_remove(name);
     }
-    let handle = program
+    let program = program
         // Its code is wanted as it is, whatever our caller wants of ours.
         .env_remove("MS5_EXIT")
         .stdin_null()
@@ -71,12 +78,37 @@ pub fn run(tool: &str, arguments: &[String], context: &Context) -> Result<Told> 
         .before_spawn(|command| {
             command.process_group(0);
             Ok(())
-        })
-        .start()
-        .map_err(cannot)?;
-    let output: Output = loop {
-        if let Some(output) = handle.try_wait().map_err(cannot)? {
-            break output.clone();
+        });
+    let handle = program.start().map_err(cannot)?;
+    let (ended, all_said) = mpsc::channel();
+    let name = tool.to_owned();
+    thread::spawn(move || {
+        pass_on(lines, &name);
+        let _ = ended.send(());
+    });
+    let output = wait(&handle).map_err(cannot)?;
+    // Both hold the end that the tool has written to: its lines would have no end.
+    drop((program, handle));
+    // Something that it has started and left behind may hold it too.
+    let _ = all_said.recv_timeout(LAST_WORDS);
+    Ok(told(&output))
+}
+
+/// The tool's lines, as ours.
+fn pass_on(lines: impl Read, tool: &str) {
+    // What it would draw on a terminal it does not see.
+    let line = progress::Line::new();
+    line.begin(tool);
+    for text in BufReader::new(lines).split(b'\n').map_while(std::result::Result::ok) {
+        logging::pass_on(&String::from_utf8_lossy(&text));
+    }
+}
+
+/// Waits for the tool's end, and passes a signal on.
+fn wait(handle: &Handle) -> std::io::Result<Output> {
+    loop {
+        if let Some(output) = handle.try_wait()? {
+            return Ok(output.clone());
         }
         if !interrupt::sleep(POLL) {
             let signal = match interrupt::requested() {
@@ -89,10 +121,9 @@ pub fn run(tool: &str, arguments: &[String], context: &Context) -> Result<Told> 
                     let _ = kill_process(pid, signal);
                 }
             }
-            break handle.wait().map_err(cannot)?.clone();
+            return Ok(handle.wait()?.clone());
         }
-    };
-    Ok(told(&output))
+    }
 }
 
 /// The binary: in MS5_BIN_DIR, else beside our own.

@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use crate::called;
 use crate::cli::{self, Parsed, Spec};
 use crate::clock;
 use crate::config::{self, Choices, Environment, Settings, Variables};
@@ -107,6 +108,7 @@ pub fn run(
     let stream = if json { Stream::Stderr } else { Stream::Stdout };
     logging::init(module, stream, given("--verbose"), variables.colour_allowed());
     progress::init(variables.terminal_can_redraw());
+    called::init(variables.get(called::SCRIPTS));
 
     // Help and version are answered whatever else stands on the line, and without touching anything.
     if given("--help") || given("-h") {

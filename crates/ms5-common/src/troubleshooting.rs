@@ -1,6 +1,11 @@
 //! The spec's "Troubleshooting" commands with this environment's container, role and database filled in.
 
-use crate::config::Settings;
+use crate::backups::{self, Whose};
+use crate::called::called;
+use crate::config::{Settings, absolute};
+
+/// The tool that brings backups back.
+const BACKUP_MANAGER: &str = "backup-manager";
 
 /// Case 3, "Database Connection Failed".
 #[must_use]
@@ -40,7 +45,7 @@ pub fn show_ledger(settings: &Settings) -> String {
 /// Case 2: how to execute what is applied once more.
 #[must_use]
 pub fn execute_again(settings: &Settings) -> String {
-    format!("scripts/migration-runner.sh --environment={} --force", settings.environment.defaults().name)
+    format!("{} --environment={} --force", called("migration-runner"), settings.environment.defaults().name)
 }
 
 /// Case 4, "Backup Restoration Failed".
@@ -48,7 +53,8 @@ pub fn execute_again(settings: &Settings) -> String {
 pub fn restore_failed(settings: &Settings, backup: &str) -> Vec<String> {
     vec![
         format!(
-            "verify the backup: scripts/backup-rollback-manager.sh verify {backup} --environment={}",
+            "verify the backup: {} verify {backup} --environment={}",
+            called(BACKUP_MANAGER),
             settings.environment.defaults().name
         ),
         "check the disk's space: df -h".to_owned(),
@@ -69,11 +75,22 @@ fn psql(settings: &Settings, query: &str) -> String {
     )
 }
 
-/// How to restore the backup that the flow takes before a migration.
+/// How to restore the newest full backup of this database, or that there is none.
 #[must_use]
 pub fn go_back(settings: &Settings) -> String {
-    format!(
-        "scripts/backup-rollback-manager.sh restore pre_migration --environment={}",
-        settings.environment.defaults().name
-    )
+    match backups::fulls(settings).first() {
+        Some(newest) => restore(settings, &newest.name),
+        None => format!(
+            "there is no full backup of {} in {}",
+            Whose::of(settings),
+            absolute(&settings.backup_dir).display()
+        ),
+    }
+}
+
+/// The command that puts a backup into the place of a database that holds data.
+#[must_use]
+pub fn restore(settings: &Settings, backup: &str) -> String {
+    let environment = settings.environment.defaults().name;
+    format!("{} restore {backup} --environment={environment} --force", called(BACKUP_MANAGER))
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ms5_common::called::called;
 use ms5_common::cli::{
     BACKUP_DIR, ENVIRONMENT, Flag, HELP, HTML, JOBS, JSON, LOG_DIR, MIGRATIONS_DIR, Parsed, REPORT, Spec,
     VERBOSE, VERSION,
@@ -69,16 +70,7 @@ It leaves nothing in the database: rows it writes are rolled back at once and ta
 nobody wait: no statement waits for a lock, or takes, longer than a second; what is busy is a WARN. The queries of
 --performance-test may take ten times their limit, at least 10 s.
 
-Variables (they name the database; PGHOST, PGPORT, PGUSER, PGDATABASE and PGSERVICE are ignored):
-  DB_HOST, DB_PORT, DB_NAME, DB_USER   defaults by environment, DB_HOST localhost (a path is a socket folder)
-  POSTGRES_PASSWORD_PRODUCTION, _STAGING, _DEV, _TEST   the password; then PGPASSWORD, then the password file
-  PGSSLMODE, PGSSLROOTCERT, PGSSLCERT, PGSSLKEY, PGCONNECT_TIMEOUT, PGOPTIONS, PGAPPNAME   as for libpq
-  ENVIRONMENT, MS5_HOME, MS5_MIGRATIONS_DIR, MS5_LOG_DIR   as the flags; MS5_HOME holds migrations/ and logs/
-  MS5_EXIT=classic   every failure is exit 1, as in the old scripts
-
-Exit codes:
-  0 all is well; 1 a check failed (with --strict: or warned), or the gate is closed; 2 wrong usage; 3 wrong
-  configuration or input; 4 cannot connect; 70 a bug; 129, 130, 143 stopped by a signal",
+It exits with 1 where a check failed, with --strict also where one warned, or where the gate is closed.",
 };
 
 /// The command line, understood.
@@ -108,11 +100,11 @@ impl Options {
         let list_checks = arguments.has(LIST_CHECKS);
         if list_checks && arguments.has(JSON.name) {
             return Err(Error::new(Exit::Usage, "--list-checks and --json exclude each other")
-                .hint("post-validate --help lists the flags"));
+                .hint(format!("{} --help lists the flags", called(TOOL))));
         }
         if arguments.value(GATE).is_some() && arguments.value(AGAINST).is_some() {
             return Err(Error::new(Exit::Usage, "--against is a gate itself: it excludes --gate")
-                .hint("post-validate --help lists the flags"));
+                .hint(format!("{} --help lists the flags", called(TOOL))));
         }
         Ok(Self {
             performance: arguments.has(PERFORMANCE),

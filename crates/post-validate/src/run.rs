@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use ms5_common::called::called;
 use ms5_common::catalog::Inventory;
 use ms5_common::check::{self, Report};
 use ms5_common::config::Settings;
@@ -26,8 +27,10 @@ use crate::checks::{self, Bench, connection};
 const LOG: LogFile =
     LogFile { folder: "validation", name: "post_migration_validation", title: "post-migration validation" };
 /// What feeds `--gate=-`.
-const CHAIN: &str =
-    "pre-validate --json | migration-runner --gate=- --json | post-validate --against=- --json";
+fn chain() -> String {
+    let [before, runner, own] = ["pre-validate", "migration-runner", TOOL].map(called);
+    format!("{before} --json | {runner} --gate=- --json | {own} --against=- --json")
+}
 
 /// Everything that is read before a server is asked.
 pub(crate) struct Input {
@@ -55,7 +58,7 @@ impl Input {
     /// The runner's command line for this environment.
     pub(crate) fn runner(&self, flags: &str) -> String {
         let environment = self.settings.environment.defaults().name;
-        format!("scripts/migration-runner.sh --environment={environment} {flags}").trim_end().to_owned()
+        format!("{} --environment={environment} {flags}", called("migration-runner")).trim_end().to_owned()
     }
 }
 
@@ -136,13 +139,13 @@ fn look<T>(
 /// Flags, variables, files and the gate: all that can be wrong before a server is asked.
 fn read(context: &Context, options: Options) -> Result<Input> {
     if options.gate.as_deref() == Some("-") {
-        gate::refuse_terminal(CHAIN)?;
+        gate::refuse_terminal(&chain())?;
     }
     let settings = context.begin(LOG)?;
     log::info!("Starting MS5.0 post-migration validation");
     log::info!("Environment: {}", settings.environment.defaults().name);
     // To the end, before anything is connected: the whole pipeline started at once.
-    let story = options.gate.as_deref().map(|gate| Story::of(gate, CHAIN)).transpose()?;
+    let story = options.gate.as_deref().map(|gate| Story::of(gate, &chain())).transpose()?;
     for line in story.iter().flat_map(Story::lines) {
         context.recorder.pass_on(line);
     }
@@ -168,7 +171,10 @@ fn fingerprints(story: &Story) -> Result<Vec<Fingerprint>> {
             Error::new(Exit::Failed, "the gate is closed: a record of type table cannot be read")
                 .because(why)
                 .because("nothing was touched")
-                .hint("run pre-validate of this version again before the next migration")
+                .hint(format!(
+                    "run {} of this version again before the next migration",
+                    called("pre-validate")
+                ))
         })
     };
     story.records("pre-validate", "table").map(read).collect()

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ms5_common::called::called;
 use ms5_common::cli::{
     ENVIRONMENT, Flag, HELP, HTML, JOBS, JSON, LOG_DIR, MIGRATIONS_DIR, Parsed, REPORT, RESTORE_USER, Spec,
     VERBOSE, VERSION,
@@ -79,7 +80,11 @@ pub(crate) const SPEC: Spec = Spec {
     ],
     positionals: &[],
     epilog: "Nothing is left in the database, and nobody waits for these checks longer than a second.
-docs/checks.md tells of each. Exit codes: 0 passed, 1 a check failed, 3 password or files, 4 cannot be reached.",
+docs/checks.md tells of each. It exits with 1 where a check failed, with --strict also where one warned; with 3 where the password
+or the files are at fault, with 4 where the server cannot be reached.
+
+Variables of its limits: MS5_MIN_DISK_GB, MS5_MIN_MEMORY_GB, MS5_MIN_AVAILABLE_GB, MS5_MAX_ROUND_TRIP_MS, MS5_NETWORK_TIMEOUT,
+MS5_MAX_TRANSACTION, as the flags.",
 };
 
 /// The command line, understood.
@@ -163,7 +168,7 @@ impl Options {
 }
 
 fn usage(message: impl Into<String>) -> Error {
-    Error::new(Exit::Usage, message).hint("pre-validate --help lists the flags")
+    Error::new(Exit::Usage, message).hint(format!("{} --help lists the flags", called(TOOL)))
 }
 
 fn fingerprint(arguments: &Parsed) -> Result<Fingerprint> {

@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::pieces::Pieces;
 use crate::archive::{Archive, BLOCK};
+use crate::args::own;
 use crate::folder::metadata::{Stage, Table};
 use crate::rows::RowSum;
 use crate::sessions::{Session, failed, stopped};
@@ -213,7 +214,7 @@ pub(crate) fn cannot_write(error: &io::Error) -> Error {
     );
     let failure = failure.because("nothing of it is kept; the backups that were there are untouched");
     if full {
-        failure.hint("make room (backup-manager clean), or write elsewhere: --backup-dir=DIR")
+        failure.hint(format!("make room ({} clean), or write elsewhere: --backup-dir=DIR", own()))
     } else {
         failure.hint("look at the file system of --backup-dir")
     }

@@ -36,7 +36,7 @@ use ms5_common::tool::Context;
 use serde_json::json;
 
 use crate::archive::{Archive, Written, free, small};
-use crate::args::{Options, TOOL, TOOL_VERSION};
+use crate::args::{Options, TOOL, TOOL_VERSION, own};
 use crate::export::BASE;
 use crate::folder::metadata::{self, Kind, Member, Metadata, More, Sealed};
 use crate::folder::partial::{self, Partial};
@@ -198,7 +198,7 @@ fn enough_space(path: &Path, database: u64, compress: bool) -> Result<()> {
                 bytes(free)
             ))
             .because("nothing was touched")
-            .hint("make room (backup-manager clean), or write elsewhere: --backup-dir=DIR"));
+            .hint(format!("make room ({} clean), or write elsewhere: --backup-dir=DIR", own())));
     }
     if free < likely {
         log::warn!(
@@ -460,7 +460,7 @@ fn report(context: &Context, entry: &Entry, metadata: &Metadata, took: Duration)
         );
     }
     if metadata.can_be_proven() {
-        log::info!("Prove it by restoring it: backup-manager verify {} --deep", metadata.name);
+        log::info!("Prove it by restoring it: {own} verify {} --deep", metadata.name, own = own());
     }
     success!("✅ Backup completed: {}", metadata.name);
     log::debug!("at {}, {} processors", clock::record_time(), machine::processors());

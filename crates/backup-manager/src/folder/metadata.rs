@@ -1,5 +1,6 @@
 //! metadata.json: what a backup says of itself. One text for one content: what is read must be what would be written.
 
+use ms5_common::backups::Whose;
 use ms5_common::catalog::Inventory;
 use serde_json::{Map, Value, json};
 
@@ -475,6 +476,11 @@ impl Metadata {
             files,
             more,
         })
+    }
+
+    /// The database that it is of.
+    pub(crate) fn whose(&self) -> Whose<'_> {
+        Whose { environment: &self.environment, database: &self.database[2] }
     }
 
     /// Whether a restore of it alone is a database that can be compared.

@@ -1,5 +1,6 @@
 //! The folder of the backups and what lies in it: names, locks, half-made backups, and what a backup says of itself.
 
+pub(crate) mod belonging;
 pub(crate) mod checksums;
 pub(crate) mod hypertables;
 pub(crate) mod metadata;
@@ -13,7 +14,9 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use ms5_common::backups::{Kin, Whose};
 use ms5_common::clock;
+use ms5_common::config::Settings;
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 use ms5_common::interrupt;
@@ -22,7 +25,7 @@ use rustix::fs::{FlockOperation, flock};
 use time::OffsetDateTime;
 
 use crate::archive::Reader;
-use crate::args::IDENTITY;
+use crate::args::{IDENTITY, own};
 use crate::seal::{self, Key};
 use crate::store;
 use metadata::{Metadata, Piece};
@@ -122,26 +125,33 @@ impl Folder {
         Ok(entries)
     }
 
-    /// The backup that a name means: the folder of that name, or the newest one whose name it is without the stamp.
+    /// The backup that a name means: the folder of that name, or the newest one of this database whose name it is without the
+    /// stamp. A folder that is named in full may be any database's.
     ///
     /// # Errors
     /// [`Exit::Config`] where there is none, with what there is.
-    pub(crate) fn find(&self, name: &str) -> Result<Entry> {
+    pub(crate) fn find(&self, name: &str, settings: &Settings) -> Result<Entry> {
         let mut entries = self.entries()?;
+        let ours = Whose::of(settings);
         let means = |entry: &Entry| entry.name == name || name::without_stamp(&entry.name) == Some(name);
+        let newest =
+            || entries.iter().position(|entry| means(entry) && ours.kin(entry.whose()) != Kin::Others);
+        let named = || entries.iter().position(|entry| entry.name == name);
         // A full name with a stamp means itself; without one, the newest of its kind.
-        let exact = name::without_stamp(name).is_some();
-        let found =
-            match entries.iter().position(|entry| if exact { entry.name == name } else { means(entry) }) {
-                Some(at) => at,
-                None => match entries.iter().position(means) {
-                    Some(at) => at,
-                    None => return Err(self.not_there(name, &entries)),
-                },
-            };
+        let found = match name::without_stamp(name) {
+            Some(_) => named().or_else(newest),
+            None => newest().or_else(named),
+        };
+        let Some(found) = found else {
+            return Err(match entries.iter().any(means) {
+                true => belonging::only_of_others(name, ours, entries.iter().filter(|entry| means(entry))),
+                false => self.not_there(name, &entries),
+            });
+        };
         let entry = entries.swap_remove(found);
         if entry.name != name {
             log::info!("Backup: {} (the newest of {name})", entry.name);
+            belonging::warn_of_unknown(&entry, ours);
         }
         Ok(entry)
     }
@@ -151,9 +161,11 @@ impl Folder {
             Error::new(Exit::Config, format!("there is no backup {name:?} in {}", self.path.display()))
                 .because("nothing was touched");
         match entries.first() {
-            None => error.because("there is none at all").hint("take one: backup-manager backup NAME full"),
+            None => {
+                error.because("there is none at all").hint(format!("take one: {} backup NAME full", own()))
+            }
             Some(newest) => {
-                error.hint(format!("backup-manager list shows them; the newest is {}", newest.name))
+                error.hint(format!("{own} list shows them; the newest is {}", newest.name, own = own()))
             }
         }
     }
@@ -209,6 +221,11 @@ impl Entry {
             damage.push(format!("{}: created_at is no time", metadata::FILE));
         }
         Self { name, path, metadata, created, size, damage, index_fits, key: None }
+    }
+
+    /// The database that it is of, by its own word.
+    pub(crate) fn whose(&self) -> Whose<'_> {
+        self.metadata.as_ref().map_or(Whose { environment: "", database: "" }, Metadata::whose)
     }
 
     /// What of its rows lies in the store.

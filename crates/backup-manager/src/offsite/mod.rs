@@ -11,6 +11,7 @@ mod tar;
 
 use std::time::Instant;
 
+use ms5_common::backups::{Kin, Whose};
 use ms5_common::config::{Settings, absolute};
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
@@ -19,11 +20,11 @@ use ms5_common::tool::Context;
 use serde_json::json;
 
 use crate::archive::{RESERVE, free};
-use crate::args::Options;
+use crate::args::{OTHER_DATABASE, Options, own};
 use crate::dump::cannot_write;
 use crate::folder::partial::{self, Partial};
 use crate::folder::proof::{self, Standing};
-use crate::folder::{Entry, Folder, Hold, checksums, name, read_text};
+use crate::folder::{Entry, Folder, Hold, belonging, checksums, name, read_text};
 use crate::words::{bytes, count};
 use crate::{list, restore, sessions, verify};
 use command::{NAME, Shell, Unfed};
@@ -36,7 +37,7 @@ use tar::Whole;
 pub(crate) fn send(context: &Context, options: &Options, settings: &Settings, name: &str) -> Result<Exit> {
     let shell = Shell::check(text(options.pipe_to.as_deref())?, &context.variables)?;
     let folder = Folder::open(&settings.backup_dir, Hold::Shared, options.lock_wait)?;
-    let entry = folder.find(name)?;
+    let entry = folder.find(name, settings)?;
     context.recorder.start(None, None);
     ship(context, &shell, &entry)
 }
@@ -65,13 +66,15 @@ pub(crate) fn fetch(
     name: Option<&str>,
 ) -> Result<Exit> {
     let folder = Folder::open(&settings.backup_dir, Hold::Shared, options.lock_wait)?;
-    let (entry, whole) = bring(context, options, &folder, name)?;
+    let (entry, whole) = bring(context, options, &folder, name, |_| Ok(()))?;
     if let Some(whole) = &whole {
         note(context, &entry.name, whole);
     }
     let outcome = if whole.is_some() { "fetched" } else { "already here" };
     context.recorder.emit("backup", list::record(&entry, outcome));
-    log::info!("Restore it: backup-manager restore {} --force", entry.name);
+    let others = Whose::of(settings).kin(entry.whose()) == Kin::Others;
+    let flag = if others { format!(" {OTHER_DATABASE}") } else { String::new() };
+    log::info!("Restore it: {own} restore {} --force{flag}", entry.name, own = own());
     success!("✅ Backup {outcome}: {}", entry.name);
     Ok(Exit::Done)
 }
@@ -84,7 +87,12 @@ pub(crate) fn restore(
     name: Option<&str>,
 ) -> Result<Exit> {
     let folder = Folder::open(&settings.backup_dir, Hold::Shared, options.lock_wait)?;
-    let (entry, _) = bring(context, options, &folder, name)?;
+    // Before the rows come.
+    let may_come = |head: &Head| {
+        let metadata = &head.metadata;
+        belonging::check(&metadata.name, metadata.whose(), settings, options.other_database)
+    };
+    let (entry, _) = bring(context, options, &folder, name, may_come)?;
     restore::run(context, options, settings, &entry.name)
 }
 
@@ -105,9 +113,10 @@ pub(crate) fn verify(context: &Context, options: &Options, name: Option<&str>) -
     if let Standing::Damaged(why) = proof {
         return Err(Error::new(Exit::Failed, format!("{}: {}: {why}", head.metadata.name, proof::FILE))
             .because("the backup itself fits its checksums")
-            .hint(
-                "fetch leaves that file out; prove the backup anew then: backup-manager verify NAME --deep",
-            ));
+            .hint(format!(
+                "fetch leaves that file out; prove the backup anew then: {} verify NAME --deep",
+                own()
+            )));
     }
     tell(&head.metadata.name, &whole, begun);
     note(context, &head.metadata.name, &whole);
@@ -123,6 +132,8 @@ pub(crate) fn verify(context: &Context, options: &Options, name: Option<&str>) -
             "name": head.metadata.name,
             "outcome": "intact",
             "backup_type": head.metadata.kind,
+            "environment": head.metadata.environment,
+            "database": head.metadata.whose().database,
             "created_at": head.metadata.created_at,
             "path": null,
             "bytes": head.size(),
@@ -153,12 +164,12 @@ fn ship(context: &Context, shell: &Shell<'_>, entry: &Entry) -> Result<Exit> {
                 "the backup {} is whole here; do not rely on what the far end has of it",
                 entry.name
             ))
-            .hint(format!("send it again: backup-manager send {} --pipe-to=COMMAND", entry.name)),
+            .hint(format!("send it again: {own} send {} --pipe-to=COMMAND", entry.name, own = own())),
     })?;
     tell(&entry.name, &whole, begun);
     note(context, &entry.name, &whole);
     context.recorder.emit("backup", list::record(entry, "sent"));
-    log::info!("Check it at the far end: backup-manager verify {} --from=COMMAND", entry.name);
+    log::info!("Check it at the far end: {own} verify {} --from=COMMAND", entry.name, own = own());
     success!("✅ Backup sent: {}", entry.name);
     Ok(Exit::Done)
 }
@@ -183,6 +194,7 @@ fn bring(
     options: &Options,
     folder: &Folder,
     name: Option<&str>,
+    may_come: impl Fn(&Head) -> Result<()>,
 ) -> Result<(Entry, Option<Whole>)> {
     name.map_or(Ok(()), name::check_full)?;
     let shell = Shell::check(text(options.from.as_deref())?, &context.variables)?;
@@ -195,6 +207,7 @@ fn bring(
     let passed = shell.drain(name, |from| {
         receive::read(from, &mut meter, |head| {
             is_asked_for(head, name)?;
+            may_come(head)?;
             there = already_here(folder, head)?;
             if there.is_some() {
                 return Ok(Fate::Unneeded);
@@ -286,7 +299,7 @@ fn enough_space(folder: &Folder, head: &Head) -> Result<()> {
                     bytes(free)
                 ))
                 .because("nothing was touched")
-                .hint("make room (backup-manager clean), or fetch into another folder: --backup-dir=DIR"))
+                .hint(format!("make room ({} clean), or fetch into another folder: --backup-dir=DIR", own())))
         }
         _ => Ok(()),
     }

@@ -16,6 +16,7 @@ use super::command::{Taken, Untaken};
 use super::meter::Meter;
 use super::tar::{Member, Reader, Unread, Whole};
 use crate::archive::{LOOK, room};
+use crate::args::own;
 use crate::dump::cannot_write;
 use crate::folder::checksums::hex;
 use crate::folder::metadata::{Metadata, More};
@@ -236,8 +237,10 @@ fn wrong(why: String) -> Untaken {
 }
 
 fn refused(why: &str) -> Error {
-    Error::new(Exit::Failed, format!("what came is no whole backup: {why}"))
-        .hint("look at what the far end has; where the backup is, send it again: backup-manager send NAME --pipe-to=COMMAND")
+    Error::new(Exit::Failed, format!("what came is no whole backup: {why}")).hint(format!(
+        "look at what the far end has; where the backup is, send it again: {} send NAME --pipe-to=COMMAND",
+        own()
+    ))
 }
 
 #[cfg(test)]

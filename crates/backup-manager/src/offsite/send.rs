@@ -10,6 +10,7 @@ use ms5_common::exit::Exit;
 use super::command::Unsent;
 use super::meter::{Meter, Metered};
 use super::tar::{self, Unwritten, Whole, Writer};
+use crate::args::own;
 use crate::folder::proof::{self, Standing};
 use crate::folder::{Entry, checksums, metadata, name, read_text};
 use crate::verify;
@@ -43,7 +44,7 @@ impl Parcel {
             return Err(Error::new(Exit::Config, format!("{} cannot be sent", entry.name))
                 .because("the old script made it: it has no sums by which the far end could check all of it")
                 .because("nothing was sent")
-                .hint("take one of your own: backup-manager backup NAME full --pipe-to=COMMAND")
+                .hint(format!("take one of your own: {} backup NAME full --pipe-to=COMMAND", own()))
                 .hint(format!("or send its folder by hand: tar -c {} | COMMAND", entry.name)));
         };
         if metadata.is_incremental() {
@@ -54,8 +55,9 @@ impl Parcel {
             .because("the far end would not have the rows that it shares with others")
             .because("nothing was sent")
             .hint(format!(
-                "make one of it that holds all by itself, and send that: backup-manager export {}",
-                entry.name
+                "make one of it that holds all by itself, and send that: {own} export {}",
+                entry.name,
+                own = own()
             )));
         }
         if let Ok(metadata) = &entry.metadata {
@@ -161,5 +163,5 @@ fn damaged(name: &str, damage: Vec<String>) -> Error {
     Error::new(Exit::Failed, format!("the backup {name} is damaged, and was not sent as a whole one"))
         .because_all(damage)
         .because("what the far end may have of it has no end: verify --from and restore --from refuse it")
-        .hint("remove what is there, and send another one: backup-manager list")
+        .hint(format!("remove what is there, and send another one: {} list", own()))
 }

@@ -16,7 +16,7 @@ use super::load::{copy_in, run_all};
 use super::rows::{filled_in_one, open, replaces_nothing};
 use super::{LOCK_TIMEOUT, commit, compare};
 use crate::archive::Reader;
-use crate::args::Options;
+use crate::args::{Options, own};
 use crate::aside;
 use crate::folder::Entry;
 use crate::folder::hypertables::{self, Outline};
@@ -89,7 +89,7 @@ fn wanted<'a>(options: &Options, entry: &Entry, more: &'a More) -> Result<Vec<Wa
         entry.text(hypertables::FILE).ok().and_then(|text| hypertables::parse(&text)).ok_or_else(|| {
             Error::new(Exit::Failed, format!("{} of {} cannot be read", hypertables::FILE, entry.name))
                 .because("nothing was touched")
-                .hint(format!("backup-manager verify {} shows whether the backup is damaged", entry.name))
+                .hint(format!("{own} verify {} shows whether the backup is damaged", entry.name, own = own()))
         })?;
     let mut all: Vec<Wanted<'_>> = Vec::new();
     for (number, table) in more.tables.iter().enumerate() {
@@ -319,7 +319,7 @@ impl Load<'_> {
         let damaged = |why: String| {
             Error::new(Exit::Failed, format!("cannot read rows of {}", table.name))
                 .because(why)
-                .hint("backup-manager verify shows whether the backup is damaged")
+                .hint(format!("{} verify shows whether the backup is damaged", own()))
         };
         let rows = self.reader.member(member).map_err(|error| damaged(error.to_string()))?;
         let mut sum = RowSum::default();

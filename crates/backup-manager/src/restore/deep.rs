@@ -16,7 +16,7 @@ use super::load::Load;
 use super::server::{Maintenance, Needs};
 use super::{Source, compare};
 use crate::archive::Reader;
-use crate::args::Options;
+use crate::args::{Options, own};
 use crate::folder::metadata::Kind;
 use crate::folder::proof::{self, Proof};
 use crate::folder::{Entry, Folder};
@@ -51,7 +51,7 @@ pub(crate) fn run(
                 "it was made by the old script, which counted no rows",
                 "there is nothing to compare a restored database with; its checksums are right",
             )
-            .hint("take a backup of your own: backup-manager backup NAME full"));
+            .hint(format!("take a backup of your own: {} backup NAME full", own())));
         }
     };
     let begun = Instant::now();
@@ -72,7 +72,7 @@ pub(crate) fn run(
         }
         context.recorder.emit("backup", crate::list::record(&entry, "damaged"));
         log::error!("❌ Backup {} does not restore to what was backed up", entry.name);
-        log::error!("Next: keep it apart and take another one: backup-manager backup NAME full");
+        log::error!("Next: keep it apart and take another one: {} backup NAME full", own());
         return Ok(Exit::Failed);
     }
     let rows = more.tables.iter().map(|table| table.rows).sum();

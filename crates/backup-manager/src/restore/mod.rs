@@ -26,10 +26,10 @@ use ms5_common::troubleshooting;
 use serde_json::{Map, Value};
 
 use crate::archive::Reader;
-use crate::args::{Options, TOOL};
+use crate::args::{Options, TOOL, own};
 use crate::dump::Scheduled;
 use crate::folder::metadata::{Kind, Metadata, More, Stage};
-use crate::folder::{Entry, Folder, Hold};
+use crate::folder::{Entry, Folder, Hold, belonging};
 use crate::seal::Key;
 use crate::sessions::{self, failed, restorer};
 use crate::words::count;
@@ -44,8 +44,9 @@ const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '10s'";
 pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, name: &str) -> Result<Exit> {
     let _work = sessions::work()?;
     let folder = Folder::open(&settings.backup_dir, Hold::Shared, options.lock_wait)?;
-    let entry = folder.find(name)?;
+    let entry = folder.find(name, settings)?;
     let name = entry.name.clone();
+    belonging::check(&name, entry.whose(), settings, options.other_database)?;
     log::info!("Restoring backup: {name} into {}", settings.database());
     bring_back(context, options, settings, entry).map_err(|error| match error.exit() {
         Exit::Failed | Exit::Partial => {
@@ -144,7 +145,7 @@ fn refuse_parts(options: &Options) -> Result<()> {
     }
     Err(Error::new(Exit::Usage, "--tables, --since and --until are for backups of type hypertables")
         .because("nothing was touched")
-        .hint("take one of those: backup-manager backup NAME hypertables"))
+        .hint(format!("take one of those: {} backup NAME hypertables", own())))
 }
 
 /// What is restored from.
@@ -224,7 +225,10 @@ fn hold(context: &Context, options: &Options, settings: &Settings) -> Result<Run
     if tables > 0 && !options.force {
         return Err(Error::new(Exit::Failed, format!("{} holds data: {tables} tables", settings.database()))
             .because("nothing was touched")
-            .hint("replace it: restore NAME --force (it is kept beside under another name)"));
+            .hint(format!(
+                "replace it: {} restore NAME --force (it is kept beside under another name)",
+                own()
+            )));
     }
     Ok(lock)
 }
@@ -256,7 +260,7 @@ fn build(entry: &Entry, more: &More, settings: &Settings, options: &Options) -> 
 
 /// Writes down in the database where it is from.
 fn mark(settings: &Settings, entry: &Entry, database: &Map<String, Value>) -> Result<()> {
-    let mut session = sessions::open(settings, "restore")?;
+    let mut session = sessions::open_again(settings, "restore", &[])?;
     let there = session
         .client
         .query_typed_one("SELECT pg_catalog.to_regnamespace('public') IS NOT NULL", &[])
@@ -294,7 +298,7 @@ fn after(
     kept: Option<&str>,
 ) -> Result<()> {
     if let Some(Jobs { start }) = jobs {
-        let session = sessions::open(&maintenance.settings(target), "restore");
+        let session = sessions::open_again(&maintenance.settings(target), "restore", &[]);
         let session = session.map(|mut session| {
             if let Err(error) = start_workers(&mut session) {
                 log::warn!("TimescaleDB's workers could not be started: {}", error.lines().join("; "));

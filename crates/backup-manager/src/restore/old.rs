@@ -26,6 +26,7 @@ use serde_json::{Map, Value};
 use super::Jobs;
 use super::load::run_all;
 use super::server::{Needs, Wanted};
+use crate::args::own;
 use crate::dump;
 use crate::folder::Entry;
 use crate::sessions::{self, Session, failed, stopped};
@@ -67,7 +68,7 @@ impl Dump {
                 "it is of type {}, and only a full one is a whole database",
                 metadata.kind
             ))
-            .hint("restore a full one: backup-manager list"));
+            .hint(format!("restore a full one: {} list", own())));
         }
         let file =
             metadata.files.iter().map(|(file, _)| file).find(|file| file.starts_with("full_database.sql"));
@@ -104,7 +105,7 @@ impl Dump {
         let psql = clients::find("psql", clients::major(server).unwrap_or_default(), settings, variables)?;
         log::warn!("It was made by the old script: its rows are counted, but what they were is not known");
         let rows = self.replay(&psql, settings, variables)?;
-        let mut session = sessions::open(settings, "restore")?;
+        let mut session = sessions::open_again(settings, "restore", &[])?;
         compare(&mut session, &rows)?;
         log::info!(
             "{} rows of {} tables are here, as many as in the file",

@@ -114,7 +114,7 @@ impl Maintenance {
     /// # Errors
     /// That it cannot be opened.
     pub(crate) fn second(&self) -> Result<Session> {
-        sessions::open(&self.settings, "maintenance")
+        sessions::open_again(&self.settings, "maintenance", &[])
     }
 
     /// Refuses what this role or this server cannot restore, before anything is touched.
@@ -191,19 +191,45 @@ impl Maintenance {
             if Instant::now() >= deadline || !interrupt::sleep(Duration::from_millis(200)) {
                 stopped()?;
                 return Err(Error::new(Exit::Unreachable, format!("another restore of {name} is going on"))
-                    .because("it holds the lock of that name in the maintenance database")
+                    .because("it holds the lock of that name")
                     .because("nothing was touched")
                     .hint("wait for it to end, or give more time with --lock-wait=SECONDS"));
             }
         }
     }
 
+    /// An advisory lock is one database's, and others may be at work from another maintenance database than ours: once ours is
+    /// held it is looked at those of all.
     fn try_lock(&mut self, name: &str) -> Result<bool> {
+        let key = lock_key(name);
+        let cannot = |error: postgres::Error| failed("take the lock of the database's name", &error);
+        let row =
+            self.client().query_one("SELECT pg_catalog.pg_try_advisory_lock($1)", &[&key]).map_err(cannot)?;
+        if !row.get::<_, bool>(0) {
+            return Ok(false);
+        }
         let row = self
             .client()
-            .query_one("SELECT pg_catalog.pg_try_advisory_lock($1)", &[&lock_key(name)])
-            .map_err(|error| failed("take the lock of the database's name", &error))?;
-        Ok(row.get(0))
+            .query_one(
+                "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks
+                                WHERE locktype = 'advisory' AND objsubid = 1 AND granted
+                                  AND classid::int8 = ($1::int8 >> 32) & 4294967295 AND objid::int8 = $1::int8 & 4294967295
+                                  AND pid IS DISTINCT FROM pg_catalog.pg_backend_pid())",
+                &[&key],
+            )
+            .map_err(cannot)?;
+        let elsewhere: bool = row.get(0);
+        if elsewhere {
+            self.unlock(name)?;
+        }
+        Ok(!elsewhere)
+    }
+
+    fn unlock(&mut self, name: &str) -> Result<()> {
+        self.client()
+            .query("SELECT pg_catalog.pg_advisory_unlock($1)", &[&lock_key(name)])
+            .map(|_| ())
+            .map_err(|error| failed("give the lock of a database's name back", &error))
     }
 
     /// Drops what killed restores have left: half-made databases whose maker is gone.
@@ -229,7 +255,7 @@ impl Maintenance {
                     log::warn!("Cannot drop what a killed restore has left: {}", error.lines().join("; "))
                 }
             }
-            let _ = self.client().query("SELECT pg_catalog.pg_advisory_unlock($1)", &[&lock_key(&name)]);
+            self.unlock(&name)?;
         }
         Ok(())
     }

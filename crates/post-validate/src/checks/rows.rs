@@ -1,5 +1,6 @@
 //! The proof that no row was lost: the rows that pre-validate has counted and hashed, counted and hashed again.
 
+use ms5_common::called::called;
 use ms5_common::check::{Check, Finding, at_most};
 use ms5_common::db::session;
 use ms5_common::fingerprint::{self, Fingerprint, Verdict, Wanted};
@@ -26,7 +27,10 @@ pub(super) fn check(bench: &mut Bench<'_>) -> SqlResult {
     };
     if before.is_empty() {
         let nothing = Finding::warn("pre-validate has counted no rows: there is nothing to prove against")
-            .remedy("run pre-validate without --quick and --no-fingerprint before the next migration");
+            .remedy(format!(
+                "run {} without --quick and --no-fingerprint before the next migration",
+                called("pre-validate")
+            ));
         bench.add(&ROWS, nothing);
         return Ok(());
     }

@@ -24,6 +24,7 @@ use ms5_common::sql::{Item, Options, Script};
 use postgres::error::SqlState;
 
 use crate::archive::Reader;
+use crate::args::own;
 use crate::dump::{Piece, pieces};
 use crate::folder::metadata::{Member, More, Stage, Table};
 use crate::sessions::{self, Session, failed, stopped};
@@ -108,7 +109,7 @@ impl Load<'_> {
         } else {
             &[("synchronous_commit", "off")]
         };
-        sessions::open_with(self.settings, "restore", demands)
+        sessions::open_again(self.settings, "restore", demands)
     }
 
     pub(super) fn members(&self, stage: Stage) -> impl Iterator<Item = &Member> {
@@ -177,7 +178,7 @@ impl Load<'_> {
         let tried = format!("cannot load the rows of {}", table.name);
         Err(Error::new(Exit::Failed, tried)
             .because(format!("the server has taken {loaded} of {}", member.rows))
-            .hint("backup-manager verify shows whether the backup is damaged"))
+            .hint(format!("{} verify shows whether the backup is damaged", own())))
     }
 
     fn table(&self, member: &Member) -> Result<&Table> {
@@ -312,7 +313,7 @@ fn statement_failed(text: &str, error: &postgres::Error) -> Error {
 fn unreadable(member: &Member, why: &str) -> Error {
     Error::new(Exit::Failed, format!("cannot read the member at {} ({})", member.offset, member.stage.word()))
         .because(why)
-        .hint("backup-manager verify shows whether the backup is damaged")
+        .hint(format!("{} verify shows whether the backup is damaged", own()))
 }
 
 /// Runs `work` for each number below `many`, over as many sessions as there are jobs.

@@ -19,7 +19,7 @@ pub use attempt::{
     commit, committed, end, last_attempts, moved, record, withdraw,
 };
 pub use layout::{State, ensure, state};
-pub use restored::{RESTORES, Restored, note_restore, restored};
+pub use restored::{RESTORES, Restored, Traces, note_restore, restored, traces};
 
 type SqlResult<T> = Result<T, postgres::Error>;
 

@@ -70,3 +70,35 @@ pub fn restored(client: &mut Client) -> SqlResult<Option<Restored>> {
     )?;
     Ok(row.map(|row| Restored { backup: row.get(0), at: row.get(1) }))
 }
+
+/// Since when a database is as it is, as far as its tables beside migration_log tell; times in RFC 3339.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Traces {
+    /// When the last statement of a file that runs statement by statement was done.
+    pub step_done: Option<String>,
+    /// The backup of the last restore, and when that was.
+    pub restored: Option<(String, String)>,
+}
+
+/// Reads them, where the ledger is a current one.
+///
+/// # Errors
+/// The client's.
+pub fn traces(client: &mut Client) -> SqlResult<Traces> {
+    let row = client.query_typed_one(
+        "SELECT (SELECT to_jsonb(max(done_at)) #>> '{}' FROM public.migration_steps),
+                to_regclass('public.migration_restores') IS NOT NULL",
+        &[],
+    )?;
+    let step_done = row.get(0);
+    if !row.get::<_, bool>(1) {
+        return Ok(Traces { step_done, restored: None });
+    }
+    let row = client.query_opt(
+        &format!(
+            "SELECT backup_name, to_jsonb(restored_at) #>> '{{}}' FROM {RESTORES} ORDER BY restored_at DESC LIMIT 1"
+        ),
+        &[],
+    )?;
+    Ok(Traces { step_done, restored: row.map(|row| (row.get(0), row.get(1))) })
+}
