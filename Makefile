@@ -1,7 +1,18 @@
-# Each target is one line that calls scripts/.   make demo | make test | make validate ENV=staging ARGS=--quick
-ENV ?= production
+# Each target is one recipe that calls scripts/.  make demo | make test | make validate ENV=staging ARGS=--quick
 ARGS ?=
+# Only an ENV that stands on make's command line counts: shells have a variable of that name for a file of theirs. Without it the
+# tools read ENVIRONMENT.
+environment :=
+ifeq ($(origin ENV),command line)
+environment := --environment=$(ENV)
+endif
+pre_validate := scripts/pre-migration-validation.sh $(environment) $(ARGS)
+backup := scripts/backup-rollback-manager.sh backup pre_migration full $(environment) $(ARGS)
+migration := scripts/migration-runner.sh $(environment) $(ARGS)
+post_validate := scripts/post-migration-validation.sh $(environment) $(ARGS)
 .DEFAULT_GOAL := help
+# One step after the other, with -j too: `make -j backup migrate` must not migrate beside its own backup.
+.NOTPARALLEL:
 .PHONY: help setup demo test chaos bench check sandbox-up sandbox-down validate backup migrate verify rollback chain
 
 help:
@@ -30,15 +41,18 @@ sandbox-up:
 	@scripts/sandbox.sh up
 sandbox-down:
 	@scripts/sandbox.sh down
-## validate, backup, migrate, verify, rollback   the flow, step by step, with ENV= and ARGS=;   chain: the first four
+## validate, backup, migrate, verify, rollback   the flow, step by step, with ENV=staging and ARGS=--verbose; without ENV as the
+##               variable ENVIRONMENT says, else production.   chain: the first four, up to the first that fails
 validate:
-	@scripts/pre-migration-validation.sh --environment=$(ENV) $(ARGS)
+	@$(pre_validate)
 backup:
-	@scripts/backup-rollback-manager.sh backup pre_migration full --environment=$(ENV) $(ARGS)
+	@$(backup)
 migrate:
-	@scripts/migration-runner.sh --environment=$(ENV) $(ARGS)
+	@$(migration)
 verify:
-	@scripts/post-migration-validation.sh --environment=$(ENV) $(ARGS)
+	@$(post_validate)
 rollback:
-	@scripts/backup-rollback-manager.sh restore pre_migration --environment=$(ENV) $(ARGS)
-chain: validate backup migrate verify
+	@scripts/backup-rollback-manager.sh restore pre_migration $(environment) $(ARGS)
+# One recipe, so that neither -k nor -i goes on after a failure.
+chain:
+	@$(pre_validate) && $(backup) && $(migration) && $(post_validate)

@@ -1,6 +1,7 @@
 //! docs/runbook.md, typed: each of its rows on a server of its own state, in each way that the row names.
 //!
-//! The page is the table, so it cannot differ from what is tested. `MS5_RUNBOOK_ROW=TEXT` runs the rows whose heading has TEXT.
+//! The page is the table, so it cannot differ from what is tested. `MS5_RUNBOOK_ROW='TEXT|TEXT'` runs the rows whose heading has one
+//! of them; with `MS5_RUNBOOK_SHOW=1` it shows what each line prints, and goes on where that is not what the page says: for who writes a row.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -10,6 +11,8 @@ mod page;
 mod pattern;
 #[path = "conformance/plant.rs"]
 mod plant;
+#[path = "conformance/readme.rs"]
+mod readme;
 #[path = "conformance/ways.rs"]
 mod ways;
 
@@ -30,7 +33,7 @@ use plant::{Given, Lane, Plant, SHIMS, State};
 use ways::Way;
 
 /// Servers, each with one row at a time.
-const LANES: usize = 2;
+const LANES: usize = 3;
 /// More than any line takes, on a machine that has much else to do.
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -62,7 +65,8 @@ fn every_row_of_the_page() {
     let rows = page::rows(&page::text());
     let wanted = std::env::var("MS5_RUNBOOK_ROW").unwrap_or_default();
     let mut jobs: VecDeque<(&Row, Way)> = VecDeque::new();
-    for row in rows.iter().filter(|row| row.title.contains(&wanted)) {
+    let chosen = |row: &&Row| wanted.split('|').any(|words| row.title.contains(words));
+    for row in rows.iter().filter(chosen) {
         jobs.extend([Way::Typed].iter().chain(&row.ways).map(|way| (row, *way)));
     }
     assert!(!jobs.is_empty(), "no row has {wanted:?} in its heading");
@@ -87,7 +91,7 @@ fn every_row_of_the_page() {
         }
     };
     thread::scope(|scope| {
-        for _ in 0..LANES {
+        for _ in 0..LANES.min(count) {
             scope.spawn(work);
         }
     });
@@ -102,19 +106,37 @@ fn every_row_of_the_page() {
 /// Types the lines of a row. Gives what was not as the page says.
 fn play(lane: &Lane, row: &Row, way: Way) -> Result<(), String> {
     let plant = Plant::new(lane, row.given);
+    if row.steps.iter().any(|step| step.line.contains("docker ")) {
+        plant.write_docker();
+    }
+    let show = std::env::var_os("MS5_RUNBOOK_SHOW").is_some();
+    let (mut wrong, mut shown) = (Vec::new(), format!("{row}, {}\n", way.name()));
+    let begun = Instant::now();
     for step in &row.steps {
         // What is called in another way are the tools; the lines between are a look at what they did.
         let tool = is_tool(&step.line);
         let (way, logs) = (if tool { way } else { Way::Typed }, logs(plant.home()));
         let ran = way.program(&plant, &plant.to_machine(&step.line)).run_within(LIMIT);
-        let new: Vec<_> = self::logs(plant.home()).difference(&logs).cloned().collect();
+        let mut new: Vec<_> = self::logs(plant.home()).difference(&logs).cloned().collect();
+        new.sort_by_key(|file| fs::metadata(file).and_then(|of| of.modified()).ok());
         let exit = if tool { way.exit(step.exit) } else { step.exit };
-        let as_said = compare(&plant, step, exit, &ran);
-        as_said
-            .and_then(|()| logged(step, &ran, &new))
-            .map_err(|why| format!("$ {}\n{why}\n{}", step.line, plant.to_page(&ran.to_string())))?;
+        let seen = || plant.to_page(&ran.to_string());
+        if show {
+            shown.push_str(&format!("$ {}\n{}{} logs\n", step.line, seen(), new.len()));
+        }
+        let as_said = compare(&plant, step, exit, &ran).and_then(|()| logged(step, &ran, &new));
+        if let Err(why) = as_said {
+            wrong.push(format!("$ {}\n{why}\n{}", step.line, seen()));
+            if !show {
+                break;
+            }
+        }
     }
-    Ok(())
+    if show {
+        shown.push_str(&format!("{:.1} s\n", begun.elapsed().as_secs_f64()));
+        let _ = std::io::stderr().write_all(shown.as_bytes());
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
 }
 
 fn is_tool(line: &str) -> bool {
@@ -149,38 +171,95 @@ fn in_order(stream: &str, wanted: &[String], text: &str, whole: bool) -> Result<
 
 const LEVELS: [&str; 5] = ["INFO", "WARN", "ERROR", "SUCCESS", "DEBUG"];
 
-/// That each log file which is new has its header and, below it, the very lines that were shown.
-fn logged(step: &Step, ran: &Ran, new: &[PathBuf]) -> Result<(), String> {
-    let shown = if step.line.contains("--json") { ran.stderr() } else { ran.stdout() };
-    for file in new {
-        let text = fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
-        let name = file.display();
-        let rule = format!("{}\n", "=".repeat(60));
-        let parts: Vec<&str> = text.splitn(3, &rule).collect();
-        let ["", header, body] = parts[..] else {
-            return Err(format!("no header in {name}:\n{text}"));
-        };
-        let keys: Vec<_> = header.lines().filter_map(|line| Some(line.split_once(": ")?.0)).skip(1).collect();
-        if keys != ["Environment", "Started", "Database", "User", "Version", "Run"] {
-            return Err(format!("another header in {name}:\n{header}"));
-        }
-        let form = |line: &&str| LEVELS.iter().any(|level| fits(&format!("[<time>] [{level}] <text>"), line));
-        if let Some(line) = body.lines().find(|line| !form(line)) {
-            return Err(format!("not of the form [time] [LEVEL] message in {name}: {line}"));
-        }
-        // Where a pipe or a file takes the output, or several tools run, all that is asked for is the header and the form.
-        let alone =
-            new.len() == 1 && !step.line.contains(['|', '>', '&', '`']) && !step.line.contains("make ");
-        if alone && body != shown {
-            return Err(format!("{name} does not hold what was shown:\n{body}"));
-        }
-    }
-    Ok(())
+/// Whether a line is one for people: `[time] [LEVEL] message`.
+fn human(line: &str) -> bool {
+    LEVELS.iter().any(|level| fits(&format!("[<time>] [{level}] <text>"), line))
 }
 
-/// Every log file of an installation; reports lie beside them.
+/// How many log files a line writes: one a call of ours, unless the page says another number below it.
+fn wanted_logs(step: &Step) -> usize {
+    let count = |words: &str| step.line.matches(words).count();
+    let silent = ["--help", "--version", "--list"].iter().any(|flag| step.line.contains(flag));
+    // make has exit 2 of its own.
+    let refused = step.exit == 2 && count("make ") == 0;
+    let calls = count("make ") + SHIMS.iter().map(|shim| count(&format!("/{shim}"))).sum::<usize>();
+    step.logs.unwrap_or(if silent || refused { 0 } else { calls })
+}
+
+/// That there are as many new log files as there have to be, each with its header and, below it, the very lines that were shown.
+fn logged(step: &Step, ran: &Ran, new: &[PathBuf]) -> Result<(), String> {
+    let wanted = wanted_logs(step);
+    if new.len() != wanted {
+        return Err(format!("wanted {wanted} new log files, there are {}: {new:?}", new.len()));
+    }
+    let bodies: Vec<String> = new.iter().map(|file| body(file)).collect::<Result<_, _>>()?;
+    let shown = if step.line.contains("--json") { ran.stderr() } else { ran.stdout() };
+    let logged = bodies.concat();
+    // What other programs of the line print is not in the log.
+    let lines: Vec<&str> = shown.lines().filter(|line| human(line)).collect();
+    let result = if wanted == 0 {
+        Ok(())
+    } else if !hides(&step.line) {
+        let whole = new.len() == 1 && !step.line.contains([';', '&']) && !step.line.contains("make ");
+        let sorted = |mut lines: Vec<&str>| {
+            lines.sort_unstable();
+            lines.join("\n")
+        };
+        // A tool that has another one do something prints what that says among its own.
+        let same = if whole {
+            logged == shown
+        } else if new.len() == 1 {
+            lines.iter().copied().eq(logged.lines())
+        } else {
+            sorted(lines) == sorted(logged.lines().collect())
+        };
+        if same { Ok(()) } else { Err("the log does not hold just what was shown".to_owned()) }
+    } else if new.len() == 1 {
+        let lines: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
+        in_order("the log", &lines, &logged, false)
+    } else {
+        // Tools of a pipeline print side by side.
+        let missing = lines.iter().find(|line| !logged.lines().any(|other| other == **line));
+        missing.map_or(Ok(()), |line| Err(format!("shown and not in a log: {line}")))
+    };
+    result.map_err(|why| format!("{why}\n{logged}"))
+}
+
+/// Whether a line keeps something of what our tools print from being seen.
+fn hides(line: &str) -> bool {
+    line.contains(['|', '>', '`']) || line.contains("$(")
+}
+
+/// What stands in a log file below its header.
+fn body(file: &Path) -> Result<String, String> {
+    let name = file.display();
+    let text = fs::read_to_string(file).map_err(|error| format!("{name}: {error}"))?;
+    let rule = format!("{}\n", "=".repeat(60));
+    let parts: Vec<&str> = text.splitn(3, &rule).collect();
+    let ["", header, body] = parts[..] else {
+        return Err(format!("no header in {name}:\n{text}"));
+    };
+    let keys: Vec<_> = header.lines().filter_map(|line| Some(line.split_once(": ")?.0)).skip(1).collect();
+    if keys != ["Environment", "Started", "Database", "User", "Version", "Run"] {
+        return Err(format!("another header in {name}:\n{header}"));
+    }
+    match body.lines().find(|line| !human(line)) {
+        Some(line) => Err(format!("not of the form [time] [LEVEL] message in {name}: {line}")),
+        None => Ok(body.to_owned()),
+    }
+}
+
+/// Every log file of an installation, wherever it was told to put them; rollback.sh's own is none of the tools'.
 fn logs(home: &Path) -> BTreeSet<PathBuf> {
-    let folders = fs::read_dir(home.join("logs")).into_iter().flatten().flatten();
-    let files = folders.flat_map(|folder| fs::read_dir(folder.path()).into_iter().flatten().flatten());
-    files.map(|file| file.path()).filter(|file| file.extension().is_some_and(|end| end == "log")).collect()
+    let mut found = BTreeSet::new();
+    for entry in fs::read_dir(home).into_iter().flatten().flatten() {
+        let path = entry.path();
+        // Links lead out of it.
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.extend(logs(&path));
+        } else if path.extension().is_some_and(|end| end == "log") && !path.ends_with("rollback.log") {
+            found.insert(path);
+        }
+    }
+    found
 }

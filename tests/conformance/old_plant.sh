@@ -4,14 +4,20 @@ set -euo pipefail
 cd ..
 mkdir -p backups logs/migrations logs/backup rollback/migration_failure_20240115
 
-# backup NAME TYPE FILE PREFIX: metadata.json around a file that is there.
+# describe NAME TYPE PREFIX FILE...: metadata.json around files that are there.
 describe() {
-    local sum
-    sum=$(sha256sum "backups/$1/$3" | cut -d' ' -f1)
-    cat >"backups/$1/metadata.json" <<END
+    local name=$1 type=$2 prefix=$3 file files='' sums=''
+    shift 3
+    for file; do
+        files+="${files:+,}
+        \"$file\""
+        sums+="${sums:+,}
+        \"$file\": \"$prefix$(sha256sum "backups/$name/$file" | cut -d' ' -f1)\""
+    done
+    cat >"backups/$name/metadata.json" <<END
 {
-    "backup_name": "$1",
-    "backup_type": "$2",
+    "backup_name": "$name",
+    "backup_type": "$type",
     "environment": "production",
     "database": {
         "host": "localhost",
@@ -26,11 +32,9 @@ describe() {
         "table_count": "50",
         "hypertable_count": "0"
     },
-    "files": [
-        "$3"
+    "files": [$files
     ],
-    "checksums": {
-        "$3": "$4$sum"
+    "checksums": {$sums
     }
 }
 END
@@ -38,15 +42,19 @@ END
 
 dump() { PGPASSWORD=$POSTGRES_PASSWORD_PRODUCTION pg_dump -h "$DB_HOST" -p 5432 -U ms5_user_production -d factory_telemetry "$@"; }
 
-mkdir backups/pre_migration_20240115_103000 backups/monday backups/tuesday
+mkdir backups/pre_migration_20240115_103000 backups/post_migration_20240115_104500 backups/monday backups/tuesday
 dump --create --clean --if-exists --no-password | gzip >backups/pre_migration_20240115_103000/full_database.sql.gz
-describe pre_migration_20240115_103000 full full_database.sql.gz sha256:
+describe pre_migration_20240115_103000 full sha256: full_database.sql.gz
 (cd backups/pre_migration_20240115_103000 && sha256sum full_database.sql.gz >checksums.sha256)
+# The spec's second example: two files, no checksums.sha256.
+dump --schema-only --create --clean --if-exists | gzip >backups/post_migration_20240115_104500/schema.sql.gz
+dump --data-only | gzip >backups/post_migration_20240115_104500/data.sql.gz
+describe post_migration_20240115_104500 full sha256: schema.sql.gz data.sql.gz
 # Older still: no checksums.sha256, sums without their prefix.
 cp backups/pre_migration_20240115_103000/full_database.sql.gz backups/monday/
-describe monday full full_database.sql.gz ''
+describe monday full '' full_database.sql.gz
 dump --data-only --table=factory_telemetry.metric_hist >backups/tuesday/hypertables.sql
-describe tuesday hypertables hypertables.sql ''
+describe tuesday hypertables '' hypertables.sql
 
 echo '[2024-01-15 10:35:00] [SUCCESS] done' >logs/migrations/migration_production_20240115_103000.log
 echo '[2024-01-15 10:35:00] [SUCCESS] done' >logs/backup/backup_rollback_production_20240115_103000.log

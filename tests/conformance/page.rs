@@ -33,6 +33,8 @@ pub(crate) struct Step {
     pub(crate) stderr: Vec<String>,
     /// The exit status.
     pub(crate) exit: i32,
+    /// How many log files it writes, where the page says so.
+    pub(crate) logs: Option<usize>,
 }
 
 impl fmt::Display for Row {
@@ -47,7 +49,7 @@ pub(crate) fn text() -> String {
 }
 
 /// The words in backquotes of a text.
-fn quoted(text: &str) -> Vec<&str> {
+pub(crate) fn quoted(text: &str) -> Vec<&str> {
     text.split('`').skip(1).step_by(2).collect()
 }
 
@@ -106,6 +108,10 @@ fn steps<'a>(lines: impl Iterator<Item = &'a &'a str>, place: &str) -> Vec<Step>
             step.line = format!("{}\n{more}", step.line);
         } else if let Some(number) = line.strip_prefix("# exit ") {
             step.exit = number.parse().unwrap_or_else(|_| panic!("{place}: {line}"));
+        } else if *line == "# no log" {
+            step.logs = Some(0);
+        } else if let Some(number) = line.strip_prefix("# ").and_then(|line| line.strip_suffix(" logs")) {
+            step.logs = Some(number.parse().unwrap_or_else(|_| panic!("{place}: {line}")));
         } else if let Some(line) = line.strip_prefix("2> ") {
             step.stderr.push(line.to_owned());
         } else {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use migration_tests::program::{Program, TempDir, bin_dir, project_root};
@@ -260,7 +260,24 @@ impl<'a> Plant<'a> {
         let text = format!(
             "#!/bin/sh\nPGPASSWORD=\"${{{password}}}\" exec psql -X -A -t -h \"$DB_HOST\" -p {port} -U {role} -d {database} \"$@\"\n"
         );
-        let file = self.home().join("bin/sql");
+        self.write_program("sql", text);
+    }
+
+    /// A stand-in for docker, as the page describes it.
+    pub(crate) fn write_docker(&self) {
+        let [_, port, _, _, password] = ENVIRONMENTS[self.given.environment];
+        let text = format!(
+            "#!/bin/sh\ncase $1 in\n\
+             exec) shift 2; PGHOST=\"$DB_HOST\" PGPORT={port} PGPASSWORD=\"${{{password}}}\" exec \"$@\" ;;\n\
+             ps) echo 'ms5_postgres_production' ;;\n\
+             *) echo \"docker $*\" ;;\nesac\n"
+        );
+        self.write_program("docker", text);
+    }
+
+    /// A script on the row's PATH.
+    fn write_program(&self, name: &str, text: String) {
+        let file = self.home().join("bin").join(name);
         let _ = Program::at(Path::new("/bin/sh"))
             .args(["-c", "cat > \"$0\" && chmod +x \"$0\""])
             .arg(file)
@@ -274,6 +291,11 @@ impl<'a> Plant<'a> {
         let mut session = self.lane.server.superuser(database).expect("another session");
         session.batch_execute(text).expect("what another session does");
         self.others.push(session);
+    }
+
+    /// The folder of the server's programs.
+    pub(crate) fn server_bin(&self) -> PathBuf {
+        self.lane.server.bin()
     }
 
     /// The folder that the page calls /opt/ms5.

@@ -81,13 +81,16 @@ impl Way {
             }
             Self::Cron => {
                 let quoted = |(name, value): &(String, String)| format!("export {name}='{value}'\n");
-                let exports: String = plant.variables.iter().map(quoted).collect();
+                // What cron gives itself is not in the file, or its own would never be in effect.
+                let given = ["HOME", "PATH", "LOGNAME", "LANG"];
+                let of_file = plant.variables.iter().filter(|(name, _)| !given.contains(&name.as_str()));
+                let exports: String = of_file.map(quoted).collect();
                 fs::write(home.join("ms5.env"), exports).expect("a file of variables");
                 Program::at(Path::new("/bin/sh"))
                     .envs(&[
                         ("HOME".to_owned(), home.display().to_string()),
                         ("SHELL".to_owned(), "/bin/sh".to_owned()),
-                        ("PATH".to_owned(), "/usr/bin:/bin".to_owned()),
+                        ("PATH".to_owned(), format!("/usr/bin:/bin:{}", plant.server_bin().display())),
                         ("LOGNAME".to_owned(), "operator".to_owned()),
                     ])
                     .current_dir(home)
