@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use migration_tests::backups::{Backups, HYPERTABLES, PLAIN, half};
@@ -12,17 +12,22 @@ use migration_tests::server::{Engine, Server};
 
 /// Makes a backup as the old script did: metadata.json as the spec shows it, sums with or without their prefix.
 fn old_backup(backups: &Backups<'_>, engine: Engine, name: &str, kind: &str) -> PathBuf {
-    let server = Server::shared(engine);
     let folder = backups.folder().join(name);
     fs::create_dir_all(&folder).unwrap();
     let file = folder.join("full_database.sql.gz");
+    dump(backups, engine, &file, "--create --clean --if-exists");
+    describe(backups, &folder, name, kind, "sha256:");
+    folder
+}
+
+/// What pg_dump writes with these words, packed.
+fn dump(backups: &Backups<'_>, engine: Engine, file: &Path, words: &str) {
+    let server = Server::shared(engine);
     let dumped = Command::new("/bin/bash")
-        .args([
-            "-c",
-            r#"set -o pipefail; "$PG_DUMP" --create --clean --if-exists --no-password | gzip > "$FILE""#,
-        ])
+        .args(["-c", r#"set -o pipefail; "$PG_DUMP" $WORDS --no-password | gzip > "$FILE""#])
         .env("PG_DUMP", server.bin().join("pg_dump"))
-        .env("FILE", &file)
+        .env("WORDS", words)
+        .env("FILE", file)
         .env("PGHOST", server.variable("DB_HOST"))
         .env("PGPORT", server.variable("DB_PORT"))
         .env("PGDATABASE", &backups.lab.database.name)
@@ -32,13 +37,27 @@ fn old_backup(backups: &Backups<'_>, engine: Engine, name: &str, kind: &str) -> 
         .output()
         .unwrap();
     assert!(dumped.status.success(), "{}", String::from_utf8_lossy(&dumped.stderr));
-    describe(backups, &folder, name, kind, "sha256:");
-    folder
 }
 
-fn describe(backups: &Backups<'_>, folder: &std::path::Path, name: &str, kind: &str, prefix: &str) {
-    let sum = Command::new("sha256sum").arg(folder.join("full_database.sql.gz")).output().unwrap().stdout;
-    let sum = String::from_utf8(sum).unwrap().split_whitespace().next().unwrap().to_owned();
+fn describe(backups: &Backups<'_>, folder: &Path, name: &str, kind: &str, prefix: &str) {
+    describe_files(backups, folder, name, kind, prefix, &["full_database.sql.gz"]);
+}
+
+/// The same of these files.
+fn describe_files(
+    backups: &Backups<'_>,
+    folder: &Path,
+    name: &str,
+    kind: &str,
+    prefix: &str,
+    files: &[&str],
+) {
+    let sum_of = |file: &&str| {
+        let sum = Command::new("sha256sum").arg(folder.join(file)).output().unwrap().stdout;
+        let sum = String::from_utf8(sum).unwrap().split_whitespace().next().unwrap().to_owned();
+        format!("\"{file}\": \"{prefix}{sum}\"")
+    };
+    let sums = files.iter().map(sum_of).collect::<Vec<_>>().join(", ");
     let database = &backups.lab.database.name;
     fs::write(
         folder.join("metadata.json"),
@@ -47,7 +66,7 @@ fn describe(backups: &Backups<'_>, folder: &std::path::Path, name: &str, kind: &
   "database": {{"host": "localhost", "port": "5432", "name": "{database}", "user": "ms5_user_test"}},
   "backup_info": {{"created_at": "2024-01-15T10:30:00Z", "created_by": "root", "database_size": "1 MB",
                   "table_count": "10", "hypertable_count": "2"}},
-  "files": ["full_database.sql.gz"], "checksums": {{"full_database.sql.gz": "{prefix}{sum}"}}}}"#
+  "files": {files:?}, "checksums": {{{sums}}}}}"#
         ),
     )
     .unwrap();
@@ -95,6 +114,39 @@ fn they_bring_back_what_was_there() {
         assert_eq!(backups.content(), before, "{ran}");
         assert!(backups.databases(&half(&ran).unwrap()).is_empty());
         let _ = backups.restorer("verify pre_migration --deep").run().expect(3).shows(&["counted no rows"]);
+    }
+}
+
+/// The spec's own example: definitions in one file, rows in another, and no checksums beside metadata.json.
+#[test]
+fn definitions_and_rows_in_two_files_come_back_together() {
+    for (engine, sql) in [(Engine::Plain, PLAIN.to_owned()), (Engine::Pg17, format!("{PLAIN}{HYPERTABLES}"))]
+    {
+        let backups = Backups::new(engine, &sql);
+        let (before, inventory) = (backups.content(), backups.lab.database.inventory());
+        let folder = old_backup(&backups, engine, "post_migration_20240115_104500", "full");
+        fs::remove_file(folder.join("full_database.sql.gz")).unwrap();
+        dump(&backups, engine, &folder.join("schema.sql.gz"), "--schema-only --create --clean --if-exists");
+        dump(&backups, engine, &folder.join("data.sql.gz"), "--data-only");
+        describe_files(
+            &backups,
+            &folder,
+            "post_migration_20240115_104500",
+            "full",
+            "sha256:",
+            &["schema.sql.gz", "data.sql.gz"],
+        );
+        let _ = backups.run("verify post_migration").expect(0);
+        backups.lab.sql("UPDATE parent SET name = 'changed'; CREATE TABLE later (id int)");
+        let _ = backups.run("restore post_migration --force").expect(3).shows(&["only a superuser"]);
+        let ran = backups.restorer("restore post_migration --force").run().expect(0);
+        let ran = ran.shows(&["as many as in the file", "✅ Restore completed"]);
+        assert_eq!(backups.content(), before, "{ran}");
+        backups.has_objects_of(&inventory);
+        // One of the two is no database.
+        fs::remove_file(folder.join("data.sql.gz")).unwrap();
+        let _ = backups.restorer("restore post_migration --force").run().expect(1).shows(&["data.sql.gz"]);
+        assert_eq!(backups.content(), before);
     }
 }
 

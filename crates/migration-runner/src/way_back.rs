@@ -76,7 +76,8 @@ pub(crate) fn lines(context: &Context, input: &Input, before: &Before) -> Vec<St
     let Some(full) = found else { return nothing_fits(input) };
     let script = match reaching(input, &full.name) {
         Some(script) => Ok(script),
-        None => rollback_point::of_backup(context, input, &full.name).map(|point| Point::script(&point)),
+        None => rollback_point::of_backup(context, input, &full.name)
+            .map(|point| reaching(input, &full.name).unwrap_or_else(|| Point::script(&point))),
     };
     let command = match script {
         Ok(script) => format!("{} --force", script.display()),

@@ -1,4 +1,5 @@
-//! Dumps of the old script: one file as `pg_dump --create --clean` wrote it, replayed by psql into a new database.
+//! Dumps of the old script: one file as `pg_dump --create --clean` wrote it, or definitions and rows in two, replayed by psql
+//! into a new database.
 //!
 //! Piped into the database itself, such a file fails at its DROP DATABASE and then adds every row a second time; so all that
 //! drops, makes and connects to databases is left out. TimescaleDB is told of the restore as soon as it is there; without that
@@ -45,9 +46,20 @@ const PRE_RESTORE: &str = "DO $ms5$ BEGIN EXECUTE pg_catalog.format('SELECT %s.t
 const LEAVING: [&str; 12] =
     ["c", "connect", "!", "i", "ir", "include", "include_relative", "o", "out", "copy", "g", "w"];
 
+/// What stands before rows that are in a file of their own: keys and triggers were made with the tables, and would see the rows
+/// in the order of the file. TimescaleDB's own tables need theirs.
+fn role(table: &str) -> &'static [u8] {
+    if ["_timescaledb_catalog.", "_timescaledb_config."].iter().any(|schema| table.starts_with(schema)) {
+        b"SET session_replication_role = origin;\n"
+    } else {
+        b"SET session_replication_role = replica;\n"
+    }
+}
+
 /// A dump of the old script.
 pub(super) struct Dump {
-    path: PathBuf,
+    /// One file, or that of the definitions and that of the rows.
+    paths: Vec<PathBuf>,
     timescaledb: bool,
 }
 
@@ -70,11 +82,17 @@ impl Dump {
             ))
             .hint(format!("restore a full one: {} list", own())));
         }
-        let file =
-            metadata.files.iter().map(|(file, _)| file).find(|file| file.starts_with("full_database.sql"));
-        let path = entry.path.join(file.ok_or_else(|| refused("it has no full_database.sql".to_owned()))?);
-        let unreadable = |error: io::Error| refused(format!("{}: {error}", path.display()));
-        let mut lines = open(&path).map_err(unreadable)?;
+        let file = |begins: &str| {
+            let file = metadata.files.iter().map(|(file, _)| file).find(|file| file.starts_with(begins));
+            file.map(|file| entry.path.join(file))
+        };
+        let two = || Some(vec![file("schema.sql")?, file("data.sql")?]);
+        let paths = file("full_database.sql").map(|file| vec![file]).or_else(two).ok_or_else(|| {
+            refused("it has neither full_database.sql nor both of schema.sql and data.sql".to_owned())
+                .hint(format!("restore another one: {} list", own()))
+        })?;
+        let unreadable = |error: io::Error| refused(format!("{}: {error}", paths[0].display()));
+        let mut lines = open(&paths[0]).map_err(unreadable)?;
         let mut line = Vec::new();
         let mut timescaledb = false;
         // Extensions come before the first rows.
@@ -82,13 +100,13 @@ impl Dump {
         {
             timescaledb = makes_timescaledb(&line);
         }
-        Ok(Self { path, timescaledb })
+        Ok(Self { paths, timescaledb })
     }
 
     /// What it asks of the server and the role.
     pub(super) fn needs(&self) -> Needs<'static> {
         // It does not say its version.
-        Needs { superuser: self.timescaledb, timescaledb: Wanted::Nothing }
+        Needs { superuser: self.timescaledb || self.paths.len() > 1, timescaledb: Wanted::Nothing }
     }
 
     /// Replays it into an empty database, with the settings and rights in `database`.
@@ -113,11 +131,31 @@ impl Dump {
             rows.len()
         );
         let jobs = if self.timescaledb { finish(&mut session)? } else { None };
+        if self.paths.len() > 1 {
+            fill_views(&mut session)?;
+        }
         let statements = [sqltext::settings(database), sqltext::last(database)];
         let statements: Vec<&str> =
             statements.iter().map(String::as_str).filter(|text| !text.is_empty()).collect();
         run_all(&mut session.client, &statements)?;
         Ok(jobs)
+    }
+
+    /// Its files, for people.
+    fn name(&self) -> String {
+        let names: Vec<String> = self.paths.iter().map(|path| path.display().to_string()).collect();
+        names.join(" and ")
+    }
+
+    /// Passes its files on to psql; gives the rows of each COPY's table.
+    fn pass(&self, mut out: impl Write) -> io::Result<BTreeMap<String, u64>> {
+        let mut rows = BTreeMap::new();
+        for (number, path) in self.paths.iter().enumerate() {
+            for (table, more) in pass(&mut open(path)?, &mut out, number > 0)? {
+                *rows.entry(table).or_default() += more;
+            }
+        }
+        Ok(rows)
     }
 
     /// Pipes it through psql; gives the rows of each COPY's table.
@@ -128,7 +166,7 @@ impl Dump {
         variables: &Variables,
     ) -> Result<BTreeMap<String, u64>> {
         let cannot = |error: io::Error| {
-            Error::new(Exit::Failed, format!("cannot replay {} by psql", self.path.display())).because(error)
+            Error::new(Exit::Failed, format!("cannot replay {} by psql", self.name())).because(error)
         };
         let (input, output) = io::pipe().map_err(cannot)?;
         let handle = psql
@@ -166,8 +204,7 @@ impl Dump {
                     }
                 }
             });
-            let passed = open(&self.path)
-                .and_then(|mut lines| pass(&mut lines, BufWriter::with_capacity(1 << 18, output)));
+            let passed = self.pass(BufWriter::with_capacity(1 << 18, output));
             if passed.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::BrokenPipe) {
                 // Its transaction ends with it; the new database is dropped.
                 let _ = handle.kill();
@@ -184,7 +221,7 @@ impl Dump {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(cannot(error)),
             _ if !output.status.success() => {
                 let last = words.len().saturating_sub(10);
-                let error = Error::new(Exit::Failed, format!("psql cannot replay {}", self.path.display()))
+                let error = Error::new(Exit::Failed, format!("psql cannot replay {}", self.name()))
                     .because_all(words[last..].to_vec());
                 // undefined_object
                 Err(if words.iter().any(|line| line.contains("ERROR:  42704:")) {
@@ -200,6 +237,26 @@ impl Dump {
             }
         }
     }
+}
+
+/// Fills materialized views, which a dump of definitions alone makes empty, those that others may read first.
+fn fill_views(session: &mut Session) -> Result<()> {
+    let asked = |error: postgres::Error| failed("fill the materialized views", &error);
+    let views = session
+        .client
+        .query_typed(
+            "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname)
+             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             WHERE c.relkind = 'm' AND NOT c.relispopulated ORDER BY c.oid",
+            &[],
+        )
+        .map_err(asked)?;
+    for view in &views {
+        stopped()?;
+        let sql = format!("REFRESH MATERIALIZED VIEW {}", view.get::<_, String>(0));
+        session.client.batch_execute(&sql).map_err(asked)?;
+    }
+    Ok(())
 }
 
 /// Whether a dump of the old script comes to its end: pg_dump may have been cut off before its checksum was taken.
@@ -231,8 +288,9 @@ fn read_line(lines: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
     Ok(lines.read_until(b'\n', line)? > 0)
 }
 
-/// Passes a dump on to psql, without what drops, makes or leaves the database; gives the rows of each COPY.
-fn pass(lines: &mut impl BufRead, mut out: impl Write) -> io::Result<BTreeMap<String, u64>> {
+/// Passes a dump on to psql, without what drops, makes or leaves the database; gives the rows of each COPY. `apart`: the tables
+/// were made by another file, with their keys and triggers.
+fn pass(lines: &mut impl BufRead, mut out: impl Write, apart: bool) -> io::Result<BTreeMap<String, u64>> {
     let wrong = |what: String| Err(io::Error::new(io::ErrorKind::InvalidData, what));
     let mut rows: BTreeMap<String, u64> = BTreeMap::new();
     let mut copying: Option<(String, u64)> = None;
@@ -255,6 +313,9 @@ fn pass(lines: &mut impl BufRead, mut out: impl Write) -> io::Result<BTreeMap<St
                     ));
                 }
                 copying = copies(text).map(|table| (table, 0));
+                if let Some((table, _)) = copying.as_ref().filter(|_| apart) {
+                    out.write_all(role(table))?;
+                }
                 whole |= line.starts_with(END);
             }
         }
