@@ -91,14 +91,14 @@ fn identify(context: &Context, input: &Input, connected: &mut Connected) -> Resu
 fn read(context: &Context) -> Result<Input> {
     let options = Options::of(&context.arguments)?;
     if options.gate.as_deref() == Some("-") {
-        gate::refuse_terminal(&chain())?;
+        gate::refuse_terminal("--gate", &chain())?;
     }
     let settings = context.begin(LogFile { folder: "migrations", name: "migration", title: "migration" })?;
     log::info!("Starting MS5.0 database migration process");
     log::info!("Environment: {}", settings.environment.defaults().name);
     log::info!("Dry run: {}", options.mode == Mode::DryRun);
     // To the end, before anything is connected or locked: the whole pipeline started at once.
-    let story = options.gate.as_deref().map(|gate| Story::of(gate, &chain())).transpose()?;
+    let story = options.gate.as_deref().map(Story::of).transpose()?;
     for line in story.iter().flat_map(Story::lines) {
         context.recorder.pass_on(line);
     }

@@ -16,15 +16,17 @@ use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::record::Identity;
 
-/// Refuses `--gate=-` where nobody feeds it; a tool asks before it writes a log file.
+/// Refuses a `flag` that is given as `-` where nobody feeds it; a tool asks before it writes a log file.
 ///
 /// # Errors
 /// [`Exit::Usage`], with `example` as the hint.
-pub fn refuse_terminal(example: &str) -> Result<()> {
+pub fn refuse_terminal(flag: &str, example: &str) -> Result<()> {
     if io::stdin().is_terminal() {
-        return Err(
-            Error::new(Exit::Usage, "--gate=- reads records from stdin, which is a terminal").hint(example)
-        );
+        return Err(Error::new(
+            Exit::Usage,
+            format!("{flag}=- reads records from stdin, which is a terminal"),
+        )
+        .hint(example));
     }
     Ok(())
 }
@@ -37,14 +39,12 @@ pub struct Story {
 }
 
 impl Story {
-    /// Reads what `--gate` names, a file or stdin (`-`), to its end. `example` is a command line that writes records for it.
+    /// Reads what `--gate` names, a file or stdin (`-`), to its end.
     ///
     /// # Errors
-    /// [`Exit::Usage`] where stdin is a terminal, [`Exit::Config`] for a file that cannot be read, and those of
-    /// [`Story::read`].
-    pub fn of(gate: &str, example: &str) -> Result<Self> {
+    /// [`Exit::Config`] for a file that cannot be read, and those of [`Story::read`].
+    pub fn of(gate: &str) -> Result<Self> {
         if gate == "-" {
-            refuse_terminal(example)?;
             return Self::read(io::stdin().lock());
         }
         let file = File::open(gate).map_err(|error| {

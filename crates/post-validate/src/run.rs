@@ -139,13 +139,13 @@ fn look<T>(
 /// Flags, variables, files and the gate: all that can be wrong before a server is asked.
 fn read(context: &Context, options: Options) -> Result<Input> {
     if options.gate.as_deref() == Some("-") {
-        gate::refuse_terminal(&chain())?;
+        gate::refuse_terminal(if options.against { "--against" } else { "--gate" }, &chain())?;
     }
     let settings = context.begin(LOG)?;
     log::info!("Starting MS5.0 post-migration validation");
     log::info!("Environment: {}", settings.environment.defaults().name);
     // To the end, before anything is connected: the whole pipeline started at once.
-    let story = options.gate.as_deref().map(|gate| Story::of(gate, &chain())).transpose()?;
+    let story = options.gate.as_deref().map(Story::of).transpose()?;
     for line in story.iter().flat_map(Story::lines) {
         context.recorder.pass_on(line);
     }

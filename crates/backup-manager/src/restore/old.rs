@@ -480,7 +480,7 @@ COPY public.t (id, x) FROM stdin;
 
     fn passed(dump: &str) -> io::Result<(String, BTreeMap<String, u64>)> {
         let mut out = Vec::new();
-        let rows = pass(&mut dump.as_bytes(), &mut out)?;
+        let rows = pass(&mut dump.as_bytes(), &mut out, false)?;
         Ok((String::from_utf8(out).unwrap(), rows))
     }
 
