@@ -1,58 +1,8 @@
 //! Results as JUnit's XML, which build servers read.
 
 use std::fmt::Write as _;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-
-/// The file that results will be in. It has its name once they are: what was there before stays until then, and half a file is
-/// never taken for a whole one.
-#[derive(Debug)]
-pub(crate) struct Results {
-    file: File,
-    path: PathBuf,
-    /// None for what is no regular file (a pipe, a device): it is written in place.
-    beside: Option<PathBuf>,
-}
-
-impl Results {
-    /// Makes it beside its name, for its owner's eyes: what tools print may quote data.
-    ///
-    /// # Errors
-    /// The system's.
-    pub(crate) fn create(path: &Path) -> io::Result<Self> {
-        if fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
-            let file = OpenOptions::new().write(true).open(path)?;
-            return Ok(Self { file, path: path.to_owned(), beside: None });
-        }
-        if path.is_dir() {
-            return Err(io::ErrorKind::IsADirectory.into());
-        }
-        let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
-        name.push(format!(".{}.part", std::process::id()));
-        let beside = path.with_file_name(name);
-        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-        Ok(Self { file, path: path.to_owned(), beside: Some(beside) })
-    }
-
-    /// Writes all of it, and gives it its name.
-    pub(crate) fn finish(self, text: &str) {
-        let Self { mut file, path, beside } = self;
-        let done = file.write_all(text.as_bytes()).and_then(|()| match &beside {
-            Some(beside) => file.sync_all().and_then(|()| fs::rename(beside, &path)),
-            None => Ok(()),
-        });
-        if let Err(error) = done {
-            log::warn!("Cannot write the results to {}: {error}", path.display());
-            if let Some(beside) = beside {
-                let _ = fs::remove_file(beside);
-            }
-        }
-    }
-}
 
 /// How JUnit counts a test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,7 +134,6 @@ fn escaped(text: &str) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
-    use std::os::unix::fs::PermissionsExt;
 
     fn test(id: &str, outcome: &str) -> Value {
         json!({ "category": "runner", "id": id, "title": "t", "outcome": outcome, "seconds": 1.5, "reasons": ["why"], "commands": [] })
@@ -223,22 +172,5 @@ mod tests {
         let stopped = xml(&all[..1], 5.0, false, Some("stopped by a signal\nat once"));
         assert!(stopped.contains("tests=\"2\" failures=\"0\" skipped=\"0\" errors=\"1\""), "{stopped}");
         assert!(stopped.contains("<error message=\"stopped by a signal\">"), "{stopped}");
-    }
-
-    #[test]
-    fn it_has_its_name_once_it_is_whole_and_is_its_owners_only() {
-        let folder = std::env::temp_dir().join(format!("ms5-junit-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        let path = folder.join("junit.xml");
-        fs::write(&path, "of yesterday").unwrap();
-        let results = Results::create(&path).unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "of yesterday");
-        results.finish("of today");
-        assert_eq!(fs::read_to_string(&path).unwrap(), "of today");
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
-        Results::create(Path::new("/dev/null")).unwrap().finish("gone");
-        assert!(Results::create(&folder).is_err() && Results::create(&folder.join("no/x.xml")).is_err());
-        fs::remove_dir_all(folder).unwrap();
     }
 }

@@ -11,12 +11,13 @@ use ms5_common::config::{self, Choices, Environment, Settings};
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 use ms5_common::tool::{Context, LogFile};
+use ms5_common::whole_file::WholeFile;
 use ms5_common::{clock, interrupt, machine, migrations, sibling, success};
 use serde_json::{Value, json};
 
 use crate::args::{JUNIT, Options, TOOL};
 use crate::ground::{Ground, Sandbox, edition};
-use crate::junit::{self, Results};
+use crate::junit;
 use crate::lanes::{self, Made, Outcome};
 use crate::measures::{History, Measure};
 use crate::suite::{self, Category, Test};
@@ -283,9 +284,9 @@ fn tell(made: &Made) {
 }
 
 /// Makes the file of `--junit`, before anything is begun.
-fn results_file(options: &Options) -> Result<Option<Results>> {
+fn results_file(options: &Options) -> Result<Option<WholeFile>> {
     let Some(path) = &options.junit else { return Ok(None) };
-    let results = Results::create(Path::new(path)).map_err(|error| {
+    let results = WholeFile::create(Path::new(path)).map_err(|error| {
         Error::new(Exit::Config, format!("cannot write {path}"))
             .because(error)
             .because("nothing was touched")
@@ -297,7 +298,7 @@ fn results_file(options: &Options) -> Result<Option<Results>> {
 /// Writes them, in the suite's order, whatever ended first; and that the run was stopped, failed, or proved nothing, which no test
 /// of it would say.
 fn write_results(
-    results: Results,
+    mut results: WholeFile,
     tests: &[(&'static Category, &'static Test)],
     made: &[(Outcome, Value)],
     done: &Result<Exit>,
@@ -316,7 +317,10 @@ fn write_results(
         Ok(_) if nothing_proven(made) => Some(NOTHING_PROVEN.to_owned()),
         Ok(_) => None,
     };
-    results.finish(&junit::xml(&records, begun.elapsed().as_secs_f64(), strict, trouble.as_deref()));
+    results.put(junit::xml(&records, begun.elapsed().as_secs_f64(), strict, trouble.as_deref()).trim_end());
+    if let Err((path, error)) = results.finish() {
+        log::warn!("Cannot write the results to {}: {error}", path.display());
+    }
 }
 
 /// What is said where no test could be made.

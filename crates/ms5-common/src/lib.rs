@@ -30,3 +30,4 @@ pub mod sql;
 pub mod timescale;
 pub mod tool;
 pub mod troubleshooting;
+pub mod whole_file;

@@ -3,11 +3,9 @@
 //! docs/records.md documents the types; docs/records.schema.json is the schema that a test holds the tools to.
 
 use std::collections::hash_map::RandomState;
-use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher, Hasher};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
@@ -17,6 +15,7 @@ use crate::clock;
 use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::report;
+use crate::whole_file::WholeFile;
 
 /// Which database a run worked on, so that a gate can tell it from another one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,7 +61,7 @@ pub struct Recorder {
 struct State {
     /// None without `--json`, and after the reader has gone away.
     out: Option<Box<dyn Write + Send>>,
-    report: Option<ReportFile>,
+    report: Option<WholeFile>,
     page: Option<Page>,
     environment: Option<String>,
     started: bool,
@@ -123,7 +122,7 @@ impl Recorder {
     /// # Errors
     /// [`Exit::Config`] where it cannot be created.
     pub fn report_to(&self, path: &Path) -> Result<()> {
-        let report = ReportFile::create(path).map_err(|error| {
+        let report = WholeFile::create(path).map_err(|error| {
             Error::new(Exit::Config, format!("cannot write the report {}", path.display()))
                 .because(error)
                 .because("nothing was touched")
@@ -138,7 +137,7 @@ impl Recorder {
     /// # Errors
     /// [`Exit::Config`] where it cannot be created.
     pub fn page_to(&self, path: &Path) -> Result<()> {
-        let file = ReportFile::create(path).map_err(|error| {
+        let file = WholeFile::create(path).map_err(|error| {
             Error::new(Exit::Config, format!("cannot write the page {}", path.display()))
                 .because(error)
                 .because("nothing was touched")
@@ -285,65 +284,17 @@ impl State {
 
 /// A page to be, and the records that it will show.
 struct Page {
-    file: ReportFile,
+    file: WholeFile,
     lines: Vec<String>,
 }
 
 impl Page {
     /// The file with the page in it.
-    fn drawn(self) -> ReportFile {
+    fn drawn(self) -> WholeFile {
         let Self { mut file, lines } = self;
         let records: Vec<Value> = lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
         file.put(report::page(&records).trim_end());
         file
-    }
-}
-
-/// A report that is being written beside the name that it will have.
-struct ReportFile {
-    file: File,
-    path: PathBuf,
-    /// None for what is no regular file (a pipe, a device): it is written in place.
-    beside: Option<PathBuf>,
-    failed: Option<io::Error>,
-}
-
-impl ReportFile {
-    /// Records quote what servers say, and that may quote data: the file is its owner's only.
-    fn create(path: &Path) -> io::Result<Self> {
-        if fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
-            let file = OpenOptions::new().write(true).open(path)?;
-            return Ok(Self { file, path: path.to_owned(), beside: None, failed: None });
-        }
-        if path.is_dir() {
-            return Err(io::ErrorKind::IsADirectory.into());
-        }
-        let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
-        name.push(format!(".{}.part", std::process::id()));
-        let beside = path.with_file_name(name);
-        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-        Ok(Self { file, path: path.to_owned(), beside: Some(beside), failed: None })
-    }
-
-    fn put(&mut self, line: &str) {
-        if self.failed.is_none() {
-            self.failed = writeln!(self.file, "{line}").err();
-        }
-    }
-
-    fn finish(self) -> std::result::Result<(), (PathBuf, io::Error)> {
-        let Self { file, path, beside, failed } = self;
-        let Some(beside) = beside else {
-            return failed.map_or(Ok(()), |error| Err((path, error)));
-        };
-        let done = match failed {
-            Some(error) => Err(error),
-            None => file.sync_all().and_then(|()| fs::rename(&beside, &path)),
-        };
-        done.map_err(|error| {
-            let _ = fs::remove_file(&beside);
-            (path, error)
-        })
     }
 }
 
@@ -363,6 +314,7 @@ fn new_run_id() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::sync::Arc;
 
     #[derive(Clone, Default)]

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use ms5_common::called;
 use ms5_common::config::{Environment, Settings, Variables};
 use ms5_common::db::client::Client;
 use ms5_common::db::connect::{self, Secret};
@@ -416,9 +417,7 @@ impl<'a> Ground<'a> {
 
 /// A path as sh takes it.
 pub(crate) fn quoted(path: &Path) -> String {
-    let text = path.display().to_string();
-    let plain = |letter: char| letter.is_alphanumeric() || "/._-+".contains(letter);
-    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+    called::quoted(&path.display().to_string())
 }
 
 /// Now, as a restore's half-made databases say it.
