@@ -402,7 +402,8 @@ fn the_report_of_the_tests_has_failures_first_and_every_figure() {
     );
 }
 
-/// migration-tests on the shared server, by a role that may not restore hypertables, in a home with what an installation has.
+/// migration-tests on the shared server, by a role that may not restore hypertables, in a home with what an installation has. The
+/// server has a database of every environment: so `--yes`.
 fn suite_in(home: &Path, words: &str) -> Program {
     let server = Server::shared(Engine::Pg17);
     for folder in ["scripts", "migrations", "tests"] {
@@ -414,6 +415,7 @@ fn suite_in(home: &Path, words: &str) -> Program {
         .env("MS5_HOME", home)
         .env("PATH", format!("{}:{}", server.bin().display(), std::env::var("PATH").unwrap()))
         .current_dir(home)
+        .arg("--yes")
         .args(words.split_whitespace());
     for name in ["DB_HOST", "DB_PORT", "DB_USER", "POSTGRES_PASSWORD_TEST"] {
         program = program.env(name, server.variable(name));
@@ -433,7 +435,7 @@ fn a_real_run_of_the_tests_is_a_page_with_every_figure_of_its_records() {
     let mut slow = run.clone();
     slow["measures"].as_object_mut().unwrap().values_mut().for_each(|value| *value = json!(4711.25));
     fs::write(&measures, format!("{run}\n{run}\n{run}\n{slow}\n")).unwrap();
-    let filter = "environment,runner.help,runner.dry-run,runner.broken-file,validators.pre,backup.create,integration.restore,\
+    let filter = "environment,runner.help,runner.dry-run,runner.broken-file,validators.pre,backup.create,integration.gate,integration.restore,\
                   performance.queries";
     let words = format!("--parallel --jobs=3 --report=real.jsonl --html=real.html --filter={filter}");
     let _ = suite_in(home, &words).run().expect(0);

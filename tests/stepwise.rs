@@ -74,7 +74,7 @@ INSERT INTO t VALUES (10 + (current_setting('work_mem') = '5MB')::int);
         "22012",
         "Of 001 - Broken, 3 of 5 statements are done and stay",
         "then go on there with: migration-runner",
-        "restore the backup",
+        "There is no way back to what was there before this run",
     ]);
     assert_eq!(steps(&lab), "1,2,3");
     let _ =

@@ -315,7 +315,10 @@ fn write_results(
             tests.len()
         )),
         Ok(_) if nothing_proven(made) => Some(NOTHING_PROVEN.to_owned()),
-        Ok(_) => None,
+        Ok(_) => match Unproven::of(made).categories {
+            none if none.is_empty() => None,
+            categories => Some(format!("not proven: {}", categories.join(", "))),
+        },
     };
     results.put(junit::xml(&records, begun.elapsed().as_secs_f64(), strict, trouble.as_deref()).trim_end());
     if let Err((path, error)) = results.finish() {
@@ -342,13 +345,13 @@ fn conclude(context: &Context, all: &[(Outcome, Value)], strict: bool, begun: In
         all.len(),
         begun.elapsed().as_secs_f64()
     );
-    if nothing_proven(all) {
-        log::error!("❌ {NOTHING_PROVEN}");
-        return Exit::Failed;
-    }
     let Unproven { categories, tests } = Unproven::of(all);
     let names = categories.iter().chain(&tests).cloned().collect::<Vec<_>>().join(", ");
     let unproven = if names.is_empty() { String::new() } else { format!("; not proven: {names}") };
+    if nothing_proven(all) {
+        log::error!("❌ {NOTHING_PROVEN}{unproven}");
+        return Exit::Failed;
+    }
     if failed > 0 || (strict && warned + skipped > 0) {
         log::error!("❌ Migration tests failed: this installation is not proven{unproven}");
         return Exit::Failed;

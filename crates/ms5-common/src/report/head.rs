@@ -1,5 +1,7 @@
 //! The top of the page: did it go well, on which database, when, by which files, do the rows agree.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::html::{Markup, el};
@@ -140,6 +142,15 @@ fn sentences(story: &Story<'_>) -> Vec<String> {
     sentences
 }
 
+/// Categories of which no test could be made.
+fn unproven<'a>(tests: &[&'a Value]) -> Vec<&'a str> {
+    let categories: BTreeSet<&str> = tests.iter().map(|test| text(test, "category")).collect();
+    let made = |category: &&str| {
+        tests.iter().any(|test| test["category"] == *category && test["outcome"] != "skipped")
+    };
+    categories.into_iter().filter(|category| !made(category)).collect()
+}
+
 /// How many tests passed, which failed, and what is not proven.
 fn tests(story: &Story<'_>) -> Vec<String> {
     let tests = story.last("test");
@@ -155,8 +166,14 @@ fn tests(story: &Story<'_>) -> Vec<String> {
         sentences.push(format!("Failed: {}.", failed.join("; ")));
     }
     let refused = story.last("verdict").iter().any(|verdict| verdict["ok"] == false);
+    let unproven = unproven(&tests);
     if passed.is_empty() && warned.is_empty() && failed.is_empty() {
         sentences.push("Nothing was proven: no test could be made here.".to_owned());
+    } else if refused && failed.is_empty() && !unproven.is_empty() {
+        sentences.push(format!(
+            "No test failed, but no test of {} could be made here: that is not proven.",
+            unproven.join(", ")
+        ));
     } else if refused && failed.is_empty() && !(warned.is_empty() && skipped.is_empty()) {
         sentences.push(
             "No test failed, but the run was strict: a warning, or a test that could not be made, is a failure then."

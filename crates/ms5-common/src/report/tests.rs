@@ -350,6 +350,9 @@ fn what_could_not_be_made_is_part_of_the_verdict() {
     let both = of(&["passed", "warned", "skipped"], 0);
     assert!(both.contains("Passed, 1 test with a warning, 1 test could not be made here<"), "{both}");
     assert!(of(&["passed", "skipped"], 1).contains("the run was strict"));
+    let mut records = vec![test("runner.a", "passed", 0), test("backup.b", "skipped", 1)];
+    records.push(verdict("migration-tests", 1, None));
+    assert!(says(&records).contains("no test of backup could be made here"), "{}", says(&records));
     let nothing = of(&["skipped"], 1);
     assert!(nothing.contains("Failed") && nothing.contains("Nothing was proven"), "{nothing}");
     let skipped = says(&[check("pass"), check("skipped"), verdict("post-validate", 0, None)]);
