@@ -491,7 +491,7 @@ fn a_build_server_hears_of_a_signal_of_strictness_and_of_nothing_proven() {
     let _ = suite_in(home, "--junit=junit.xml --filter=integration.restore").run().expect(1);
     assert!(read().contains("tests=\"2\" failures=\"0\" skipped=\"1\" errors=\"1\""), "{}", read());
     assert!(read().contains("proved nothing"), "{}", read());
-    let words = "--strict --junit=junit.xml --filter=integration.restore,runner.help";
+    let words = "--strict --junit=junit.xml --filter=integration.restore,integration.gate";
     let _ = suite_in(home, words).run().expect(1);
     assert!(read().contains("tests=\"2\" failures=\"1\" skipped=\"0\" errors=\"0\""), "{}", read());
     assert_eq!(fs::metadata(&junit).unwrap().permissions().mode() & 0o777, 0o600);

@@ -205,6 +205,7 @@ fn types(case: &mut Case<'_>) -> Done {
     if !csv.is_empty() {
         kinds.push(("hypertables", &csv));
     }
+    let mut full_names = Vec::new();
     for (kind, files) in kinds {
         let folder = made(case, &format!("of_{kind}"), kind)?;
         let missing = files.iter().find(|file| !folder.join(file).is_file());
@@ -212,12 +213,18 @@ fn types(case: &mut Case<'_>) -> Done {
             format!("a backup of type {kind} has no file {}", missing.copied().unwrap_or_default())
         })?;
         case.tool("backup-manager", &format!("verify of_{kind}"))?.exits(0)?;
+        full_names.push(folder.file_name().unwrap_or_default().to_string_lossy().into_owned());
     }
     let who = case.ground.restore_flags(false)?;
     let other = case.ground.database(Start::Empty)?.unwrap_or_default();
     let target = [("DB_NAME", other.as_str())];
-    case.tool_with("backup-manager", &format!("restore of_schema {who}"), &target)?.exits(0)?;
-    case.tool_with("backup-manager", &format!("restore of_data {who}"), &target)?.exits(0)?;
+    // One database's backup gets into another only where that is said.
+    let refused = format!("restore {} {who}", full_names[0]);
+    case.tool_with("backup-manager", &refused, &target)?.exits(3)?.says(&["--other-database"])?;
+    for name in &full_names[..2] {
+        let words = format!("restore {name} --other-database {who}");
+        case.tool_with("backup-manager", &words, &target)?.exits(0)?;
+    }
     let before = case.rows()?;
     let same = |case: &Case<'_>, kind: &str| -> Done {
         let now = rows(&mut case.ground.session(&other)?)?;
@@ -235,7 +242,8 @@ fn types(case: &mut Case<'_>) -> Done {
         let mut session = case.ground.session(&other)?;
         session.batch_execute(&sql).map_err(|error| server_refuses(&sql, &error))?;
     }
-    case.tool_with("backup-manager", &format!("restore of_hypertables --force {who}"), &target)?.exits(0)?;
+    let words = format!("restore {} --other-database --force {who}", full_names[2]);
+    case.tool_with("backup-manager", &words, &target)?.exits(0)?;
     same(case, "hypertables")
 }
 
