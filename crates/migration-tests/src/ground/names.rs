@@ -69,7 +69,7 @@ pub(super) fn beside(client: &mut Client, database: &str) -> Result<Vec<String>,
 }
 
 /// Half-made databases of restores that began after a moment (as their stamp says it) and live no longer: nobody has the lock on
-/// their name. They are our role's, as every database of ours is.
+/// their name, from whichever database restores work. They are our role's, as every database of ours is.
 pub(super) fn halves(client: &mut Client, since: &str) -> Result<Vec<String>, postgres::Error> {
     let rows = client.query(
         "SELECT datname::text FROM pg_catalog.pg_database
@@ -80,7 +80,13 @@ pub(super) fn halves(client: &mut Client, since: &str) -> Result<Vec<String>, po
     )?;
     let mut dead = Vec::new();
     for name in rows.iter().map(|row| row.get::<_, String>(0)) {
-        let free = client.query_one("SELECT pg_catalog.pg_try_advisory_lock($1)", &[&lock_key(&name)])?;
+        let free = client.query_one(
+            "SELECT NOT EXISTS (SELECT FROM pg_catalog.pg_locks
+                                WHERE locktype = 'advisory' AND objsubid = 1
+                                  AND classid::int8 = ($1::int8 >> 32) & 4294967295 AND objid::int8 = $1::int8 & 4294967295)
+                AND pg_catalog.pg_try_advisory_lock($1::int8)",
+            &[&lock_key(&name)],
+        )?;
         if free.get(0) {
             dead.push(name);
         }
