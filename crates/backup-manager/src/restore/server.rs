@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use ms5_common::config::Settings;
 use ms5_common::db::client::Client;
 use ms5_common::db::clients;
+use ms5_common::db::lock::restore_key;
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 use ms5_common::interrupt;
 use ms5_common::sql::{escape_identifier, escape_literal};
 use postgres::error::SqlState;
 use serde_json::{Map, Value};
-use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
 use crate::folder::metadata::{Kind, More};
@@ -201,7 +201,7 @@ impl Maintenance {
     /// An advisory lock is one database's, and others may be at work from another maintenance database than ours: once ours is
     /// held it is looked at those of all.
     fn try_lock(&mut self, name: &str) -> Result<bool> {
-        let key = lock_key(name);
+        let key = restore_key(name);
         let cannot = |error: postgres::Error| failed("take the lock of the database's name", &error);
         let row =
             self.client().query_one("SELECT pg_catalog.pg_try_advisory_lock($1)", &[&key]).map_err(cannot)?;
@@ -227,7 +227,7 @@ impl Maintenance {
 
     fn unlock(&mut self, name: &str) -> Result<()> {
         self.client()
-            .query("SELECT pg_catalog.pg_advisory_unlock($1)", &[&lock_key(name)])
+            .query("SELECT pg_catalog.pg_advisory_unlock($1)", &[&restore_key(name)])
             .map(|_| ())
             .map_err(|error| failed("give the lock of a database's name back", &error))
     }
@@ -301,14 +301,6 @@ impl Maintenance {
     }
 }
 
-/// The number of a name's lock.
-pub(crate) fn lock_key(name: &str) -> i64 {
-    let digest = Sha256::digest(format!("ms5 restore {name}").as_bytes());
-    let mut bytes = [0; 8];
-    bytes.copy_from_slice(&digest[..8]);
-    i64::from_be_bytes(bytes)
-}
-
 /// What follows CREATE DATABASE, a name and its owner, for one like that which was backed up, on a server of this version.
 pub(crate) fn create_options(database: &Map<String, Value>, version: &str) -> String {
     let text = |key: &str| database.get(key).and_then(Value::as_str);
@@ -368,6 +360,6 @@ mod tests {
 
     #[test]
     fn each_name_has_a_lock_of_its_own() {
-        assert_ne!(lock_key("a"), lock_key("b"));
+        assert_ne!(restore_key("a"), restore_key("b"));
     }
 }

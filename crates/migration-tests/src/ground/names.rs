@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use ms5_common::db::client::Client;
+use ms5_common::db::lock::restore_key;
 use ms5_common::db::server_error::reasons;
 use ms5_common::sql::escape_identifier;
 use postgres::error::SqlState;
-use sha2::{Digest, Sha256};
 
 /// What the names of our databases and folders begin with; the run's number follows, as eight hexadecimal digits.
 pub(super) const PREFIX: &str = "ms5_suite_";
@@ -30,17 +30,9 @@ pub(super) fn drop_sql(name: &str) -> String {
     format!("DROP DATABASE {name} WITH (FORCE);")
 }
 
-/// The number of the lock that a restore takes on its target's name, as backup-manager makes it (restore/server).
-fn lock_key(name: &str) -> i64 {
-    let digest = Sha256::digest(format!("ms5 restore {name}").as_bytes());
-    let mut bytes = [0; 8];
-    bytes.copy_from_slice(&digest[..8]);
-    i64::from_be_bytes(bytes)
-}
-
 /// What a rollback.sh calls the database that it makes for another one, up to its stamp.
 fn rollback_prefix(database: &str) -> String {
-    format!("ms5_rollback_{}_", lock_key(database).unsigned_abs())
+    format!("ms5_rollback_{}_", restore_key(database).unsigned_abs())
 }
 
 /// The databases of a run: named as we name them, or made by a restore or a rollback of one so named, and owned by our role.
@@ -85,7 +77,7 @@ pub(super) fn halves(client: &mut Client, since: &str) -> Result<Vec<String>, po
                                 WHERE locktype = 'advisory' AND objsubid = 1
                                   AND classid::int8 = ($1::int8 >> 32) & 4294967295 AND objid::int8 = $1::int8 & 4294967295)
                 AND pg_catalog.pg_try_advisory_lock($1::int8)",
-            &[&lock_key(&name)],
+            &[&restore_key(&name)],
         )?;
         if free.get(0) {
             dead.push(name);
