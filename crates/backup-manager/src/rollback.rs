@@ -8,7 +8,7 @@ use std::path::Path;
 use ms5_common::backups::{Kin, Whose};
 use ms5_common::config::{Settings, absolute};
 use ms5_common::db::clients;
-use ms5_common::db::lock::restore_key;
+use ms5_common::db::name_lock;
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 use ms5_common::rollback_points::{self, REFERENCE, SCRIPT, SHORT};
@@ -238,7 +238,7 @@ fn script(options: &Options, settings: &Settings, entry: &Entry) -> Result<Strin
         ("BACKUP_FILE", absolute(&entry.path).join(&file).display().to_string()),
         ("BACKUP_SHA256", sum),
         ("CREATE_OPTIONS", create_options(&more.database, &more.server)),
-        ("LOCK_KEY", restore_key(&connection.dbname).to_string()),
+        ("LOCK_KEY", name_lock::key(&connection.dbname).to_string()),
         ("KEPT_PREFIX", kept_prefix(&connection.dbname)),
         ("BACKUP_TIME", metadata.created_at.clone()),
         ("OWNER", text(&more.database, "owner")),

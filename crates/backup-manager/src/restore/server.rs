@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use ms5_common::config::Settings;
 use ms5_common::db::client::Client;
 use ms5_common::db::clients;
-use ms5_common::db::lock::restore_key;
+use ms5_common::db::name_lock;
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 use ms5_common::interrupt;
@@ -198,37 +198,13 @@ impl Maintenance {
         }
     }
 
-    /// An advisory lock is one database's, and others may be at work from another maintenance database than ours: once ours is
-    /// held it is looked at those of all.
     fn try_lock(&mut self, name: &str) -> Result<bool> {
-        let key = restore_key(name);
-        let cannot = |error: postgres::Error| failed("take the lock of the database's name", &error);
-        let row =
-            self.client().query_one("SELECT pg_catalog.pg_try_advisory_lock($1)", &[&key]).map_err(cannot)?;
-        if !row.get::<_, bool>(0) {
-            return Ok(false);
-        }
-        let row = self
-            .client()
-            .query_one(
-                "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks
-                                WHERE locktype = 'advisory' AND objsubid = 1 AND granted
-                                  AND classid::int8 = ($1::int8 >> 32) & 4294967295 AND objid::int8 = $1::int8 & 4294967295
-                                  AND pid IS DISTINCT FROM pg_catalog.pg_backend_pid())",
-                &[&key],
-            )
-            .map_err(cannot)?;
-        let elsewhere: bool = row.get(0);
-        if elsewhere {
-            self.unlock(name)?;
-        }
-        Ok(!elsewhere)
+        name_lock::try_lock(self.client(), name)
+            .map_err(|error| failed("take the lock of the database's name", &error))
     }
 
     fn unlock(&mut self, name: &str) -> Result<()> {
-        self.client()
-            .query("SELECT pg_catalog.pg_advisory_unlock($1)", &[&restore_key(name)])
-            .map(|_| ())
+        name_lock::unlock(self.client(), name)
             .map_err(|error| failed("give the lock of a database's name back", &error))
     }
 
@@ -356,10 +332,5 @@ mod tests {
             options(builtin, "17.1"),
             "TEMPLATE template0 LOCALE_PROVIDER 'builtin' BUILTIN_LOCALE 'C.UTF-8'"
         );
-    }
-
-    #[test]
-    fn each_name_has_a_lock_of_its_own() {
-        assert_ne!(restore_key("a"), restore_key("b"));
     }
 }

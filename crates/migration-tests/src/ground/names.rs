@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use ms5_common::db::client::Client;
-use ms5_common::db::lock::restore_key;
+use ms5_common::db::name_lock;
 use ms5_common::db::server_error::reasons;
 use ms5_common::sql::escape_identifier;
 use postgres::error::SqlState;
@@ -32,7 +32,7 @@ pub(super) fn drop_sql(name: &str) -> String {
 
 /// What a rollback.sh calls the database that it makes for another one, up to its stamp.
 fn rollback_prefix(database: &str) -> String {
-    format!("ms5_rollback_{}_", restore_key(database).unsigned_abs())
+    format!("ms5_rollback_{}_", name_lock::key(database).unsigned_abs())
 }
 
 /// The databases of a run: named as we name them, or made by a restore or a rollback of one so named, and owned by our role.
@@ -72,14 +72,7 @@ pub(super) fn halves(client: &mut Client, since: &str) -> Result<Vec<String>, po
     )?;
     let mut dead = Vec::new();
     for name in rows.iter().map(|row| row.get::<_, String>(0)) {
-        let free = client.query_one(
-            "SELECT NOT EXISTS (SELECT FROM pg_catalog.pg_locks
-                                WHERE locktype = 'advisory' AND objsubid = 1
-                                  AND classid::int8 = ($1::int8 >> 32) & 4294967295 AND objid::int8 = $1::int8 & 4294967295)
-                AND pg_catalog.pg_try_advisory_lock($1::int8)",
-            &[&restore_key(&name)],
-        )?;
-        if free.get(0) {
+        if name_lock::try_lock(client, &name)? {
             dead.push(name);
         }
     }

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use crate::db::client::Client;
 use postgres::types::Type;
-use sha2::{Digest, Sha256};
 
 use crate::config::Settings;
 use crate::db::connect::Connected;
@@ -27,15 +26,6 @@ const POLL: Duration = Duration::from_millis(200);
 
 /// How often it is tried to give back a lock that a pooler has put out of our reach.
 const RELEASES: usize = 10;
-
-/// The number of the advisory lock that a restore takes in the maintenance database, on its target's name; a rollback.sh too.
-#[must_use]
-pub fn restore_key(name: &str) -> i64 {
-    let digest = Sha256::digest(format!("ms5 restore {name}").as_bytes());
-    let mut bytes = [0; 8];
-    bytes.copy_from_slice(&digest[..8]);
-    i64::from_be_bytes(bytes)
-}
 
 /// Who may hold the lock beside us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
