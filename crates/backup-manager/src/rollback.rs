@@ -8,7 +8,7 @@ use std::path::Path;
 use ms5_common::backups::{Kin, Whose};
 use ms5_common::config::{Settings, absolute};
 use ms5_common::db::clients;
-use ms5_common::db::name_lock;
+use ms5_common::db::{lock, name_lock};
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 use ms5_common::rollback_points::{self, REFERENCE, SCRIPT, SHORT};
@@ -18,7 +18,7 @@ use ms5_common::troubleshooting;
 use serde_json::{Value, json};
 use time::{Duration, OffsetDateTime};
 
-use crate::args::{IDENTITY, Options, own};
+use crate::args::{IDENTITY, Options};
 use crate::folder::metadata::Kind;
 use crate::folder::{Entry, Folder, Hold, belonging, name, write_whole};
 use crate::restore::server::{Maintenance, Needs, create_options};
@@ -116,7 +116,7 @@ fn write(context: &Context, options: &Options, settings: &Settings, entry: &Entr
         Error::new(Exit::Failed, format!("cannot write the rollback point {}", folder.display()))
             .because(error)
             .because(format!("the backup {} is complete", entry.name))
-            .hint(format!("restore it by its name: {own} restore {} --force", entry.name, own = own()))
+            .hint(format!("restore it by its name: {}", troubleshooting::restore(settings, &entry.name)))
     };
     let script = script(options, settings, entry)?;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(failed)?;
@@ -134,7 +134,8 @@ fn write(context: &Context, options: &Options, settings: &Settings, entry: &Entr
         }
     }
     log::info!("Go back with: {}{key} --force", link.display());
-    log::info!("or, faster:   {own} rollback {}{key} --force", entry.name, own = own());
+    let rollback = troubleshooting::with_backups(settings, &format!("rollback {}{key} --force", entry.name));
+    log::info!("or, faster:   {rollback}");
     Ok(())
 }
 
@@ -226,19 +227,17 @@ fn script(options: &Options, settings: &Settings, entry: &Entry) -> Result<Strin
         ("DB_PORT", connection.port.to_string()),
         ("DB_NAME", connection.dbname.clone()),
         ("DB_USER", options.restore_user.clone().unwrap_or_else(|| connection.user.clone())),
-        (
-            "PASSWORD_VARIABLE",
-            if options.restore_user.is_some() { RESTORE_PASSWORD } else { defaults.password_variable }
-                .to_owned(),
-        ),
+        ("PASSWORD_VARIABLES", password_variables(options, settings)),
         ("MAINTENANCE_DB", options.maintenance.clone()),
         ("CONTAINER", defaults.container.to_owned()),
         ("COMPOSE_FILE", format!("docker-compose.{}.yml", defaults.name)),
+        ("INSTALLATION", absolute(&settings.home).display().to_string()),
         ("BACKUP_NAME", entry.name.clone()),
         ("BACKUP_FILE", absolute(&entry.path).join(&file).display().to_string()),
         ("BACKUP_SHA256", sum),
         ("CREATE_OPTIONS", create_options(&more.database, &more.server)),
         ("LOCK_KEY", name_lock::key(&connection.dbname).to_string()),
+        ("RUN_LOCK_KEY", lock::KEY.to_string()),
         ("KEPT_PREFIX", kept_prefix(&connection.dbname)),
         ("BACKUP_TIME", metadata.created_at.clone()),
         ("OWNER", text(&more.database, "owner")),
@@ -249,6 +248,12 @@ fn script(options: &Options, settings: &Settings, entry: &Entry) -> Result<Strin
         metadata.created_at, entry.name
     );
     Ok(TEMPLATE.replacen(VALUES, &head, 1))
+}
+
+/// Where the role that restores has its password, in the order in which our own restore looks.
+fn password_variables(options: &Options, settings: &Settings) -> String {
+    let own = options.restore_user.as_ref().map(|_| RESTORE_PASSWORD.to_owned());
+    own.iter().chain(&settings.connection.password_variables).cloned().collect::<Vec<_>>().join(" ")
 }
 
 fn text(database: &serde_json::Map<String, Value>, key: &str) -> String {

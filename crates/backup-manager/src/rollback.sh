@@ -3,7 +3,7 @@
 @VALUES@
 # Restores the backup into a new database beside the old one and swaps their names last. Until then the old one is in service.
 # Needs sh, gunzip, sha256sum, age where the backup is encrypted, and psql (of the server's version or newer, or in the container). The password comes from the
-# environment: the variable that PASSWORD_VARIABLE names, then PGPASSWORD, then the password file. None stands in here.
+# environment: the first that is set of the variables that PASSWORD_VARIABLES names, then the password file. None stands in here.
 set -u
 
 # MS5_EXIT=classic: every failure is 1, as the old scripts had it.
@@ -77,8 +77,15 @@ case $CALLER_ENVIRONMENT in
 esac
 
 # Nothing of the caller's libpq but what is said here.
-eval "password=\${$PASSWORD_VARIABLE:-\${PGPASSWORD:-}}"
-unset PGHOST PGPORT PGUSER PGDATABASE PGSERVICE PGOPTIONS PGPASSWORD
+password=
+for variable in $PASSWORD_VARIABLES; do
+    [ -n "$password" ] || eval "password=\${$variable:-}"
+done
+for variable in PGHOST PGHOSTADDR PGPORT PGUSER PGDATABASE PGSERVICE; do
+    eval "value=\${$variable:-}"
+    [ -z "$value" ] || say WARN "$variable is set and is ignored: this script is for $DB_NAME on $DB_HOST:$DB_PORT"
+done
+unset PGHOST PGHOSTADDR PGPORT PGUSER PGDATABASE PGSERVICE PGOPTIONS PGPASSWORD PGTARGETSESSIONATTRS PGCLIENTENCODING PGDATESTYLE PGTZ
 if [ -n "$password" ]; then
     PGPASSWORD=$password
     export PGPASSWORD
@@ -88,6 +95,12 @@ export PGHOST PGPORT PGUSER PGAPPNAME
 
 # psql is this machine's, else the container's. The database goes by the environment: as an argument, a name with = in it
 # would be taken for a connection string.
+if ! command -v psql >/dev/null 2>&1; then
+    # Cron knows few folders. The last one is of the newest version.
+    for folder in /usr/lib/postgresql/[1-9][0-9]/bin /usr/pgsql-[1-9][0-9]/bin; do
+        [ ! -x "$folder/psql" ] || PATH=$PATH:$folder
+    done
+fi
 if command -v psql >/dev/null 2>&1; then
     run_psql() { PGDATABASE=$1 && shift && PGDATABASE=$PGDATABASE psql -X -w -q -v ON_ERROR_STOP=1 "$@"; }
 elif command -v docker >/dev/null 2>&1; then
@@ -132,13 +145,20 @@ case $BACKUP_FILE in
     ;;
 esac
 
-# In many plants the database is one of the services that the runbook has stopped.
-if ! answer=$(run_psql "$MAINTENANCE_DB" -At -c 'SELECT 1' 2>&1); then
+# In many plants the database is one of the services that the runbook has stopped. One that answers needs no start.
+if ! answer=$(LC_ALL=C && export LC_ALL && run_psql "$MAINTENANCE_DB" -At -c 'SELECT 1' 2>&1); then
+    case $answer in
+    *'no password supplied'* | *authentication\ failed* | *'no pg_hba.conf entry'* | *'does not exist'*)
+        die 3 "cannot log in as $DB_USER: $answer" "nothing was touched" \
+            "Next: put the password of $DB_USER into one of these variables, then call this again: $PASSWORD_VARIABLES"
+        ;;
+    esac
+    [ -f "$COMPOSE_FILE" ] || COMPOSE_FILE=$INSTALLATION/$COMPOSE_FILE
     start="docker compose -f $COMPOSE_FILE up -d postgres"
     if command -v docker >/dev/null 2>&1 && [ -f "$COMPOSE_FILE" ]; then
         if [ "$FORCE" = 1 ]; then
             say WARN "The database does not answer; starting it: $start"
-            $start || die 4 "it cannot be started" "nothing was touched"
+            docker compose -f "$COMPOSE_FILE" up -d postgres || die 4 "it cannot be started" "nothing was touched"
             tries=0
             until run_psql "$MAINTENANCE_DB" -At -c 'SELECT 1' >/dev/null 2>&1; do
                 tries=$((tries + 1))
@@ -187,12 +207,21 @@ until holders=$(echo "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' 
     sleep 0.5
 done
 
-there=$(echo "SELECT count(*) FROM pg_database WHERE datname = :'db';" | ask) || die 4 "cannot ask for the databases"
+there=$(echo "SELECT count(*) FROM pg_database WHERE datname = :'db';" | ask) || die 4 "cannot ask for the databases" "nothing was touched"
 if [ "$there" = 1 ] && [ "$FORCE" = 0 ]; then
     tables=$(echo "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^(pg_|_timescaledb_)' AND n.nspname <> 'information_schema' AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e');" |
         run_psql "$DB_NAME" -At -f -) || die 4 "cannot look into $DB_NAME" "nothing was touched"
     [ "$tables" = 0 ] || die 1 "$DB_NAME holds data: $tables tables" "nothing was touched" "Next: replace it (it is kept beside): rollback.sh --force"
 fi
+
+# The lock of the database itself, which runs, backups and restores hold: who has it is not ended in the midst of his work.
+workers() {
+    echo "SELECT string_agg(format('%s (pid %s, since %s)', coalesce(nullif(application_name, ''), 'a session'), l.pid, to_char(backend_start, 'YYYY-MM-DD HH24:MI')), ', ') FROM pg_locks l JOIN pg_database d ON d.oid = l.database JOIN pg_stat_activity USING (pid) WHERE d.datname = :'db' AND locktype = 'advisory' AND objsubid = 1 AND granted AND classid::int8 = ($RUN_LOCK_KEY >> 32) & 4294967295 AND objid::int8 = $RUN_LOCK_KEY & 4294967295;" | ask
+}
+working=$(workers) || die 4 "cannot ask who works on $DB_NAME" "nothing was touched"
+[ -z "$working" ] || die 4 "another run holds the lock of $DB_NAME: $working" "nothing was touched" \
+    "Next: wait for it to end, or stop it where it was started" \
+    "Next: where its machine is gone, end what it has left here: SELECT pg_terminate_backend(PID);"
 
 # The half-made database goes, whatever ends this.
 unwind() {
@@ -226,15 +255,28 @@ INSERT INTO public.migration_restores (backup_name, backup_created_at) VALUES (:
     say WARN "the database could not be marked as restored (see $LOG)"
 
 # ALTER DATABASE ... RENAME locks the database and waits five seconds for its sessions to end; they are ended meanwhile.
+working=$(workers) || die 1 "cannot ask who works on $DB_NAME" "$DB_NAME is as it was"
+[ -z "$working" ] || die 1 "a run has begun meanwhile: $working" "$DB_NAME is as it was" "Next: wait for it to end, then call this again"
 say INFO "Swapping the names"
 if [ "$there" = 1 ]; then
     # Where one of this second is there already, a later second is taken.
     KEPT=$(echo "SELECT name FROM (SELECT :'prefix' || to_char(now() AT TIME ZONE 'UTC' + make_interval(secs => i), 'YYYYMMDD_HH24MISS') AS name FROM generate_series(0, 3600) i) AS names WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = name) ORDER BY name LIMIT 1;" |
-        ask -v prefix="$KEPT_PREFIX") || die 4 "cannot ask for the databases" "$DB_NAME is as it was"
+        ask -v prefix="$KEPT_PREFIX") || die 1 "cannot ask for the databases" "$DB_NAME is as it was"
     swap="BEGIN; ALTER DATABASE :\"db\" RENAME TO :\"kept\"; ALTER DATABASE :\"kept\" ALLOW_CONNECTIONS false; ALTER DATABASE :\"new\" RENAME TO :\"db\"; COMMIT;"
 else
     swap="ALTER DATABASE :\"new\" RENAME TO :\"db\";"
 fi
+# Whether the new database has its name, asked once the connection was lost before the COMMIT was answered.
+swapped() {
+    turns=0
+    until left=$(echo "SELECT count(*) FROM pg_database WHERE datname = :'new';" | ask 2>>"$LOG"); do
+        turns=$((turns + 1))
+        [ "$turns" -lt 30 ] || die 5 "the connection was lost while the names were swapped, and what became of it cannot be asked" \
+            "Next: look for $NEW in pg_database: where it is still there, $DB_NAME is as it was, else it is restored"
+        sleep 1
+    done
+    [ "$left" = 0 ]
+}
 tries=0
 while :; do
     (
@@ -254,6 +296,7 @@ while :; do
     fi
     kill "$ender" 2>/dev/null
     wait "$ender" 2>/dev/null
+    ! swapped || break
     tries=$((tries + 1))
     [ "$tries" -lt 5 ] || die 1 "the names cannot be swapped: sessions do not end (see $LOG)" "$DB_NAME is as it was"
 done
@@ -261,7 +304,11 @@ trap - EXIT HUP INT TERM
 
 echo "SELECT format('SELECT %s();', p.oid::regproc) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname ~ '^_timescaledb_' AND p.proname = 'start_background_workers' AND p.pronargs = 0 ORDER BY n.nspname LIMIT 1 \\gexec" |
     run_psql "$DB_NAME" -At -f - >>"$LOG" 2>&1 || say WARN "TimescaleDB's workers could not be started (see $LOG)"
-[ "$there" = 0 ] || say INFO "The replaced database is kept, closed, as $KEPT"
+if [ "$there" = 1 ]; then
+    say INFO "The replaced database is kept, closed, as $KEPT"
+    echo "SELECT format('  to look into it: ALTER DATABASE %I ALLOW_CONNECTIONS true;', :'kept') UNION ALL SELECT format('  to drop it:      DROP DATABASE %I;', :'kept');" |
+        ask 2>>"$LOG" | while IFS= read -r line; do say INFO "$line"; done
+fi
 grep -h 'alter_job(' "$LOG" | tail -n 1 | while read -r line; do
     say WARN "Background jobs are unscheduled. To let them run again: $line"
 done

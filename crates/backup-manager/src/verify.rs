@@ -9,6 +9,7 @@ use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 use ms5_common::success;
 use ms5_common::tool::Context;
+use ms5_common::troubleshooting::with_backups;
 
 use crate::archive::{self, Reader};
 use crate::args::{IDENTITY, Options, own};
@@ -72,7 +73,8 @@ pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, nam
         .as_ref()
         .is_ok_and(|metadata| metadata.more.is_some() && metadata.can_be_proven())
     {
-        log::info!("Not yet proven by restoring it: {own} verify {} --deep", entry.name, own = own());
+        let prove = with_backups(settings, &format!("verify {} --deep", entry.name));
+        log::info!("Not yet proven by restoring it: {prove}");
     }
     context.recorder.emit("backup", crate::list::record(&entry, "intact"));
     success!("✅ Backup verified: {}", entry.name);

@@ -52,11 +52,7 @@ pub fn execute_again(settings: &Settings) -> String {
 #[must_use]
 pub fn restore_failed(settings: &Settings, backup: &str) -> Vec<String> {
     vec![
-        format!(
-            "verify the backup: {} verify {backup} --environment={}",
-            called(BACKUP_MANAGER),
-            settings.environment.defaults().name
-        ),
+        format!("verify the backup: {}", with_backups(settings, &format!("verify {backup}"))),
         "check the disk's space: df -h".to_owned(),
         format!("check the role: {}", psql(settings, "SELECT current_user, session_user;")),
     ]
@@ -91,6 +87,11 @@ pub fn go_back(settings: &Settings) -> String {
 /// The command that puts a backup into the place of a database that holds data.
 #[must_use]
 pub fn restore(settings: &Settings, backup: &str) -> String {
-    let environment = settings.environment.defaults().name;
-    format!("{} restore {backup} --environment={environment} --force", called(BACKUP_MANAGER))
+    with_backups(settings, &format!("restore {backup} --force"))
+}
+
+/// A command of backup-manager, for this environment whatever the variable of whoever types it says.
+#[must_use]
+pub fn with_backups(settings: &Settings, words: &str) -> String {
+    format!("{} {words} --environment={}", called(BACKUP_MANAGER), settings.environment.defaults().name)
 }

@@ -33,6 +33,7 @@ use ms5_common::machine;
 use ms5_common::success;
 use ms5_common::timescale;
 use ms5_common::tool::Context;
+use ms5_common::troubleshooting::with_backups;
 use serde_json::json;
 
 use crate::archive::{Archive, Written, free, small};
@@ -143,7 +144,7 @@ pub(crate) fn run(
     }
     let path = partial.publish(&folder).map_err(|error| cannot_write(&error))?;
     let mut entry = Entry::read(metadata.name.clone(), path);
-    report(context, &entry, &metadata, begun.elapsed());
+    report(context, settings, &entry, &metadata, begun.elapsed());
     // An encrypted one says less of itself than who has made it knows.
     entry.metadata = Ok(metadata);
     Ok(entry)
@@ -433,7 +434,7 @@ impl Job<'_> {
     }
 }
 
-fn report(context: &Context, entry: &Entry, metadata: &Metadata, took: Duration) {
+fn report(context: &Context, settings: &Settings, entry: &Entry, metadata: &Metadata, took: Duration) {
     let Some(more) = &metadata.more else { return };
     let milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     for ((file, hash), size) in metadata.files.iter().zip(&more.sizes) {
@@ -460,7 +461,8 @@ fn report(context: &Context, entry: &Entry, metadata: &Metadata, took: Duration)
         );
     }
     if metadata.can_be_proven() {
-        log::info!("Prove it by restoring it: {own} verify {} --deep", metadata.name, own = own());
+        let prove = with_backups(settings, &format!("verify {} --deep", metadata.name));
+        log::info!("Prove it by restoring it: {prove}");
     }
     success!("✅ Backup completed: {}", metadata.name);
     log::debug!("at {}, {} processors", clock::record_time(), machine::processors());

@@ -17,6 +17,7 @@ use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 use ms5_common::success;
 use ms5_common::tool::Context;
+use ms5_common::troubleshooting;
 use serde_json::json;
 
 use crate::archive::{RESERVE, free};
@@ -74,7 +75,7 @@ pub(crate) fn fetch(
     context.recorder.emit("backup", list::record(&entry, outcome));
     let others = Whose::of(settings).kin(entry.whose()) == Kin::Others;
     let flag = if others { format!(" {OTHER_DATABASE}") } else { String::new() };
-    log::info!("Restore it: {own} restore {} --force{flag}", entry.name, own = own());
+    log::info!("Restore it: {}{flag}", troubleshooting::restore(settings, &entry.name));
     success!("✅ Backup {outcome}: {}", entry.name);
     Ok(Exit::Done)
 }

@@ -12,9 +12,10 @@ use ms5_common::sql::{TableName, escape_literal};
 use ms5_common::success;
 use ms5_common::tool::Context;
 
+use super::commit::commit;
 use super::load::{copy_in, run_all};
 use super::rows::{filled_in_one, open, replaces_nothing};
-use super::{LOCK_TIMEOUT, commit, compare};
+use super::{LOCK_TIMEOUT, compare};
 use crate::archive::Reader;
 use crate::args::{Options, own};
 use crate::aside;
@@ -44,7 +45,7 @@ pub(super) fn run(
     let reader = super::reader(entry)?;
     let load = Load { options, more, reader: &reader };
     let rows = filled_in_one(settings, || load.all(&mut session, &wanted))?;
-    commit(&mut session, &held, "look whether the hypertables hold the rows")?;
+    commit(settings, &mut session, &held, "look whether the hypertables hold the rows")?;
     for start in
         wanted.iter().filter(|one| one.missing(&rows)).filter_map(|one| one.outline.start_jobs.as_ref())
     {

@@ -11,8 +11,9 @@ use ms5_common::exit::Exit;
 use ms5_common::success;
 use ms5_common::tool::Context;
 
+use super::commit::commit;
 use super::load::{Load, run_all};
-use super::{LOCK_TIMEOUT, Source, commit, compare};
+use super::{LOCK_TIMEOUT, Source, compare};
 use crate::args::Options;
 use crate::folder::Entry;
 use crate::folder::metadata::More;
@@ -73,13 +74,13 @@ pub(super) fn run(
     log::warn!("  everybody waits while it runs, in one session: no rows and no indexes side by side");
     log::warn!("  encoding, locale, settings and rights of the database stay as they are");
     log::info!("It is one transaction: whatever ends it early leaves the database as it is");
-    let held = super::hold(context, options, settings)?;
+    let held = super::hold(context, options, settings, &entry.name)?;
     let mut session = sessions::open(settings, "restore")?;
     replace(&mut session, entry, more, settings).map_err(|error| {
         error.because(format!("{} is as it was: all was rolled back", settings.database()))
     })?;
     let look = "look whether it has: SELECT backup_name, restored_at FROM migration_restores";
-    commit(&mut session, &held, look)?;
+    commit(settings, &mut session, &held, look)?;
     context.recorder.emit("backup", crate::list::record(entry, "restored"));
     success!(
         "✅ Restore completed: {} is {} again ({} ms)",

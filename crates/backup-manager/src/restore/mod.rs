@@ -1,5 +1,6 @@
 //! `restore`: a new database beside the old one, compared row by row, and the names swapped last.
 
+mod commit;
 mod compare;
 mod csv;
 pub(crate) mod deep;
@@ -12,9 +13,10 @@ pub(crate) mod swap;
 
 use std::time::Instant;
 
+use ms5_common::called::quoted;
 use ms5_common::config::Settings;
 use ms5_common::db::ledger::{self, RESTORES};
-use ms5_common::db::lock::{Mode, RunLock, guard};
+use ms5_common::db::lock::{Mode, RunLock};
 use ms5_common::db::session::{self as common, Tuning};
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
@@ -91,7 +93,7 @@ fn bring_back(context: &Context, options: &Options, settings: &Settings, entry: 
     maintenance.sweep()?;
     let there = maintenance.look(&target)?;
     let held = match there {
-        Some(_) => Some(hold(context, options, &settings)?),
+        Some(_) => Some(hold(context, options, &settings, &entry.name)?),
         None => {
             context.recorder.start(None, None);
             None
@@ -120,6 +122,8 @@ fn bring_back(context: &Context, options: &Options, settings: &Settings, entry: 
     });
     let (kept, jobs) = match swapped {
         Ok(done) => done,
+        // Whether the names were swapped is not known, and the new database may be the one in service.
+        Err(error) if error.exit() == Exit::Partial => return Err(error),
         Err(error) => {
             let error = match maintenance.drop(&new) {
                 Ok(()) => error
@@ -211,7 +215,7 @@ fn reader(entry: &Entry) -> Result<Reader> {
 }
 
 /// Takes the exclusive lock of a database that is to be replaced, and refuses one that holds data.
-fn hold(context: &Context, options: &Options, settings: &Settings) -> Result<RunLock> {
+fn hold(context: &Context, options: &Options, settings: &Settings, backup: &str) -> Result<RunLock> {
     let connect = |purpose| common::open(settings, TOOL, purpose, &Tuning::default());
     let lock = connect("lock")?;
     let (lock, mut looker) =
@@ -223,11 +227,18 @@ fn hold(context: &Context, options: &Options, settings: &Settings) -> Result<Run
         .map_err(|error| failed("look whether the database holds data", &error))?;
     let tables: i64 = row.get(0);
     if tables > 0 && !options.force {
+        let role = options.restore_user.as_ref().map(|role| format!(" --restore-user={}", quoted(role)));
+        let (fate, flag) = if options.in_place {
+            ("all that it holds goes", " --in-place")
+        } else {
+            ("it is kept beside under another name", "")
+        };
         return Err(Error::new(Exit::Failed, format!("{} holds data: {tables} tables", settings.database()))
             .because("nothing was touched")
             .hint(format!(
-                "replace it: {} restore NAME --force (it is kept beside under another name)",
-                own()
+                "replace it ({fate}): {}{flag}{}",
+                troubleshooting::restore(settings, backup),
+                role.unwrap_or_default()
             )));
     }
     Ok(lock)
@@ -274,19 +285,6 @@ fn mark(settings: &Settings, entry: &Entry, database: &Map<String, Value>) -> Re
     let statements = ledger::note_restore(&entry.name, created.ok(), owner);
     let statements: Vec<&str> = statements.iter().map(String::as_str).collect();
     load::run_all(&mut session.client, &statements)
-}
-
-/// Commits what was done in place, as long as the database's lock is held.
-fn commit(session: &mut sessions::Session, held: &RunLock, look: &str) -> Result<()> {
-    sessions::stopped()?;
-    // Not asked of the lock's own session: where TimescaleDB goes, that one would wait for this transaction.
-    session.client.batch_execute(&guard(held.token())).map_err(|error| {
-        failed("see that the database's lock is still held", &error).because("all was rolled back")
-    })?;
-    session
-        .client
-        .batch_execute("COMMIT")
-        .map_err(|error| failed("commit the restore", &error).with_exit(Exit::Partial).hint(look))
 }
 
 /// What is left once the new database is in service. A failure here changes nothing of that.

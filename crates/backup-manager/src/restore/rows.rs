@@ -12,8 +12,9 @@ use ms5_common::success;
 use ms5_common::timescale::{self, policies};
 use ms5_common::tool::Context;
 
+use super::commit::commit;
 use super::load::{Load, run_all};
-use super::{LOCK_TIMEOUT, commit, compare};
+use super::{LOCK_TIMEOUT, compare};
 use crate::args::{Options, TOOL};
 use crate::aside;
 use crate::folder::Entry;
@@ -35,7 +36,7 @@ pub(super) fn run(
     let held = open(context, options, settings)?;
     let mut session = sessions::open(settings, "restore")?;
     filled_in_one(settings, || fill(&mut session, entry, more, settings, options.force))?;
-    commit(&mut session, &held, "look whether the tables hold the rows")?;
+    commit(settings, &mut session, &held, "look whether the tables hold the rows")?;
     context.recorder.emit("backup", crate::list::record(entry, "restored"));
     let rows = more.tables.iter().map(|table| table.rows).sum();
     log::info!("Now: ANALYZE; and refresh continuous aggregates, where there are any");

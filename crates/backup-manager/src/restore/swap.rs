@@ -6,7 +6,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ms5_common::db::client::Client;
 use ms5_common::error::{Error, Result};
@@ -23,6 +23,9 @@ use crate::sessions::{failed, stopped};
 const TRIES: usize = 6;
 const SESSIONS: &str =
     "end the sessions that remain: SELECT pid, usename, application_name FROM pg_stat_activity";
+/// How long a server that has not answered is asked what became of the names, and how often.
+const PATIENCE: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_millis(200);
 /// The longest name that PostgreSQL keeps.
 const LONGEST: usize = 63;
 
@@ -102,24 +105,42 @@ pub(crate) fn run(
                 return Err(if busy { error.hint(SESSIONS) } else { error });
             }
             Err(Outcome::Unknown(error)) => {
-                let lost = failed("learn whether the names were swapped", &error);
-                let mut again = maintenance.second().map_err(|error| {
-                    error
+                return match name_of(maintenance, fresh.oid) {
+                    Some(name) if name == target => {
+                        log::warn!("The connection was lost while the names were swapped; the server says that they were");
+                        Ok(())
+                    }
+                    Some(_) => Err(failed("swap the names", &error).because("both are as they were")),
+                    None => Err(failed("learn whether the names were swapped", &error)
                         .with_exit(Exit::Partial)
-                        .because("the connection was lost while the names were swapped")
-                })?;
-                let row = again
-                    .client
-                    .query("SELECT datname::text FROM pg_catalog.pg_database WHERE oid = $1", &[&fresh.oid])
-                    .map_err(|_| lost)?;
-                if row.first().is_some_and(|row| row.get::<_, String>(0) == target) {
-                    return Ok(());
-                }
-                return Err(failed("swap the names", &error).because("both are as they were"));
+                        .hint(format!(
+                            "look for {new} in pg_database: where it is still there, {target} is as it was, else it is restored"
+                        ))),
+                };
             }
         }
     }
     Err(Error::new(Exit::Bug, "the swap did not end"))
+}
+
+/// The name that a database has now. None: the server is not there to be asked.
+fn name_of(maintenance: &Maintenance, oid: u32) -> Option<String> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let asked = maintenance.second().ok().and_then(|mut session| {
+            session
+                .client
+                .query("SELECT datname::text FROM pg_catalog.pg_database WHERE oid = $1", &[&oid])
+                .ok()
+        });
+        if let Some(rows) = asked {
+            return Some(rows.first().map(|row| row.get(0)).unwrap_or_default());
+        }
+        if Instant::now() >= deadline {
+            return None;
+        }
+        thread::sleep(PAUSE);
+    }
 }
 
 enum Outcome {

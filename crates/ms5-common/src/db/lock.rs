@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::exit::Exit;
 
 /// The key, "MS5_MIGR" in ASCII: the same for every tool, so that they see each other's locks.
-const KEY: i64 = 0x4d53_355f_4d49_4752;
+pub const KEY: i64 = 0x4d53_355f_4d49_4752;
 
 /// How often a busy lock is tried again.
 const POLL: Duration = Duration::from_millis(200);
