@@ -4,10 +4,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use migration_tests::backups::{Backups, Dice, HYPERTABLES, PLAIN, content, gunzip, half};
-use migration_tests::program::Program;
 use migration_tests::server::{Engine, Server, not_run};
 use serde_json::Value;
 
@@ -108,7 +107,7 @@ fn an_old_database_is_kept_under_a_name_that_is_free() {
     let backups = Backups::new(Engine::Plain, PLAIN);
     let name = backups.lab.database.name.clone();
     let _ = backups.restorer("rollback-point twice").run().expect(0);
-    let script = script(&backups);
+    let script = backups.rollback_script();
     let prefix = format!("{name}_before_restore_");
     // As if every one of the seconds to come had seen a restore.
     let mut admin = backups.superuser("postgres");
@@ -127,7 +126,7 @@ fn an_old_database_is_kept_under_a_name_that_is_free() {
     }
     let before = backups.content();
     let _ = backups.restorer("restore twice --force").run().expect(0);
-    let _ = by_hand(&script, Engine::Plain).args(["--force"]).run().expect(0);
+    let _ = backups.by_hand(&script).args(["--force"]).run().expect(0);
     assert_eq!(backups.content(), before);
     let kept = backups.databases(&prefix);
     assert_eq!(kept.len(), taken.len() + 2);
@@ -308,78 +307,6 @@ fn one_restore_at_a_time_and_none_during_a_run() {
 }
 
 #[test]
-fn the_rollback_script_and_a_restore_wait_for_each_other_and_clear_away_what_is_dead() {
-    let backups = Backups::new(Engine::Plain, "CREATE TABLE t (id int);");
-    let _ = backups.restorer("rollback-point turns").run().expect(0);
-    let script = script(&backups);
-    let run = || by_hand(&script, Engine::Plain).args(["--force"]).run();
-    let text = fs::read_to_string(&script).unwrap();
-    let key = text.split("LOCK_KEY='").nth(1).and_then(|rest| rest.split('\'').next()).unwrap();
-    let mut admin = backups.superuser("postgres");
-    admin.batch_execute(&format!("SELECT pg_advisory_lock({key})")).unwrap();
-    let _ = run().expect(4).shows(&["another restore of", "lock timeout", "nothing was touched"]);
-    let _ = backups
-        .restorer("restore turns --force --lock-wait=0")
-        .run()
-        .expect(4)
-        .shows(&["another restore of", "nothing was touched"]);
-    admin.batch_execute(&format!("SELECT pg_advisory_unlock({key})")).unwrap();
-    // One that a killed rollback of this database has left, and one that another database's is filling.
-    let number = key.trim_start_matches('-');
-    let (dead, others) = (format!("ms5_rollback_{number}_x"), format!("ms5_rollback_{number}1_x"));
-    for name in [&dead, &others] {
-        admin.batch_execute(&format!("CREATE DATABASE {name} TEMPLATE template0")).unwrap();
-    }
-    let _ = run().expect(0);
-    assert!(backups.databases(&dead).is_empty());
-    assert_eq!(backups.databases(&others), std::slice::from_ref(&others));
-    admin.batch_execute(&format!("DROP DATABASE {others}")).unwrap();
-}
-
-/// The number of the lock on a name, as SQL.
-fn lock_key(name: &str) -> String {
-    format!("('x' || encode(substr(sha256('ms5 restore {name}'), 1, 8), 'hex'))::bit(64)::bigint")
-}
-
-#[test]
-fn a_restore_from_another_maintenance_database_is_seen() {
-    let backups = Backups::new(Engine::Plain, "CREATE TABLE t (id int);");
-    let name = backups.lab.database.name.clone();
-    let _ = backups.restorer("rollback-point seen").run().expect(0);
-    let script = script(&backups);
-    // What somebody makes who has named another database than postgres; locks are each database's own.
-    let other = backups.empty_database("maintenance");
-    let half = format!("ms5_half_20240115_103000_{:08x}", std::process::id());
-    // The lock before the database, as a restore does it: without one, the restore of a test beside drops it.
-    let mut maker = backups.superuser(&other);
-    maker.batch_execute(&format!("SELECT pg_advisory_lock({})", lock_key(&half))).unwrap();
-    backups
-        .superuser("postgres")
-        .batch_execute(&format!("CREATE DATABASE {half} TEMPLATE template0"))
-        .unwrap();
-    let _ = backups.restorer("restore seen --force --drop-old").run().expect(0);
-    assert_eq!(backups.databases(&half), std::slice::from_ref(&half), "what somebody is making was dropped");
-
-    // The same of the database that is replaced.
-    maker.batch_execute(&format!("SELECT pg_advisory_lock({})", lock_key(&name))).unwrap();
-    let _ = backups
-        .restorer("restore seen --force --lock-wait=0")
-        .run()
-        .expect(4)
-        .shows(&["another restore of", "nothing was touched"]);
-    let _ = by_hand(&script, Engine::Plain).args(["--force"]).run().expect(4).shows(&[
-        "another restore of",
-        "from another database than postgres",
-        "nothing was touched",
-    ]);
-    drop(maker);
-    let _ = by_hand(&script, Engine::Plain).args(["--force"]).run().expect(0);
-    // By this one, or by that of a test beside it, which may still be at it.
-    let _ = backups.restorer("restore seen --force --drop-old").run().expect(0);
-    backups.lab.wait_for(&format!("SELECT NOT EXISTS (SELECT FROM pg_database WHERE datname = '{half}')"));
-}
-
-#[test]
 fn a_session_that_is_refused_in_the_middle_is_a_failure_and_not_the_start() {
     // A server of its own: how many sessions a role may have is the whole server's.
     let server = Server::start(Engine::Plain, &[]).unwrap();
@@ -481,72 +408,6 @@ fn a_chunk_that_is_being_compressed_is_not_lost() {
     let _ = run.wait().expect(0);
     let _ = backups.restorer("restore race --force --drop-old").run().expect(0);
     assert_eq!(backups.content(), before);
-}
-
-/// The script of the only rollback point.
-fn script(backups: &Backups<'_>) -> PathBuf {
-    let points = backups.lab.home().join("rollback");
-    fs::read_dir(points).unwrap().flatten().next().unwrap().path().join("rollback.sh")
-}
-
-/// A program that finds psql and none of our tools.
-fn by_hand(script: &Path, engine: Engine) -> Program {
-    let server = Server::shared(engine);
-    Program::at(script)
-        .env("PATH", format!("{}:/usr/bin:/bin", server.bin().display()))
-        .env("MS5_RESTORE_PASSWORD", server.variable("MS5_SANDBOX_SUPERUSER_PASSWORD"))
-        .env("PGSSLMODE", "disable")
-}
-
-#[test]
-fn the_rollback_script_needs_none_of_our_tools() {
-    for (engine, sql) in [(Engine::Plain, PLAIN.to_owned()), (Engine::Pg17, format!("{PLAIN}{HYPERTABLES}"))]
-    {
-        let backups = Backups::new(engine, &sql);
-        let server = Server::shared(engine);
-        let name = backups.lab.database.name.clone();
-        let before = backups.content();
-        if engine == Engine::Pg17 {
-            let _ = backups
-                .run("rollback-point nobody")
-                .expect(3)
-                .shows(&["only a superuser", "there is no rollback point"]);
-        }
-        let _ = backups
-            .restorer("rollback-point migration_failure")
-            .run()
-            .expect(0)
-            .shows(&["✅ Rollback point created", "rollback.sh --force"]);
-        backups.lab.sql("UPDATE parent SET name = 'changed'; CREATE TABLE later (id int)");
-        let script = script(&backups);
-        let point = script.parent().unwrap();
-        let text = fs::read_to_string(&script).unwrap();
-        assert!(text.starts_with("#!/bin/sh\n# MS5.0 Rollback Script\n# Created: "), "{text}");
-        let password = server.variable("MS5_SANDBOX_SUPERUSER_PASSWORD");
-        assert!(!text.contains(password) && !text.contains(server.variable("POSTGRES_PASSWORD_TEST")));
-        let sh =
-            |arguments: &[&str]| by_hand(&script, engine).args(arguments).env("PGDATABASE", "nonsense").run();
-        let _ = sh(&["--force", "migration_failure"]).expect(2).shows(&["unknown argument"]);
-        let _ = sh(&[]).expect(1).shows(&["holds data", "nothing was touched"]);
-        let mut guest = backups.lab.client();
-        guest.batch_execute("BEGIN; SELECT 1").unwrap();
-        let ran = sh(&["--force"]).expect(0).shows(&["The backup's checksum fits", "✅ Rolled back"]);
-        assert_eq!(backups.content(), before, "{ran}");
-        assert!(
-            backups.lab.ask("SELECT backup_name FROM migration_restores").starts_with("migration_failure_")
-        );
-        assert_eq!(backups.databases(&format!("{name}_before_restore_")).len(), 1, "{ran}");
-        assert!(!fs::read_to_string(point.join("rollback.log")).unwrap().contains(password));
-        // The fast path, by the point's name; and a backup that is damaged.
-        let point_name = point.file_name().unwrap().to_str().unwrap().to_owned();
-        let _ = backups.restorer(&format!("rollback {point_name} --force --drop-old")).run().expect(0);
-        assert_eq!(backups.content(), before);
-        let file = backups.folder().join(&point_name).join("full_database.sql.gz");
-        let mut bytes = fs::read(&file).unwrap();
-        bytes[100] ^= 1;
-        fs::write(&file, bytes).unwrap();
-        let _ = sh(&["--force"]).expect(1).shows(&["the backup is damaged", "nothing was touched"]);
-    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! would see it.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use ms5_common::catalog::Inventory;
@@ -237,6 +237,26 @@ impl<'a> Backups<'a> {
             .current_dir(self.lab.home())
             .args(arguments.split_whitespace())
             .run()
+    }
+
+    /// The rollback.sh of the only rollback point.
+    ///
+    /// # Panics
+    /// Where there is none.
+    #[must_use]
+    #[allow(clippy::expect_used)]
+    pub fn rollback_script(&self) -> PathBuf {
+        let mut points = fs::read_dir(self.lab.home().join("rollback")).expect("rollback/").flatten();
+        points.next().expect("a rollback point").path().join("rollback.sh")
+    }
+
+    /// Such a script, where psql is found and none of our tools.
+    #[must_use]
+    pub fn by_hand(&self, script: &Path) -> Program {
+        Program::at(script)
+            .env("PATH", format!("{}:/usr/bin:/bin", self.server.bin().display()))
+            .env("MS5_RESTORE_PASSWORD", self.server.variable("MS5_SANDBOX_SUPERUSER_PASSWORD"))
+            .env("PGSSLMODE", "disable")
     }
 
     /// That every object is as it was.
