@@ -173,7 +173,7 @@ fn the_callers_address_is_not_followed_and_a_refused_password_is_no_dead_server(
 
 #[test]
 fn nobody_who_works_on_the_database_is_ended() {
-    let backups = Backups::new(Engine::Plain, "CREATE TABLE t (id int); INSERT INTO t VALUES (7);");
+    let backups = Backups::new(Engine::Pg17, "CREATE TABLE t (id int); INSERT INTO t VALUES (7);");
     let _ = backups.restorer("rollback-point work").run().expect(0);
     let script = backups.rollback_script();
     backups.lab.write("001_slow.sql", b"INSERT INTO t VALUES (8); SELECT pg_sleep(600);");
@@ -209,7 +209,7 @@ fn an_answer_that_is_lost_while_the_names_are_swapped_is_looked_up() {
     fs::write(
         &psql,
         format!(
-            "#!/bin/sh\nfor last; do :; done\n[ \"$last\" = - ] || exec {real} \"$@\"\ntext=$(cat)\nprintf '%s\\n' \"$text\" | {real} \"$@\"\ncode=$?\ncase $text in *'RENAME TO :\"db\"'*) exit 2 ;; esac\nexit $code\n",
+            "#!/bin/sh\ncase $* in *' -v db='*) ;; *) exec {real} \"$@\" ;; esac\ntext=$(cat)\nprintf '%s\\n' \"$text\" | {real} \"$@\"\ncode=$?\ncase $text in *'RENAME TO :\"db\"'*) exit 2 ;; esac\nexit $code\n",
             real = server.bin().join("psql").display()
         ),
     )

@@ -30,6 +30,8 @@ struct Candidate {
     /// What of the store it needs: files and their bytes.
     stored: Vec<(String, u64)>,
     complete: bool,
+    /// Whether we made it: one of the old script's is complete where its file is there, and cannot stand in for one of ours.
+    ours: bool,
     /// A rollback point leads to it.
     needed: bool,
 }
@@ -76,12 +78,12 @@ fn decide(
     // One complete backup of each type and database always stays, whatever is asked for.
     let keep_last = keep_last.max(1);
     let limit = Duration::days(i64::try_from(days).unwrap_or(i64::MAX / 86_400_000));
-    let mut kept: BTreeMap<(&str, &[String; 2]), usize> = BTreeMap::new();
+    let mut kept: BTreeMap<(&str, &[String; 2], bool), usize> = BTreeMap::new();
     let mut fates: Vec<Fate> = candidates
         .iter()
         .map(|backup| {
             let Some(created) = backup.created.filter(|_| backup.complete) else { return Fate::Odd };
-            let kept = kept.entry((&backup.kind, &backup.whose)).or_default();
+            let kept = kept.entry((&backup.kind, &backup.whose, backup.ours)).or_default();
             *kept += 1;
             if backup.needed {
                 Fate::Needed
@@ -131,6 +133,7 @@ pub(crate) fn run(context: &Context, options: &Options, settings: &Settings, day
             size: entry.size,
             stored: entry.pieces().iter().map(|piece| (piece.file.clone(), piece.bytes)).collect(),
             complete: entry.complete(),
+            ours: entry.metadata.as_ref().is_ok_and(|metadata| metadata.more.is_some()),
             needed: needed.contains(&entry.name),
         })
         .collect();
@@ -251,6 +254,7 @@ mod tests {
             size: 10,
             stored: Vec::new(),
             complete: true,
+            ours: true,
             needed: false,
         }
     }
@@ -282,6 +286,13 @@ mod tests {
         let mut unknown = all;
         unknown[2].created = None;
         assert_eq!(fates(&unknown, 0, 1, None), [Last, Old, Odd]);
+    }
+
+    #[test]
+    fn one_of_the_old_script_does_not_stand_in_for_ours() {
+        let theirs = Candidate { ours: false, ..backup("b", 0) };
+        assert_eq!(fates(&[theirs, backup("a", 40)], 30, 1, None), [Fate::Last, Fate::Last]);
+        assert_eq!(fates(&[backup("b", 0), backup("a", 40)], 30, 1, None), [Fate::Last, Fate::Old]);
     }
 
     #[test]

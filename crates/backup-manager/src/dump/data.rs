@@ -58,9 +58,10 @@ impl Job<'_> {
         put(Stage::Check, &sqltext::check(&more.tables))?;
         let sequences: Vec<_> =
             plan.sequences.iter().filter(|(name, ..)| !is_internal(name)).cloned().collect();
-        put(Stage::Sequences, &sqltext::sequences(&sequences))?;
         let text = self.section(&more.snapshot, "post-data", &LEFT_OUT)?;
-        put(Stage::Refresh, &sections::after_rows(&text, &[])?.1)?;
+        put(Stage::Refresh, &sections::after_rows(&text, &[])?.refresh())?;
+        // Last, as no ROLLBACK sets them back.
+        put(Stage::Sequences, &sqltext::sequences(&sequences))?;
         put(Stage::End, &sqltext::end_rows())?;
         finish(vec![(file, archive)])
     }

@@ -67,14 +67,14 @@ impl Job<'_> {
             self.large_objects(&archive, &more.snapshot)?;
         }
         drop(aside);
-        let (post, refresh) = sections::after_rows(&beside.post, &plan.hypertables)?;
-        put(Stage::PostData, &(post + &sqltext::added(&plan.added)))?;
+        let post = sections::after_rows(&beside.post, &plan.hypertables)?;
+        put(Stage::PostData, &(post.rest() + &sqltext::added(&plan.added)))?;
         put(Stage::Check, &sqltext::check(&more.tables))?;
         let schema = plan.extension.schema.as_deref();
         if let Some(schema) = schema.filter(|_| plan.superuser) {
             put(Stage::Finish, &sqltext::finish(schema, plan.jobs_table.as_deref()))?;
         }
-        put(Stage::Refresh, &refresh)?;
+        put(Stage::Refresh, &post.refresh_and_last())?;
         put(Stage::Settings, &sqltext::settings(&plan.database))?;
         put(Stage::Last, &sqltext::last(&plan.database))?;
         let start = schema.filter(|_| !plan.jobs.is_empty());

@@ -460,6 +460,11 @@ fn report(context: &Context, settings: &Settings, entry: &Entry, metadata: &Meta
             "It holds hypertables: a restore needs a superuser (DB_USER, or --restore-user=ROLE with MS5_RESTORE_PASSWORD)"
         );
     }
+    for index in more.inventory.invalid_indexes() {
+        log::warn!(
+            "The index {index} is not valid (a CREATE INDEX CONCURRENTLY that failed?): pg_dump leaves it out, and a restored database will not have it"
+        );
+    }
     if metadata.can_be_proven() {
         let prove = with_backups(settings, &format!("verify {} --deep", metadata.name));
         log::info!("Prove it by restoring it: {prove}");

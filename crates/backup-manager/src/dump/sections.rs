@@ -158,13 +158,43 @@ pub(crate) fn creates_timescale(facts: &Facts<'_>) -> bool {
         && facts.tokens().take(6).any(|token| token.name().is_some_and(|name| name == "timescaledb"))
 }
 
+/// The section after the rows, in the order in which its parts are run.
+pub(crate) struct AfterRows {
+    rest: String,
+    refresh: String,
+    last: String,
+}
+
+impl AfterRows {
+    /// What reads no rows of other tables.
+    pub(crate) fn rest(&self) -> String {
+        member(&self.rest)
+    }
+
+    /// What does.
+    pub(crate) fn refresh(&self) -> String {
+        member(&self.refresh)
+    }
+
+    /// The same, and what comes behind everything.
+    pub(crate) fn refresh_and_last(&self) -> String {
+        member(&format!("{}{}", self.refresh, self.last))
+    }
+}
+
+/// A member of its own, where there is something in it.
+fn member(text: &str) -> String {
+    if text.trim().is_empty() { String::new() } else { format!("{PINNED}{text}\n\n") }
+}
+
 /// The section after the rows, and apart from it what reads rows: materialized views are filled last of all, and keys that refer
-/// to a hypertable find its rows only once TimescaleDB is back to work.
+/// to a hypertable find its rows only once TimescaleDB is back to work. Event triggers come behind them, or they would hear of
+/// them: one that keeps a record of DDL would write to a table that is complete.
 ///
 /// # Errors
 /// Those of [`pieces`].
-pub(crate) fn after_rows(text: &str, hypertables: &[TableName]) -> Result<(String, String)> {
-    let (mut rest, mut refresh) = (String::new(), String::new());
+pub(crate) fn after_rows(text: &str, hypertables: &[TableName]) -> Result<AfterRows> {
+    let (mut rest, mut refresh, mut last) = (String::new(), String::new(), String::new());
     for piece in pieces(text)? {
         let facts = Facts::of(&piece.statement.text, true);
         if is_ours(&facts) {
@@ -172,11 +202,24 @@ pub(crate) fn after_rows(text: &str, hypertables: &[TableName]) -> Result<(Strin
         }
         let late = facts.begins_with(&["refresh", "materialized", "view"])
             || refers_to(&facts).is_some_and(|table| hypertables.contains(&table));
-        piece.write(if late { &mut refresh } else { &mut rest });
+        piece.write(match () {
+            () if is_event_trigger(&facts) => &mut last,
+            () if late => &mut refresh,
+            () => &mut rest,
+        });
     }
-    let whole =
-        |text: String| if text.trim().is_empty() { String::new() } else { format!("{PINNED}{text}\n\n") };
-    Ok((whole(rest), whole(refresh)))
+    Ok(AfterRows { rest, refresh, last })
+}
+
+/// Whether a statement makes an event trigger, or says more of one.
+fn is_event_trigger(facts: &Facts<'_>) -> bool {
+    [
+        ["create", "event", "trigger"].as_slice(),
+        &["alter", "event", "trigger"],
+        &["comment", "on", "event", "trigger"],
+    ]
+    .iter()
+    .any(|words| facts.begins_with(words))
 }
 
 /// The table that a foreign key refers to, where the statement adds one.
@@ -242,16 +285,25 @@ mod tests {
 
     #[test]
     fn materialized_views_are_filled_last() {
-        let post = "CREATE INDEX i ON t (a);\nREFRESH MATERIALIZED VIEW v;\nALTER TABLE t ADD CONSTRAINT f CHECK (true);\n\
+        let post = "CREATE INDEX i ON t (a);\nCREATE EVENT TRIGGER e ON ddl_command_end EXECUTE FUNCTION f.e();\n\
+            ALTER EVENT TRIGGER e OWNER TO o;\nREFRESH MATERIALIZED VIEW v;\nALTER TABLE t ADD CONSTRAINT f CHECK (true);\n\
             ALTER TABLE ONLY f.a ADD CONSTRAINT k FOREIGN KEY (b) REFERENCES f.\"H\"(b);\nALTER TABLE ONLY f.a ADD CONSTRAINT l FOREIGN KEY (b) REFERENCES f.h(b);\n";
         let hypertables = [TableName::new("f", "H")];
-        let (rest, refresh) = after_rows(post, &hypertables).unwrap();
+        let sorted = after_rows(post, &hypertables).unwrap();
+        let (rest, refresh) = (sorted.rest(), sorted.refresh());
         assert!(
             rest.contains("CREATE INDEX") && rest.contains("ADD CONSTRAINT") && !rest.contains("REFRESH")
         );
         assert!(refresh.contains("REFRESH MATERIALIZED VIEW v;") && refresh.contains("CONSTRAINT k"));
         assert!(rest.contains("CONSTRAINT l") && !refresh.contains("CONSTRAINT l"), "{refresh}");
-        assert_eq!(after_rows("SET lock_timeout = 0;\n", &[]).unwrap(), (String::new(), String::new()));
+        assert!(!refresh.contains("EVENT") && !rest.contains("EVENT"), "{rest}{refresh}");
+        let all = sorted.refresh_and_last();
+        assert!(
+            all.find("REFRESH") < all.find("CREATE EVENT TRIGGER") && all.contains("ALTER EVENT TRIGGER"),
+            "{all}"
+        );
+        let none = after_rows("SET lock_timeout = 0;\n", &[]).unwrap();
+        assert!(none.rest().is_empty() && none.refresh_and_last().is_empty());
     }
 
     #[test]

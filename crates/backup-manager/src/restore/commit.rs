@@ -15,11 +15,18 @@ use crate::sessions::{self, Session, failed};
 const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Commits, as long as the database's lock is held. `look` says how to find out by hand whether it was done.
+/// Commits, as long as the database's lock is held; `last` does what no ROLLBACK would undo. `look` says how to find out by hand
+/// whether it was done.
 ///
 /// # Errors
 /// [`Exit::Failed`] where all was rolled back; [`Exit::Partial`] where it cannot be learned whether it was.
-pub(super) fn commit(settings: &Settings, session: &mut Session, held: &RunLock, look: &str) -> Result<()> {
+pub(super) fn commit(
+    settings: &Settings,
+    session: &mut Session,
+    held: &RunLock,
+    look: &str,
+    last: impl FnOnce(&mut Session) -> Result<()>,
+) -> Result<()> {
     sessions::stopped()?;
     let rolled_back = |error: Error| error.because("all was rolled back");
     // Not asked of the lock's own session: where TimescaleDB goes, that one would wait for this transaction.
@@ -27,6 +34,12 @@ pub(super) fn commit(settings: &Settings, session: &mut Session, held: &RunLock,
         .client
         .batch_execute(&guard(held.token()))
         .map_err(|error| rolled_back(failed("see that the database's lock is still held", &error)))?;
+    // Keys that wait for the COMMIT are looked at before it.
+    session
+        .client
+        .batch_execute("SET CONSTRAINTS ALL IMMEDIATE")
+        .map_err(|error| rolled_back(failed("check the constraints that are deferred", &error)))?;
+    last(session).map_err(rolled_back)?;
     let row = session
         .client
         .query_typed_one("SELECT pg_catalog.txid_current(), pg_catalog.pg_postmaster_start_time()::text", &[])

@@ -117,9 +117,9 @@ fn objects(load: &Load<'_>, now: std::result::Result<Inventory, postgres::Error>
     let now = now.map_err(|error| failed("take the inventory of what was restored", &error))?;
     // What was made anew has numbers of its own, and its jobs do not run yet.
     let differences = if load.members(Stage::Hypertables).next().is_some() {
-        load.more.inventory.as_restored().compare(&now.as_restored())
+        load.more.inventory.as_restored().compare_restored(&now.as_restored())
     } else {
-        load.more.inventory.compare(&now)
+        load.more.inventory.compare_restored(&now)
     };
     Ok(differences.iter().map(ToString::to_string).collect())
 }

@@ -45,7 +45,7 @@ pub(super) fn run(
     let reader = super::reader(entry)?;
     let load = Load { options, more, reader: &reader };
     let rows = filled_in_one(settings, || load.all(&mut session, &wanted))?;
-    commit(settings, &mut session, &held, "look whether the hypertables hold the rows")?;
+    commit(settings, &mut session, &held, "look whether the hypertables hold the rows", |_| Ok(()))?;
     for start in
         wanted.iter().filter(|one| one.missing(&rows)).filter_map(|one| one.outline.start_jobs.as_ref())
     {

@@ -53,7 +53,7 @@ const DROPS: &str = "
 /// Extensions that the backup has not, and large objects.
 const REST: &str = "
     SELECT pg_catalog.format('DROP EXTENSION IF EXISTS %I CASCADE', extname) FROM pg_catalog.pg_extension
-    WHERE extname <> 'plpgsql' AND NOT extname::text = ANY ($1)
+    WHERE extname <> 'plpgsql' AND NOT pg_catalog.quote_ident(extname) = ANY ($1)
     UNION ALL
     SELECT pg_catalog.format('SELECT pg_catalog.lo_unlink(%s)', oid) FROM pg_catalog.pg_largeobject_metadata";
 
@@ -76,11 +76,13 @@ pub(super) fn run(
     log::info!("It is one transaction: whatever ends it early leaves the database as it is");
     let held = super::hold(context, options, settings, &entry.name)?;
     let mut session = sessions::open(settings, "restore")?;
-    replace(&mut session, entry, more, settings).map_err(|error| {
+    let reader = super::reader(entry)?;
+    let load = Load { settings, more, reader: &reader, jobs: 1 };
+    replace(&mut session, entry, &load).map_err(|error| {
         error.because(format!("{} is as it was: all was rolled back", settings.database()))
     })?;
     let look = "look whether it has: SELECT backup_name, restored_at FROM migration_restores";
-    commit(settings, &mut session, &held, look)?;
+    commit(settings, &mut session, &held, look, |session| load.sequences(session))?;
     context.recorder.emit("backup", crate::list::record(entry, "restored"));
     success!(
         "✅ Restore completed: {} is {} again ({} ms)",
@@ -114,16 +116,14 @@ fn fit<'a>(entry: &Entry, source: &Source<'a>) -> Result<&'a More> {
 }
 
 /// Drops, loads, compares and notes, in a transaction that stays open.
-fn replace(session: &mut Session, entry: &Entry, more: &More, settings: &Settings) -> Result<()> {
+fn replace(session: &mut Session, entry: &Entry, load: &Load<'_>) -> Result<()> {
     run_all(&mut session.client, &["BEGIN", LOCK_TIMEOUT])?;
     let kept: Vec<&str> =
-        more.inventory.iter().filter_map(|(name, _)| name.strip_prefix("extension ")).collect();
+        load.more.inventory.iter().filter_map(|(name, _)| name.strip_prefix("extension ")).collect();
     drop_all(&mut session.client, &kept)?;
-    let reader = super::reader(entry)?;
-    let load = Load { settings, more, reader: &reader, jobs: 1 };
     load.in_one(session)?;
     let since = Instant::now();
-    let differences = compare::in_one(&load, session)?;
+    let differences = compare::in_one(load, session)?;
     if !differences.is_empty() {
         return Err(compare::differs(&differences)
             .hint("what belongs to other roles cannot be replaced by this one: restore as a role that may create databases"));

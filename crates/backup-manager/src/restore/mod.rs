@@ -69,6 +69,9 @@ fn bring_back(context: &Context, options: &Options, settings: &Settings, entry: 
     let rows = entry.metadata.as_ref().ok().and_then(Metadata::rows).unwrap_or_default();
     log::info!("Checksums fit, {} rows", count(rows));
     let source = Source::of(&entry)?;
+    if let Source::Ours(Kind::Schema, _) = source {
+        log::warn!("It is of type schema: {} will have its tables, and no rows in them", settings.database());
+    }
     let owner = settings.connection.user.clone();
     let settings = restorer(settings, &context.variables, options.restore_user.as_deref());
     match source {
@@ -111,7 +114,14 @@ fn bring_back(context: &Context, options: &Options, settings: &Settings, entry: 
         Source::Old(dump) => dump.build(&inside, &context.variables, &database, &maintenance.version),
     };
     let swapped = built.and_then(|jobs| {
-        mark(&inside, &entry, &database)?;
+        if let Err(error) = mark(&inside, &entry, &database) {
+            sessions::stopped()?;
+            log::warn!(
+                "The database could not be marked as restored from {}: {}",
+                entry.name,
+                error.lines().join("; ")
+            );
+        }
         if let Some(mut lock) = held {
             lock.check()?;
             // Its sessions would stand in the way.
@@ -271,7 +281,8 @@ fn build(entry: &Entry, more: &More, settings: &Settings, options: &Options) -> 
 
 /// Writes down in the database where it is from.
 fn mark(settings: &Settings, entry: &Entry, database: &Map<String, Value>) -> Result<()> {
-    let mut session = sessions::open_again(settings, "restore", &[])?;
+    // Who froze the database before the backup has it frozen again.
+    let mut session = sessions::open_again(settings, "restore", &[("default_transaction_read_only", "off")])?;
     let there = session
         .client
         .query_typed_one("SELECT pg_catalog.to_regnamespace('public') IS NOT NULL", &[])

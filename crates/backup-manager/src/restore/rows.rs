@@ -35,8 +35,12 @@ pub(super) fn run(
     super::refuse_parts(options)?;
     let held = open(context, options, settings)?;
     let mut session = sessions::open(settings, "restore")?;
-    filled_in_one(settings, || fill(&mut session, entry, more, settings, options.force))?;
-    commit(settings, &mut session, &held, "look whether the tables hold the rows")?;
+    let reader = super::reader(entry)?;
+    let load = Load { settings, more, reader: &reader, jobs: 1 };
+    filled_in_one(settings, || fill(&mut session, &load, options.force))?;
+    commit(settings, &mut session, &held, "look whether the tables hold the rows", |session| {
+        load.sequences(session)
+    })?;
     context.recorder.emit("backup", crate::list::record(entry, "restored"));
     let rows = more.tables.iter().map(|table| table.rows).sum();
     log::info!("Now: ANALYZE; and refresh continuous aggregates, where there are any");
@@ -118,19 +122,18 @@ fn look(client: &mut Client) -> Result<()> {
 }
 
 /// Loads and compares, in a transaction that stays open.
-fn fill(session: &mut Session, entry: &Entry, more: &More, settings: &Settings, force: bool) -> Result<()> {
+fn fill(session: &mut Session, load: &Load<'_>, force: bool) -> Result<()> {
+    let tables = &load.more.tables;
     // What stands in the file for psql, with the tables emptied between: their keys would forbid it.
-    let mut statements = vec!["BEGIN".to_owned(), LOCK_TIMEOUT.to_owned(), aside::set_aside(&more.tables)];
+    let mut statements = vec!["BEGIN".to_owned(), LOCK_TIMEOUT.to_owned(), aside::set_aside(tables)];
     if force {
-        statements.extend(aside::empty(&more.tables));
+        statements.extend(aside::empty(tables));
     }
-    statements.push(aside::are_empty(&more.tables));
+    statements.push(aside::are_empty(tables));
     run_all(&mut session.client, &statements.iter().map(String::as_str).collect::<Vec<_>>())?;
-    let reader = super::reader(entry)?;
-    let load = Load { settings, more, reader: &reader, jobs: 1 };
     load.in_one(session)?;
     let since = Instant::now();
-    let differences = compare::rows_in_one(&load, session)?;
+    let differences = compare::rows_in_one(load, session)?;
     if !differences.is_empty() {
         return Err(compare::differs(&differences)
             .hint("a rule, a type or a generated column of the table may differ"));

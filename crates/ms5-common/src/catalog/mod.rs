@@ -5,6 +5,7 @@
 //! objects that belong to an extension, and the ledger are not part of it.
 
 mod queries;
+mod reload;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -143,6 +144,12 @@ impl Inventory {
             (object.clone(), is)
         };
         Self(self.0.iter().map(same).collect())
+    }
+
+    /// What is different in `restored`, which was made from a dump of this, but for what dumping and loading change of themselves.
+    #[must_use]
+    pub fn compare_restored(&self, restored: &Self) -> Vec<Difference> {
+        reload::differences(self, restored)
     }
 
     /// Every object with its definition.

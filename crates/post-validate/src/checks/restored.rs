@@ -33,8 +33,12 @@ pub(super) fn check(bench: &mut Bench<'_>) -> SqlResult {
                 .remedy("run it again"),
             Ok(now) => {
                 // A restore leaves it to the operator to start jobs.
-                let differences: Vec<String> =
-                    then.as_restored().compare(&now.as_restored()).iter().map(ToString::to_string).collect();
+                let differences: Vec<String> = then
+                    .as_restored()
+                    .compare_restored(&now.as_restored())
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect();
                 if differences.is_empty() {
                     Finding::pass(format!("{back}: {} are as they were", number(then.len(), "object")))
                 } else {

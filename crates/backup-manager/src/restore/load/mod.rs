@@ -70,7 +70,7 @@ impl Load<'_> {
         self.tables(&mut plan, &late)?;
         log::info!("Rows loaded, plain indexes with them ({} ms)", since.elapsed().as_millis());
         line.begin("restore: sequences, large objects");
-        self.run(&mut session, Stage::Sequences)?;
+        self.sequences(&mut session)?;
         self.run_streams(&mut session, Stage::LargeObjects, Around::Theirs)?;
         let since = Instant::now();
         self.post_data(&mut session, plan, late)?;
@@ -85,7 +85,7 @@ impl Load<'_> {
         Ok(())
     }
 
-    /// The same in one session, in the transaction that it has open.
+    /// The same in one session, in the transaction that it has open; but for the sequences, see [`Load::sequences`].
     ///
     /// # Errors
     /// What the server says, or that a member is not what it should be.
@@ -95,11 +95,18 @@ impl Load<'_> {
             stopped()?;
             self.rows(session, member, false)?;
         }
-        self.run(session, Stage::Sequences)?;
         self.run_streams(session, Stage::LargeObjects, Around::Ours)?;
         self.run(session, Stage::PostData)?;
         self.run(session, Stage::Hypertables)?;
         self.run(session, Stage::Refresh)
+    }
+
+    /// Sets the sequences, which no ROLLBACK undoes: in a transaction it is what comes last before the COMMIT.
+    ///
+    /// # Errors
+    /// What the server says, or that a member is not what it should be.
+    pub(crate) fn sequences(&self, session: &mut Session) -> Result<()> {
+        self.run(session, Stage::Sequences)
     }
 
     /// A session; with `seeing`, one that is not told of the restore.
