@@ -99,14 +99,14 @@ fn a_sound_backup_comes_back_however_the_server_prints_it_and_who_was_frozen_is_
     assert!(
         backups.lab.client().batch_execute("CREATE UNIQUE INDEX CONCURRENTLY failed ON twice (a)").is_err()
     );
-    admin.batch_execute(&format!("ALTER DATABASE {name} SET default_transaction_read_only = on")).unwrap();
     backups
         .superuser(&name)
         .batch_execute(
-            "SET default_transaction_read_only = off; CREATE EVENT TRIGGER audit ON ddl_command_end EXECUTE FUNCTION audit();
+            "CREATE EVENT TRIGGER audit ON ddl_command_end EXECUTE FUNCTION audit();
              COMMENT ON EVENT TRIGGER audit IS 'who did what'",
         )
         .unwrap();
+    admin.batch_execute(&format!("ALTER DATABASE {name} SET default_transaction_read_only = on")).unwrap();
     let before = backups.content();
     let _ = backups.restorer("backup odd full").run().expect(0).shows(&["public.failed is not valid"]);
     let _ = backups.restorer("verify odd --deep").run().expect(0);

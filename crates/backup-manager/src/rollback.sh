@@ -248,7 +248,7 @@ say INFO "Restoring into $NEW; $DB_NAME stays in service until that is whole"
 if ! unpack 2>>"$LOG" | run_psql "$NEW" -o /dev/null -f - >>"$LOG" 2>&1; then
     die 1 "the restore has failed (see $LOG)" "$(tail -n 3 "$LOG")" "$DB_NAME is as it was"
 fi
-printf '%s\n' "SET default_transaction_read_only = off; CREATE TABLE IF NOT EXISTS public.migration_restores (backup_name text NOT NULL, backup_created_at timestamptz, restored_at timestamptz NOT NULL DEFAULT now(), restored_by text NOT NULL DEFAULT session_user);
+printf '%s\n' "SET default_transaction_read_only = off; SELECT set_config('session_replication_role', 'replica', false) FROM pg_roles WHERE rolname = current_user AND rolsuper; CREATE TABLE IF NOT EXISTS public.migration_restores (backup_name text NOT NULL, backup_created_at timestamptz, restored_at timestamptz NOT NULL DEFAULT now(), restored_by text NOT NULL DEFAULT session_user);
 ALTER TABLE public.migration_restores OWNER TO :\"owner\";
 INSERT INTO public.migration_restores (backup_name, backup_created_at) VALUES (:'backup', :'made');" |
     run_psql "$NEW" -v owner="$OWNER" -v backup="$BACKUP_NAME" -v made="$BACKUP_TIME" -f - >>"$LOG" 2>&1 ||

@@ -283,9 +283,15 @@ fn build(entry: &Entry, more: &More, settings: &Settings, options: &Options) -> 
 fn mark(settings: &Settings, entry: &Entry, database: &Map<String, Value>) -> Result<()> {
     // Who froze the database before the backup has it frozen again.
     let mut session = sessions::open_again(settings, "restore", &[("default_transaction_read_only", "off")])?;
+    // Nor do its event triggers hear of what is not theirs, where there can be any.
     let there = session
         .client
-        .query_typed_one("SELECT pg_catalog.to_regnamespace('public') IS NOT NULL", &[])
+        .query_typed_one(
+            "SELECT pg_catalog.to_regnamespace('public') IS NOT NULL, CASE WHEN rolsuper
+                    THEN pg_catalog.set_config('session_replication_role', 'replica', false) END
+             FROM pg_catalog.pg_roles WHERE rolname = current_user",
+            &[],
+        )
         .map_err(|error| failed("look for the schema public", &error))?;
     if !there.get::<_, bool>(0) {
         log::warn!("There is no schema public, so {RESTORES} cannot tell which backup this database is from");
