@@ -112,7 +112,7 @@ fn a_sound_backup_comes_back_however_the_server_prints_it_and_who_was_frozen_is_
     let _ = backups.restorer("verify odd --deep").run().expect(0);
     let ran = backups.restorer("restore odd --force --drop-old").run().expect(0);
     assert!(!ran.to_string().contains("could not be marked"), "{ran}");
-    assert_eq!(backups.lab.ask("SHOW default_transaction_read_only"), "on");
+    assert_eq!(backups.lab.ask("SELECT current_setting('default_transaction_read_only')"), "on");
     assert_eq!(without(&backups.content(), "audit"), without(&before, "audit"));
     // What differs is still told: a check that lets more pass.
     let folder = backups.folder().join(backups.names().remove(0));
