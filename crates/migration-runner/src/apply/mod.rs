@@ -318,7 +318,7 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// The connection was lost during a COMMIT: only the server knows how that ended.
+    /// The answer to a COMMIT was lost: only the server knows how that ended.
     fn look_up(
         &mut self,
         title: &str,
@@ -326,7 +326,9 @@ impl<'a> Worker<'a> {
         lost: &postgres::Error,
     ) -> std::result::Result<(), Stop> {
         let worked = self.session.backend.clone();
-        log::warn!("The connection was lost during the COMMIT of {title}; asking the server how it ended");
+        let what =
+            if connection_lost(lost) { "connection was lost during" } else { "answer cannot be read to" };
+        log::warn!("The {what} the COMMIT of {title}; asking the server how it ended");
         let deadline = Instant::now() + LOST_COMMIT_PATIENCE;
         loop {
             let answer = self.reconnect().and_then(|()| {

@@ -127,8 +127,9 @@ fn round<'a>(
         Err(Trouble::Failed(failure)) => Err(failure.into()),
         Err(Trouble::Statement(statement, error)) => {
             let failure = failure::of_statement(job.migration, statement, &error);
-            // Where the COMMIT was on its way behind it, silence does not tell that it did not come through.
-            if commit.is_none() || !connection_lost(&error) || error.as_db_error().is_some() {
+            // With the COMMIT on its way behind it, only the server's own word tells that it did not come through: neither a lost
+            // connection nor an answer that the client does not understand does.
+            if commit.is_none() || error.as_db_error().is_some() {
                 return Err(failure.into());
             }
             match look_up(worker, job, begun, next, &error) {
@@ -233,7 +234,7 @@ fn commit_failed(
     next: Option<&Job<'_>>,
     error: &postgres::Error,
 ) -> Result<(), Stop> {
-    if connection_lost(error) {
+    if connection_lost(error) || error.as_db_error().is_none() {
         return look_up(worker, job, begun, next, error);
     }
     if let Some(next) = next {
@@ -259,7 +260,7 @@ fn commit_failed(
         .into())
 }
 
-/// The connection was lost with the COMMIT on its way: Ok where it came through.
+/// The answer was lost with the COMMIT on its way: Ok where it came through.
 fn look_up(
     worker: &mut Worker<'_>,
     job: &Job<'_>,
