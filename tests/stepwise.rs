@@ -306,3 +306,26 @@ INSERT INTO h VALUES ('2024-02-01', 1 / (SELECT x FROM switch));
     assert_eq!(lab.ask("SELECT count(*) || ' ' || sum(s) FROM hourly WHERE d < '2024-01-20'"), "10 28680");
     assert_eq!(valid(&lab, "h_v"), "true");
 }
+
+#[test]
+fn a_statement_that_commits_by_itself_is_not_tried_again() {
+    let text = "-- 001 - Commits
+CREATE TABLE p (id int);
+CREATE PROCEDURE fill() LANGUAGE plpgsql AS $$ BEGIN INSERT INTO p VALUES (1); COMMIT; LOCK TABLE held; END $$;
+CALL fill();
+";
+    let lab = lab(&[("001_a.sql", text)]);
+    lab.sql("CREATE TABLE held (id int)");
+    let mut holder = lab.client();
+    holder.batch_execute("BEGIN; LOCK TABLE held").unwrap();
+    let ran = lab.run("--lock-timeout=0.2").expect(5).shows(&["55P03", "what fill had committed stays"]);
+    assert!(!ran.stdout().contains("trying again"), "{ran}");
+    assert_eq!(lab.ask("SELECT count(*) FROM p"), "1");
+    holder.batch_execute("COMMIT").unwrap();
+    let _ = lab.run("").expect(5).shows(&["it is not known how much of fill was done", "failed", "--force"]);
+    assert_eq!(lab.ask("SELECT count(*) FROM p"), "1");
+    // The file says now that it may run again.
+    lab.write("001_a.sql", text.replacen('\n', "\n-- ms5: idempotent\n", 1).as_bytes());
+    let _ = lab.run("").expect(0);
+    assert_eq!(lab.ask("SELECT count(*) FROM p"), "2");
+}

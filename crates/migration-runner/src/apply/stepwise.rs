@@ -187,7 +187,9 @@ impl<'j> Run<'_, '_, 'j> {
                     continue;
                 }
             }
-            if !self.worker.try_again(self.job, failure, &mut retries) {
+            // What commits by itself was not rolled back.
+            let stays = matches!(bare, Some(Outside::Commits { .. }));
+            if stays || !self.worker.try_again(self.job, failure, &mut retries) {
                 return Err(stop);
             }
         }
@@ -239,16 +241,13 @@ impl<'j> Run<'_, '_, 'j> {
         }
         // After a lock that could not be had, this run's own start is the one to be taken up.
         let started = tried.as_ref().or(known);
-        // Killed, or its session was lost: the server has not said how it ended.
-        let blind = started.is_some_and(|started| !started.failed)
-            && !self.job.force
-            && !self.job.migration.idempotent;
+        let again = self.job.force || self.job.migration.idempotent;
         let wanted = match outside {
             Outside::CreateIndex { .. } => effects::create_index(statement),
             _ => None,
         };
         let client = &mut self.worker.session.client;
-        let TakenUp { verdict, before } = recover::take_up(client, outside, wanted.as_ref(), started, blind)?;
+        let TakenUp { verdict, before } = recover::take_up(client, outside, wanted.as_ref(), started, again)?;
         if verdict == Verdict::Done {
             log::info!("{}:{} was done by an earlier run", self.job.migration.file, statement.head());
             return self.note_done(place);
