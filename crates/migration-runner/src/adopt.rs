@@ -15,7 +15,7 @@ use ms5_common::tool::Context;
 use ms5_common::{success, timescale};
 use serde_json::json;
 
-use crate::apply::{Job, Outcome, SharedLock, Worker};
+use crate::apply::{Background, Job, Outcome, SharedLock, Worker};
 use crate::args::TOOL_VERSION;
 use crate::kept;
 use crate::plan::Standing;
@@ -172,7 +172,7 @@ fn build(
             steps: migration.stepwise.then(Default::default),
             force: false,
             claims: Vec::new(),
-            pause: None,
+            background: Background::Leave,
         };
         let report = worker.apply(&job, None)?;
         match report.outcome {

@@ -85,7 +85,8 @@ pub(crate) fn prepare(
         };
         log::warn!("An earlier run ended in the middle of {}; {left}", last.name);
     }
-    give_back(client, context);
+    // Every run of which jobs are on record has ended: this one holds the lock.
+    count_given_back(context, give_back(client, None));
     seen.paused.clear();
     Ok((Ready { session, lock, extension, seen, steps, earlier }, work))
 }
@@ -172,9 +173,9 @@ fn ensure_ledger(client: &mut Client) -> Result<()> {
     })
 }
 
-/// Schedules again what this or an earlier run has paused.
-pub(crate) fn give_back(client: &mut Client, context: &Context) {
-    match jobs::give_back(client) {
+/// Schedules again what a run has paused, or every run where None. Gives the number of jobs.
+pub(crate) fn give_back(client: &mut Client, run_id: Option<&str>) -> usize {
+    match jobs::give_back(client, run_id) {
         Ok(given) => {
             for job in &given {
                 log::info!("Background job {job} is scheduled again");
