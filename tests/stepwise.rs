@@ -329,3 +329,23 @@ CALL fill();
     let _ = lab.run("").expect(0);
     assert_eq!(lab.ask("SELECT count(*) FROM p"), "2");
 }
+
+#[test]
+fn a_file_goes_on_where_it_stopped_under_another_title_too() {
+    let text = |title: &str, last: &str| {
+        format!("-- 001 - {title}\nCREATE TABLE t (id int);\nINSERT INTO t VALUES (1);\nVACUUM t;\n{last}\n")
+    };
+    let lab = lab(&[("001_a.sql", &text("Broken", "INSERT INTO t VALUES (1 / 0);"))]);
+    let _ = lab.run("").expect(5).shows(&["Of 001 - Broken, 3 of 4 statements are done and stay"]);
+    lab.write("001_a.sql", text("Mended", "INSERT INTO t VALUES (2);").as_bytes());
+    let _ =
+        lab.run("--status").expect(0).shows(&["a part of its statements is done, a run goes on behind them"]);
+    let _ = lab.run("").expect(0);
+    assert_eq!(lab.ask("SELECT string_agg(id::text, ',' ORDER BY id) FROM t"), "1,2");
+    assert_eq!(
+        lab.ask(
+            "SELECT string_agg(DISTINCT migration_name || success, ',') FROM migration_log WHERE success"
+        ),
+        "001 - Mendedtrue"
+    );
+}

@@ -10,7 +10,7 @@ use ms5_common::tool::Context;
 use ms5_common::{success, troubleshooting};
 use serde_json::json;
 
-use crate::plan::{self, Known, Standing, Step};
+use crate::plan::{self, Known, Standing, Step, last_of};
 use crate::run::{Input, unreadable};
 use crate::words::first_words;
 use crate::{rollback_point, status};
@@ -44,8 +44,8 @@ impl Seen {
 
     /// How each file stands.
     pub(crate) fn standings(&self, known: &[Known<'_>]) -> Vec<Standing> {
-        let unfinished: Vec<String> =
-            self.last.iter().filter(|last| last.unfinished).map(|last| last.name.clone()).collect();
+        let open = |known: &&Known<'_>| last_of(known, &self.last).is_some_and(|last| last.unfinished);
+        let unfinished: Vec<String> = known.iter().filter(open).map(|known| known.name.to_owned()).collect();
         plan::standings(known, &self.entries, &unfinished)
     }
 

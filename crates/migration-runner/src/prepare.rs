@@ -19,7 +19,7 @@ use ms5_common::tool::Context;
 use crate::apply::{self, Earlier};
 use crate::args::Mode;
 use crate::look::{Seen, say_extension};
-use crate::plan::Step;
+use crate::plan::{Known, Step, last_of};
 use crate::run::{Input, unreadable};
 use crate::sessions::{Session, Sessions};
 
@@ -77,7 +77,8 @@ pub(crate) fn prepare(
         beside_an_orphan(|| ensure_ledger(client))?;
     }
     success!("Migration log table created/verified");
-    for last in seen.last.iter().filter(|last| last.unfinished) {
+    let known = input.known();
+    for last in known.iter().filter_map(|known| last_of(known, &seen.last)).filter(|last| last.unfinished) {
         let left = if last.steps > 0 {
             "it goes on at the statement after the last one that is done"
         } else {
@@ -131,7 +132,7 @@ fn earlier(
 ) -> Result<Vec<Option<(i64, Earlier)>>> {
     let mut found = Vec::new();
     for (migration, step) in input.migrations.iter().zip(steps) {
-        let last = seen.last.iter().find(|last| last.name == migration.title);
+        let last = last_of(&Known::of(migration), &seen.last);
         let open = last.filter(|last| !last.applied && last.steps > 0 && matches!(step, Step::Apply { .. }));
         let Some(last) = open else {
             found.push(None);
