@@ -441,3 +441,15 @@ fn classic_exit_codes_are_0_and_1() {
     assert_eq!(lab.runner("").env("MS5_EXIT", "classic").run().code(), 1);
     assert_eq!(lab.run("").code(), 3);
 }
+
+#[test]
+fn a_commit_that_finds_no_attempt_to_end_is_none() {
+    let lab = lab(&[("001_a.sql", "CREATE TABLE e (id int);\nDELETE FROM public.migration_attempts;\n")]);
+    let _ = lab.run("").expect(1).shows(&[
+        "Migration 001 - A failed at its COMMIT",
+        "its row of public.migration_attempts is gone",
+        "Nothing of 001 - A is in the database",
+    ]);
+    assert_eq!(lab.ask("SELECT to_regclass('e') IS NULL"), "true");
+    assert_eq!(lab.ask("SELECT outcome FROM migration_attempts"), "failed");
+}

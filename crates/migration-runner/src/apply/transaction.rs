@@ -254,10 +254,16 @@ fn commit_failed(
     if server.as_ref().is_some_and(|server| server.sqlstate == "22012") {
         worker.lock.check()?;
     }
-    Err(Error::new(Exit::Failed, format!("Migration {} failed at its COMMIT", job.migration.title))
-        .because_all(reasons(error))
-        .with_sqlstate(server.map(|server| server.sqlstate))
-        .into())
+    let failure = Error::new(Exit::Failed, format!("Migration {} failed at its COMMIT", job.migration.title))
+        .because_all(reasons(error));
+    let failure = if ledger::attempt_is_gone(error) {
+        failure
+            .because("its row of public.migration_attempts is gone, and without it there is no ledger row")
+            .hint("take out of the file what deletes there, or find out who else does")
+    } else {
+        failure
+    };
+    Err(failure.with_sqlstate(server.map(|server| server.sqlstate)).into())
 }
 
 /// The answer was lost with the COMMIT on its way: Ok where it came through.

@@ -3,6 +3,7 @@
 use crate::db::client::Client;
 use crate::sql::escape_literal as quoted;
 use postgres::SimpleQueryMessage;
+use postgres::error::SqlState;
 
 use super::{SqlResult, State, statements};
 use crate::db::backend::Backend;
@@ -216,6 +217,16 @@ pub fn commit(
         prepared.again(),
         statements::end_prepared(attempt, begun.id),
     )
+}
+
+/// Whether the message of [`commit`] failed since the row of its attempt is not there any more.
+#[must_use]
+pub fn attempt_is_gone(error: &postgres::Error) -> bool {
+    error.as_db_error().is_some_and(|server| {
+        *server.code() == SqlState::NOT_NULL_VIOLATION
+            && server.table() == Some("migration_log")
+            && server.column() == Some("migration_name")
+    })
 }
 
 /// Takes back the record of an attempt whose file was not begun after all.
