@@ -453,3 +453,26 @@ fn a_commit_that_finds_no_attempt_to_end_is_none() {
     assert_eq!(lab.ask("SELECT to_regclass('e') IS NULL"), "true");
     assert_eq!(lab.ask("SELECT outcome FROM migration_attempts"), "failed");
 }
+
+#[test]
+fn what_a_database_sets_for_its_sessions_changes_neither_the_text_nor_its_time() {
+    let lab = lab(&[(
+        "001_a.sql",
+        "CREATE TABLE t (x text);\nINSERT INTO t VALUES ('a\\');\nSELECT pg_sleep(0.5);\nINSERT INTO t VALUES ('b');\n",
+    )]);
+    let set = |setting: &str| {
+        lab.sql(&format!(
+            "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET {setting}', current_database()); END $$"
+        ));
+    };
+    set("standard_conforming_strings TO off");
+    set("statement_timeout TO 300");
+    set("transaction_timeout TO 300");
+    let _ = lab.run("").expect(0);
+    assert_eq!(lab.ask("SELECT string_agg(x, ',' ORDER BY x) FROM t"), "a\\,b");
+    lab.write("002_b.sql", b"RESET ALL;\nINSERT INTO t VALUES ('c\\');\n");
+    lab.write("003_c.sql", b"VACUUM t;\nSELECT pg_sleep(0.5);\n");
+    let _ = lab.run("").expect(0);
+    lab.write("004_d.sql", b"SELECT pg_sleep(60);\n");
+    let _ = lab.run("--statement-timeout=0.2").expect(1).shows(&["57014"]);
+}

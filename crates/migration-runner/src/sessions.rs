@@ -36,9 +36,12 @@ impl<'a> Sessions<'a> {
             Some(seconds) => tuning.demand("lock_timeout", &limit(seconds)),
             None => tuning.prefer("lock_timeout", &limit(crate::args::LOCK_TIMEOUT_DEFAULT)),
         }
-        if let Some(seconds) = options.statement_timeout {
-            tuning.demand("statement_timeout", &limit(seconds));
+        match options.statement_timeout {
+            Some(seconds) => tuning.demand("statement_timeout", &limit(seconds)),
+            None => tuning.prefer("statement_timeout", "0"),
         }
+        // The files are read so.
+        tuning.demand("standard_conforming_strings", "on");
         if let Some(size) = &options.maintenance_work_mem {
             tuning.demand("maintenance_work_mem", size);
         }
