@@ -476,3 +476,24 @@ fn what_a_database_sets_for_its_sessions_changes_neither_the_text_nor_its_time()
     lab.write("004_d.sql", b"SELECT pg_sleep(60);\n");
     let _ = lab.run("--statement-timeout=0.2").expect(1).shows(&["57014"]);
 }
+
+#[test]
+fn rows_that_are_changed_while_a_run_is_at_work_are_not_taken() {
+    let lab = lab(&[
+        ("001_a.sql", "CREATE TABLE t (id int);\nLOCK TABLE gate;\n"),
+        ("002_b.sql", "COPY t FROM stdin;\n1\n2\n\\.\n"),
+    ]);
+    lab.sql("CREATE TABLE gate (id int)");
+    let mut gate = lab.client();
+    gate.batch_execute("BEGIN; LOCK TABLE gate").unwrap();
+    let run = lab.runner("--lock-timeout=0").start();
+    lab.wait_for("SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')");
+    lab.write("002_b.sql", b"COPY t FROM stdin;\n1\n3\n\\.\n");
+    gate.batch_execute("COMMIT").unwrap();
+    let _ = run.wait().expect(1).shows(&[
+        "cannot read the COPY data",
+        "002_b.sql from line 2",
+        "was changed while it ran",
+    ]);
+    assert_eq!(lab.ask("SELECT count(*) FROM t"), "0");
+}

@@ -90,6 +90,8 @@ pub struct CopyData {
     pub lines: u64,
     /// The number of the first line in the file.
     pub first_line: u32,
+    /// sha256 of the data, to tell whether the file still holds what was read.
+    pub sha256: [u8; 32],
 }
 
 impl Statement {
