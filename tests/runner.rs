@@ -497,3 +497,17 @@ fn rows_that_are_changed_while_a_run_is_at_work_are_not_taken() {
     ]);
     assert_eq!(lab.ask("SELECT count(*) FROM t"), "0");
 }
+
+#[test]
+fn what_a_file_includes_is_part_of_it() {
+    let lab = lab(&[("001_a.sql", "CREATE TABLE t (id int);\n\\ir more.inc\n")]);
+    lab.write("more.inc", b"INSERT INTO t VALUES (1);\n");
+    let _ = lab.run("").expect(0);
+    lab.write("more.inc", b"INSERT INTO t VALUES (1);\r\n");
+    let _ = lab.run("").expect(0).shows(&["0 applied, 1 already applied"]);
+    lab.write("more.inc", b"INSERT INTO t VALUES (2);\n");
+    let _ = lab.run("").expect(1).shows(&["001_a.sql", "--repair"]);
+    let _ = lab.run("--repair").expect(0).shows(&["INSERT INTO t VALUES (2)"]);
+    let _ = lab.run("").expect(0).shows(&["0 applied, 1 already applied"]);
+    assert_eq!(lab.ask("SELECT string_agg(id::text, ',') FROM t"), "1");
+}
