@@ -52,7 +52,8 @@ pub(crate) fn prepare(
     let client = &mut session.client;
     // Before the ledger is read: a session that a killed run has left behind may be in the middle of a COMMIT.
     if ledger::state(client).map_err(unreadable("the ledger"))? == State::Current {
-        backend::end_orphans(client, input.options.lock_wait)?;
+        let pooled = lock.as_ref().is_some_and(RunLock::pooled);
+        backend::end_orphans(client, pooled, input.options.lock_wait)?;
     }
     let mut seen = Seen::take(client, input)?;
     let plans = !matches!(input.options.mode, Mode::Repair | Mode::Adopt);

@@ -2,6 +2,7 @@
 
 use ms5_common::called::called;
 use ms5_common::config::Settings;
+use ms5_common::db::backend::RUN;
 use ms5_common::db::connect::Connected;
 use ms5_common::db::server_error::reasons;
 use ms5_common::db::session::{self, Server};
@@ -52,7 +53,7 @@ impl Input {
 pub(crate) fn run(context: &Context) -> Result<Exit> {
     let input = read(context)?;
     let sessions = Sessions::new(&input.settings, &input.options);
-    let mut connected = sessions.connect("run")?;
+    let mut connected = sessions.connect(RUN)?;
     let server = identify(context, &input, &mut connected)?;
     if input.options.mode.only_looks() {
         let seen = look::Seen::take(&mut connected.client, &input)?;

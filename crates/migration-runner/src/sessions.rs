@@ -1,7 +1,7 @@
 //! The sessions that work, all opened alike.
 
 use ms5_common::config::Settings;
-use ms5_common::db::backend::Backend;
+use ms5_common::db::backend::{Backend, RUN};
 use ms5_common::db::client::Client;
 use ms5_common::db::connect::{Canceller, Connected};
 use ms5_common::db::ledger::Prepared;
@@ -60,7 +60,7 @@ impl<'a> Sessions<'a> {
 
     /// Opens a session that applies files.
     pub(crate) fn open(&self) -> Result<Session> {
-        let Connected { client, canceller, .. } = self.connect("run")?;
+        let Connected { client, canceller, .. } = self.connect(RUN)?;
         Session::of(client, canceller)
     }
 
@@ -74,7 +74,7 @@ impl<'a> Sessions<'a> {
 
     /// Opens a session in which nothing has run yet, in the middle of the work.
     pub(crate) fn open_untouched(&self) -> Result<Session> {
-        let Connected { client, canceller, .. } = self.connect("run").map_err(Error::amid)?;
+        let Connected { client, canceller, .. } = self.connect(RUN).map_err(Error::amid)?;
         Ok(Session { client, canceller, backend: Backend::unknown(), prepared: Prepared::default() })
     }
 }

@@ -13,6 +13,9 @@ use crate::interrupt;
 /// How often it is looked whether a server process has ended.
 const POLL: Duration = Duration::from_millis(100);
 
+/// What a session is for that applies files: its application_name ends with it.
+pub const RUN: &str = "run";
+
 /// The server process behind a session. A pid alone may belong to another process tomorrow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backend {
@@ -115,9 +118,12 @@ pub fn end_one(
 /// Ends the server processes that runs of ours have left working: their runner is gone, they still hold locks, and
 /// one may be in the middle of a COMMIT. Only the holder of the exclusive lock may, before it reads the ledger.
 ///
+/// Behind a pooler (`pooled`) a server process serves others after us: there only one is ours that carries the name which sessions
+/// get that apply files.
+///
 /// # Errors
 /// [`Exit::Unreachable`] where one does not end within `wait`.
-pub fn end_orphans(client: &mut Client, wait: Duration) -> Result<()> {
+pub fn end_orphans(client: &mut Client, pooled: bool, wait: Duration) -> Result<()> {
     let failed = |error: postgres::Error| {
         Error::new(Exit::Failed, "cannot look for sessions of an earlier run")
             .because_all(reasons(&error))
@@ -132,8 +138,9 @@ pub fn end_orphans(client: &mut Client, wait: Duration) -> Result<()> {
                         pg_catalog.pg_has_role(a.usesysid, 'USAGE') OR pg_catalog.pg_has_role('pg_signal_backend', 'USAGE')
                  FROM public.migration_attempts m
                  JOIN pg_catalog.pg_stat_activity a ON a.pid = m.backend_pid AND a.backend_start = m.backend_start
-                 WHERE m.outcome = 'running' AND a.pid <> pg_backend_pid()",
-                &[],
+                 WHERE m.outcome = 'running' AND a.pid <> pg_backend_pid()
+                   AND (NOT $1 OR a.application_name LIKE '% ' || $2)",
+                &[&pooled, &RUN],
             )
             .map_err(failed)?;
         if rows.is_empty() {
