@@ -349,3 +349,32 @@ fn a_file_goes_on_where_it_stopped_under_another_title_too() {
         "001 - Mendedtrue"
     );
 }
+
+#[test]
+fn a_failed_update_of_the_extension_is_told_though_no_session_can_be_had() {
+    let lab = lab(&[("001_a.sql", "CREATE TABLE t (id int);\nALTER EXTENSION timescaledb UPDATE;\n")]);
+    lab.sql("CREATE EXTENSION timescaledb");
+    let mut superuser = lab.database.superuser().unwrap();
+    superuser
+        .batch_execute(
+            "CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN
+                 PERFORM pg_advisory_xact_lock(42); RAISE EXCEPTION 'refused by a trigger'; END $$;
+             CREATE EVENT TRIGGER refuse ON ddl_command_start WHEN TAG IN ('ALTER EXTENSION') EXECUTE FUNCTION refuse();
+             SELECT pg_advisory_lock(42)",
+        )
+        .unwrap();
+    let run = lab.runner("--lock-timeout=0").start();
+    lab.wait_for(
+        "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 42 AND NOT granted)",
+    );
+    let name = lab.ask("SELECT current_database()");
+    let mut beside = Server::shared(Engine::Pg17).superuser("postgres").unwrap();
+    let mut allow = |yes: bool| {
+        beside.batch_execute(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS {yes}")).unwrap();
+    };
+    allow(false);
+    superuser.batch_execute("SELECT pg_advisory_unlock(42)").unwrap();
+    let ran = run.wait().expect(5).shows(&["refused by a trigger", "001_a.sql:2:1"]);
+    allow(true);
+    assert!(!ran.stdout().contains("nothing was touched"), "{ran}");
+}

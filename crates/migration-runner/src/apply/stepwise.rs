@@ -233,9 +233,8 @@ impl<'j> Run<'_, '_, 'j> {
             steps::start(&mut self.worker.session.client, place, lock, None)
                 .map_err(|error| self.unrecorded(&error))?;
             self.worker.session = self.worker.sessions.open_untouched()?;
-            let result = self.run(statement, place.step);
-            self.worker.session = self.worker.sessions.open()?;
-            result?;
+            self.run(statement, place.step)?;
+            self.worker.session = self.worker.sessions.open_again()?;
             self.set_up_again()?;
             return self.note_done(place);
         }
