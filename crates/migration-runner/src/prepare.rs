@@ -40,13 +40,14 @@ pub(crate) struct Ready {
     pub(crate) earlier: Vec<Option<(i64, Earlier)>>,
 }
 
-/// Makes everything ready, or refuses before anything is touched.
+/// Makes everything ready, or refuses before anything is touched. `before` is what was seen before the rollback point.
 pub(crate) fn prepare(
     context: &Context,
     input: &Input,
     sessions: &Sessions<'_>,
     connected: Connected,
     server: &Server,
+    before: Option<&Seen>,
 ) -> Result<(Ready, Work)> {
     let (lock, mut session) = lock(input, sessions, server, connected)?;
     let client = &mut session.client;
@@ -56,6 +57,9 @@ pub(crate) fn prepare(
         backend::end_orphans(client, pooled, input.options.lock_wait)?;
     }
     let mut seen = Seen::take(client, input)?;
+    if before.is_some_and(|before| before.last != seen.last) {
+        return Err(overtaken());
+    }
     let plans = !matches!(input.options.mode, Mode::Repair | Mode::Adopt);
     let steps = if plans { seen.steps(input)? } else { Vec::new() };
     let earlier = earlier(client, input, &seen, &steps)?;
@@ -91,6 +95,14 @@ pub(crate) fn prepare(
     count_given_back(context, give_back(client, None));
     seen.paused.clear();
     Ok((Ready { session, lock, extension, seen, steps, earlier }, work))
+}
+
+/// Another run was at work between the rollback point and this run's lock.
+fn overtaken() -> Error {
+    Error::new(Exit::Unreachable, "another run has migrated this database while the rollback point was made")
+        .because("the rollback point is from before that run: going back to it would take that run's work away too")
+        .because("nothing was touched")
+        .hint("run it again: it makes a new rollback point")
 }
 
 /// The advisory lock on a session of its own, with the session that works; no lock where there is but one session,
@@ -182,15 +194,21 @@ pub(crate) fn give_back(client: &mut Client, run_id: Option<&str>) -> usize {
             for job in &given {
                 log::info!("Background job {job} is scheduled again");
             }
-            if !given.is_empty() {
-                context.recorder.count("jobs_given_back", given.len());
-            }
+            given.len()
         }
         Err(error) => {
             log::warn!(
                 "background jobs stay paused, and are given back by the next run: {}",
                 reasons(&error).join("; ")
             );
+            0
         }
+    }
+}
+
+/// For the verdict.
+pub(crate) fn count_given_back(context: &Context, given: usize) {
+    if given > 0 {
+        context.recorder.count("jobs_given_back", given);
     }
 }

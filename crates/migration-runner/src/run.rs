@@ -63,9 +63,9 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
             _ => look::dry_run(context, &input, &seen),
         };
     }
-    let point = rollback_point::make(context, &input, &mut connected.client)?;
+    let (point, before) = rollback_point::make(context, &input, &mut connected.client)?.unzip();
     // As long as this lives, a signal asks for a clean end instead of ending the process.
-    let (ready, _work) = prepare::prepare(context, &input, &sessions, connected, &server)?;
+    let (ready, _work) = prepare::prepare(context, &input, &sessions, connected, &server, before.as_ref())?;
     match input.options.mode {
         Mode::Repair => repair::run(context, &input, ready),
         Mode::Adopt => adopt::run(context, &input, &sessions, ready),
