@@ -370,13 +370,17 @@ impl<'a> Worker<'a> {
                 Ok(None) | Err(_)
                     if Instant::now() < deadline && interrupt::sleep(Duration::from_secs(1)) => {}
                 Ok(None) | Err(_) => {
+                    let why = match interrupt::requested() {
+                        Some(_) => "a signal ended the wait for the server's answer".to_owned(),
+                        None => format!("the server gave no answer for {} s", LOST_COMMIT_PATIENCE.as_secs()),
+                    };
                     return Err(Stop::Unknown(
                         Error::new(
                             Exit::Partial,
                             format!("it is not known whether migration {title} was committed"),
                         )
                         .because_all(reasons(lost))
-                        .because(format!("the server gave no answer for {} s", LOST_COMMIT_PATIENCE.as_secs()))
+                        .because(why)
                         .hint("once the server is back, --status tells; then run it again: it goes on from there"),
                     ));
                 }
