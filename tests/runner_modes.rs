@@ -192,3 +192,26 @@ fn variables_come_from_flags_and_from_a_file_and_no_value_is_shown() {
     let _ = lab.run("--vars=nonsense").expect(2).shows(&["--vars takes NAME=VALUE"]);
     let _ = lab.run("--vars-file=/nonexistent").expect(3).shows(&["cannot read the variables"]);
 }
+
+#[test]
+fn no_view_of_the_files_shows_a_secret() {
+    let function = "CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'ALTER ROLE a PASSWORD ' || quote_literal('hunter3'); END $$;\n";
+    let lab = lab(&[
+        ("001_a.sql", "SELECT :'one' AS a, :two AS b;\n"),
+        ("002_b.sql", &format!("{function}SELECT 'password=hunter4';\n")),
+    ]);
+    std::fs::write(lab.home().join("vars"), "one=hunter1\ntwo='hunter2'\n").unwrap();
+    for mode in ["--plan --json", "--plan", "--dry-run --verbose", "--verbose"] {
+        let ran = lab.run(&format!("--vars-file=vars {mode}")).expect(0);
+        for text in [format!("{}{}", ran.stdout(), ran.stderr()), lab.log()] {
+            assert!(text.contains("SELECT :... AS a, :... AS b"), "{mode}: {text}");
+            assert!(text.contains("CREATE FUNCTION f()"), "{mode}: {text}");
+            assert!(!text.contains("hunter"), "{mode}: {text}");
+        }
+    }
+    // Without variables the texts are kept, but for those with a password.
+    lab.write("001_a.sql", b"SELECT 1;\n");
+    lab.write("002_b.sql", function.as_bytes());
+    let _ = lab.run("--repair").expect(0).shows(&["Migration 001 - A accepted as it is now"]);
+    assert_eq!(lab.ask("SELECT string_agg(statements::text, ',') FROM migration_texts"), "{\"SELECT 1\"}");
+}

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::plan::{self, Known, Standing, Step, last_of};
 use crate::run::{Input, unreadable};
-use crate::words::first_words;
+use crate::secret::first_words;
 use crate::{rollback_point, status};
 
 /// What the database says before anything is touched.
@@ -103,7 +103,7 @@ pub(crate) fn dry_run(context: &Context, input: &Input, seen: &Seen) -> Result<E
             if migration.stepwise { ", statement by statement" } else { "" },
         );
         for statement in migration.statements() {
-            log::debug!("    {}:{} {}", migration.file, statement.head(), first_words(&statement.text));
+            log::debug!("    {}:{} {}", migration.file, statement.head(), first_words(statement));
         }
         context.recorder.emit(
             "migration",

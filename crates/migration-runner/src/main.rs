@@ -17,6 +17,7 @@ mod retry;
 mod rollback_point;
 mod run;
 mod schedule;
+mod secret;
 mod sessions;
 mod status;
 mod summary;
@@ -25,7 +26,6 @@ mod touched;
 mod variables;
 mod watch;
 mod way_back;
-mod words;
 
 use std::process::ExitCode;
 

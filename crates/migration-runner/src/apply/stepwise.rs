@@ -19,8 +19,8 @@ use super::recover::{self, TakenUp, Verdict};
 use super::{Earlier, Job, Left, Outcome, Stop, Worker, indexes, send};
 use crate::failure::Failure;
 use crate::retry::Retries;
+use crate::secret::{first_words, first_words_of};
 use crate::sessions::Session;
-use crate::words::first_words;
 
 /// Checks that a file still begins with what was done of it.
 ///
@@ -147,7 +147,7 @@ impl<'j> Run<'_, '_, 'j> {
                 self.done += 1;
                 continue;
             }
-            log::debug!("{}:{} {}", migration.file, statement.head(), first_words(&statement.text));
+            log::debug!("{}:{} {}", migration.file, statement.head(), first_words(statement));
             self.one(statement, step, outside, known)?;
             self.done += 1;
         }
@@ -265,7 +265,7 @@ impl<'j> Run<'_, '_, 'j> {
         let limit = if patient { self.without_lock_timeout()? } else { None };
         let result = match &verdict {
             Verdict::Instead(text) => {
-                log::info!("Finishing what an earlier run began: {}", first_words(text));
+                log::info!("Finishing what an earlier run began: {}", first_words_of(text));
                 self.run(&statement.with_text(text), place.step)
             }
             _ => self.run(statement, place.step),

@@ -14,9 +14,9 @@ use super::rounds::{self, Round};
 use super::{Job, Left, Outcome, Stop, Worker, indexes, send};
 use crate::failure::{self, Failure};
 use crate::retry::Retries;
+use crate::secret::first_words;
 use crate::sessions::Session;
 use crate::watch::Watch;
-use crate::words::first_words;
 
 /// Applies the file, again after each lock that could not be had in time. After a success the attempt at `next` has begun.
 pub(super) fn apply<'a>(
@@ -208,7 +208,7 @@ impl Course<'_> {
                     *self.number += 1;
                     let (number, count) = (*self.number, self.migration.statement_count());
                     let file = &self.migration.file;
-                    log::debug!("{file}:{} {}", statement.head(), first_words(&statement.text));
+                    log::debug!("{file}:{} {}", statement.head(), first_words(statement));
                     self.watched(|| format!("{title}: statement {number} of {count}"));
                     return;
                 }
