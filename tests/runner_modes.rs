@@ -215,3 +215,40 @@ fn no_view_of_the_files_shows_a_secret() {
     let _ = lab.run("--repair").expect(0).shows(&["Migration 001 - A accepted as it is now"]);
     assert_eq!(lab.ask("SELECT string_agg(statements::text, ',') FROM migration_texts"), "{\"SELECT 1\"}");
 }
+
+#[test]
+fn adopt_refuses_what_changes_the_whole_server_and_clears_away_what_killed_runs_have_left() {
+    // A server of its own: roles and databases are the server's.
+    let server = Server::start(Engine::Pg17, &[]).unwrap();
+    let file = "-- 001 - Apple\nCREATE TABLE a (id int);\nDO $$ BEGIN CREATE ROLE adopted; END $$;\n";
+    let lab = Lab::new(&server, &[("001_a.sql", file), B]);
+    lab.sql(OLD_LEDGER);
+    lab.sql("CREATE TABLE a (id int); CREATE TABLE b (id int)");
+    let mut superuser = server.superuser("postgres").unwrap();
+    superuser.batch_execute("ALTER ROLE ms5_user_test CREATEDB CREATEROLE").unwrap();
+    let (dead, alive, other) =
+        ("ms5_adopt_1_20240101_000000", "ms5_adopt_2_20240101_000000", "ms5_adopt_mine");
+    for name in [dead, alive, other] {
+        superuser.batch_execute(&format!("CREATE DATABASE {name} OWNER ms5_user_test")).unwrap();
+    }
+    assert!(name_lock_taken(&mut superuser, alive));
+    let _ = lab.run("--adopt").expect(3).shows(&[
+        "--adopt cannot prove files that change the whole server",
+        "001_a.sql:3:4: CREATE ROLE",
+        "nothing was touched",
+        &format!("Dropped what a killed run has left: the scratch database {dead}"),
+    ]);
+    assert_eq!(lab.ask("SELECT count(*) FROM pg_roles WHERE rolname = 'adopted'"), "0");
+    assert_eq!(
+        lab.ask("SELECT string_agg(datname, ',' ORDER BY datname) FROM pg_database WHERE datname LIKE 'ms5\\_adopt%'"),
+        format!("{alive},{other}")
+    );
+    lab.write("001_a.sql", b"-- 001 - Apple\nCREATE TABLE a (id int);\n");
+    let _ = lab.run("--adopt").expect(0).shows(&["Migration 001 - Apple adopted"]);
+}
+
+/// Takes the lock on a database's name, as whoever makes one does.
+fn name_lock_taken(client: &mut postgres::Client, name: &str) -> bool {
+    let key = ms5_common::db::name_lock::key(name);
+    client.query_one("SELECT pg_try_advisory_lock($1)", &[&key]).unwrap().get(0)
+}

@@ -3,6 +3,7 @@
 mod adopt;
 mod apply;
 mod args;
+mod cluster_wide;
 mod execute;
 mod explain;
 mod failure;
