@@ -342,9 +342,12 @@ impl<'a> Worker<'a> {
         lost: &postgres::Error,
     ) -> std::result::Result<(), Stop> {
         let worked = self.session.backend.clone();
-        let what =
-            if connection_lost(lost) { "connection was lost during" } else { "answer cannot be read to" };
-        log::warn!("The {what} the COMMIT of {title}; asking the server how it ended");
+        let what = if connection_lost(lost) {
+            format!("The connection was lost during the COMMIT of {title}")
+        } else {
+            format!("What the server answered to the COMMIT of {title} cannot be read")
+        };
+        log::warn!("{what}; asking the server how it ended");
         let deadline = Instant::now() + LOST_COMMIT_PATIENCE;
         loop {
             let answer = self.reconnect().and_then(|()| {
