@@ -198,7 +198,7 @@ fn no_other_backup_is_taken_for_the_way_back() {
     let _ = runner(&backups, "").run().expect(1).shows(&[
         "rollback.sh cannot be made",
         "it is incremental",
-        &format!("To go back to what was there before this run: backup-manager restore {shared} --environment=test --force"),
+        &format!("To go back to what was there before this run: backup-manager restore {shared} --force --environment=test"),
     ]);
 }
 
