@@ -118,3 +118,37 @@ fn jobs_are_paused_and_given_back_in_webassembly_too() {
     assert_eq!(ask(SCHEDULED), "g,h,hourly");
     assert_eq!(ask("SELECT count(*)::text FROM migration_paused_jobs"), "0");
 }
+
+#[test]
+fn jobs_that_a_file_switches_off_stay_off() {
+    let Some(server) = Server::community() else {
+        not_run("jobs_that_a_file_switches_off_stay_off");
+        return;
+    };
+    let off = |table: &str| {
+        format!(
+            "DO $$ BEGIN PERFORM alter_job(job_id, scheduled => false) FROM timescaledb_information.jobs
+                   WHERE hypertable_name = '{table}'; END $$;\n"
+        )
+    };
+    let lab = Lab::new(&server, &[("001_a.sql", SETUP)]);
+    let _ = lab.run("").expect(0);
+    // In a block of code, on a table that the file changes itself.
+    lab.write("002_b.sql", format!("{}ALTER TABLE g ADD COLUMN w int;\n", off("g")).as_bytes());
+    let _ = lab.run("").expect(0);
+    assert_eq!(lab.ask(SCHEDULED), "h,hourly");
+    // On a table whose jobs the file before has paused.
+    lab.write("003_c.sql", b"ALTER TABLE h ADD COLUMN w int;\n");
+    lab.write("004_d.sql", off("h").as_bytes());
+    let _ = lab.run("").expect(0).shows(&["is paused until the end of this run", "is scheduled again"]);
+    assert_eq!(lab.ask(SCHEDULED), "hourly");
+    // What another run has paused is that run's to give back.
+    lab.write(
+        "005_e.sql",
+        b"INSERT INTO migration_paused_jobs (job_id, job, run_id) VALUES (999999, 'gone', 'another');\n",
+    );
+    let _ = lab.run("").expect(0);
+    assert_eq!(lab.ask("SELECT count(*) FROM migration_paused_jobs"), "1");
+    let _ = lab.run("").expect(0);
+    assert_eq!(lab.ask("SELECT count(*) FROM migration_paused_jobs"), "0");
+}

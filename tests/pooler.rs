@@ -288,3 +288,30 @@ fn of_twenty_runs_at_once_one_applies_and_none_hangs() {
         assert_eq!(lab.ask("SELECT (SELECT count(*) FROM a) + (SELECT count(*) FROM b)"), "2");
     }
 }
+
+#[test]
+fn whoever_has_the_backend_of_a_killed_run_now_is_left_alone() {
+    let bouncer = bouncer(&[SESSION, IGNORE]);
+    let lab = lab();
+    let _ = run(&lab, &bouncer, "").expect(0);
+    // The pooler has given the killed run's backend to somebody else.
+    let mut innocent = bouncer.connect(&lab.database).unwrap();
+    innocent
+        .batch_execute(
+            "INSERT INTO migration_attempts (migration_name, migration_file, run_id, checksum, tool_version, host,
+                                             backend_pid, backend_start)
+             SELECT '003 - Killed', '003_killed.sql', 'x', 'x', 'x', 'x', pid, backend_start
+             FROM pg_stat_activity WHERE pid = pg_backend_pid();
+             SET application_name = 'innocent'",
+        )
+        .unwrap();
+    let _ = run(&lab, &bouncer, "").expect(0).shows(&["0 applied, 2 already applied"]);
+    innocent.batch_execute("SELECT 1").unwrap();
+    // One that carries the name of a run is ended.
+    innocent
+        .batch_execute("UPDATE migration_attempts SET outcome = 'running' WHERE run_id = 'x'; SET application_name = 'deploy run'")
+        .unwrap();
+    let _ =
+        run(&lab, &bouncer, "").expect(0).shows(&["An earlier run's session still works on 003 - Killed"]);
+    assert!(innocent.batch_execute("SELECT 1").is_err());
+}

@@ -198,7 +198,7 @@ fn no_other_backup_is_taken_for_the_way_back() {
     let _ = runner(&backups, "").run().expect(1).shows(&[
         "rollback.sh cannot be made",
         "it is incremental",
-        &format!("To go back to what was there before this run: backup-manager restore {shared} --environment=test --force"),
+        &format!("To go back to what was there before this run: backup-manager restore {shared} --force --environment=test"),
     ]);
 }
 
@@ -326,4 +326,28 @@ fn a_signal_ends_the_backup_too() {
         assert!(backups.names().is_empty(), "{:?}", backups.names());
         assert_eq!(backups.lab.ask("SELECT to_regclass('migration_log') IS NULL"), "true");
     }
+}
+
+#[test]
+fn a_run_that_was_overtaken_while_its_point_was_made_is_refused() {
+    let backups = backups(PLAIN);
+    backups.lab.write(BAD.0, b"CREATE TABLE bad (id int);");
+    // The real backup-manager, with another run behind it.
+    let folder = backups.lab.home().join("bin");
+    fs::create_dir(&folder).unwrap();
+    let bin = bin_dir().unwrap();
+    fs::copy(bin.join("migration-runner"), folder.join("migration-runner")).unwrap();
+    let script = format!(
+        "#!/bin/sh\n'{0}/backup-manager' \"$@\" && '{0}/migration-runner' --target=1 >/dev/null\n",
+        bin.display()
+    );
+    fs::write(folder.join("backup-manager"), script).unwrap();
+    fs::set_permissions(folder.join("backup-manager"), fs::Permissions::from_mode(0o755)).unwrap();
+    let refused = runner(&backups, "--rollback-point").env("MS5_BIN_DIR", &folder).run().expect(4);
+    let _ = refused.shows(&[
+        "another run has migrated this database while the rollback point was made",
+        "nothing was touched",
+    ]);
+    assert_eq!(backups.lab.ask("SELECT count(*) FROM migration_log"), "1");
+    assert_eq!(backups.lab.ask("SELECT to_regclass('bad') IS NULL"), "true");
 }

@@ -441,3 +441,73 @@ fn classic_exit_codes_are_0_and_1() {
     assert_eq!(lab.runner("").env("MS5_EXIT", "classic").run().code(), 1);
     assert_eq!(lab.run("").code(), 3);
 }
+
+#[test]
+fn a_commit_that_finds_no_attempt_to_end_is_none() {
+    let lab = lab(&[("001_a.sql", "CREATE TABLE e (id int);\nDELETE FROM public.migration_attempts;\n")]);
+    let _ = lab.run("").expect(1).shows(&[
+        "Migration 001 - A failed at its COMMIT",
+        "its row of public.migration_attempts is gone",
+        "Nothing of 001 - A is in the database",
+    ]);
+    assert_eq!(lab.ask("SELECT to_regclass('e') IS NULL"), "true");
+    assert_eq!(lab.ask("SELECT outcome FROM migration_attempts"), "failed");
+}
+
+#[test]
+fn what_a_database_sets_for_its_sessions_changes_neither_the_text_nor_its_time() {
+    let lab = lab(&[(
+        "001_a.sql",
+        "CREATE TABLE t (x text);\nINSERT INTO t VALUES ('a\\');\nSELECT pg_sleep(0.5);\nINSERT INTO t VALUES ('b');\n",
+    )]);
+    let set = |setting: &str| {
+        lab.sql(&format!(
+            "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET {setting}', current_database()); END $$"
+        ));
+    };
+    set("standard_conforming_strings TO off");
+    set("statement_timeout TO 300");
+    set("transaction_timeout TO 300");
+    let _ = lab.run("").expect(0);
+    assert_eq!(lab.ask("SELECT string_agg(x, ',' ORDER BY x) FROM t"), "a\\,b");
+    lab.write("002_b.sql", b"RESET ALL;\nINSERT INTO t VALUES ('c\\');\n");
+    lab.write("003_c.sql", b"VACUUM t;\nSELECT pg_sleep(0.5);\n");
+    let _ = lab.run("").expect(0);
+    lab.write("004_d.sql", b"SELECT pg_sleep(60);\n");
+    let _ = lab.run("--statement-timeout=0.2").expect(1).shows(&["57014"]);
+}
+
+#[test]
+fn rows_that_are_changed_while_a_run_is_at_work_are_not_taken() {
+    let lab = lab(&[
+        ("001_a.sql", "CREATE TABLE t (id int);\nLOCK TABLE gate;\n"),
+        ("002_b.sql", "COPY t FROM stdin;\n1\n2\n\\.\n"),
+    ]);
+    lab.sql("CREATE TABLE gate (id int)");
+    let mut gate = lab.client();
+    gate.batch_execute("BEGIN; LOCK TABLE gate").unwrap();
+    let run = lab.runner("--lock-timeout=0").start();
+    lab.wait_for("SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')");
+    lab.write("002_b.sql", b"COPY t FROM stdin;\n1\n3\n\\.\n");
+    gate.batch_execute("COMMIT").unwrap();
+    let _ = run.wait().expect(1).shows(&[
+        "cannot read the COPY data",
+        "002_b.sql from line 2",
+        "was changed while it ran",
+    ]);
+    assert_eq!(lab.ask("SELECT count(*) FROM t"), "0");
+}
+
+#[test]
+fn what_a_file_includes_is_part_of_it() {
+    let lab = lab(&[("001_a.sql", "CREATE TABLE t (id int);\n\\ir more.inc\n")]);
+    lab.write("more.inc", b"INSERT INTO t VALUES (1);\n");
+    let _ = lab.run("").expect(0);
+    lab.write("more.inc", b"INSERT INTO t VALUES (1);\r\n");
+    let _ = lab.run("").expect(0).shows(&["0 applied, 1 already applied"]);
+    lab.write("more.inc", b"INSERT INTO t VALUES (2);\n");
+    let _ = lab.run("").expect(1).shows(&["001_a.sql", "--repair"]);
+    let _ = lab.run("--repair").expect(0).shows(&["INSERT INTO t VALUES (2)"]);
+    let _ = lab.run("").expect(0).shows(&["0 applied, 1 already applied"]);
+    assert_eq!(lab.ask("SELECT string_agg(id::text, ',') FROM t"), "1");
+}

@@ -192,3 +192,63 @@ fn variables_come_from_flags_and_from_a_file_and_no_value_is_shown() {
     let _ = lab.run("--vars=nonsense").expect(2).shows(&["--vars takes NAME=VALUE"]);
     let _ = lab.run("--vars-file=/nonexistent").expect(3).shows(&["cannot read the variables"]);
 }
+
+#[test]
+fn no_view_of_the_files_shows_a_secret() {
+    let function = "CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'ALTER ROLE a PASSWORD ' || quote_literal('hunter3'); END $$;\n";
+    let lab = lab(&[
+        ("001_a.sql", "SELECT :'one' AS a, :two AS b;\n"),
+        ("002_b.sql", &format!("{function}SELECT 'password=hunter4';\n")),
+    ]);
+    std::fs::write(lab.home().join("vars"), "one=hunter1\ntwo='hunter2'\n").unwrap();
+    for mode in ["--plan --json", "--plan", "--dry-run --verbose", "--verbose"] {
+        let ran = lab.run(&format!("--vars-file=vars {mode}")).expect(0);
+        for text in [format!("{}{}", ran.stdout(), ran.stderr()), lab.log()] {
+            assert!(text.contains("SELECT :... AS a, :... AS b"), "{mode}: {text}");
+            assert!(text.contains("CREATE FUNCTION f()"), "{mode}: {text}");
+            assert!(!text.contains("hunter"), "{mode}: {text}");
+        }
+    }
+    // Without variables the texts are kept, but for those with a password.
+    lab.write("001_a.sql", b"SELECT 1;\n");
+    lab.write("002_b.sql", function.as_bytes());
+    let _ = lab.run("--repair").expect(0).shows(&["Migration 001 - A accepted as it is now"]);
+    assert_eq!(lab.ask("SELECT string_agg(statements::text, ',') FROM migration_texts"), "{\"SELECT 1\"}");
+}
+
+#[test]
+fn adopt_refuses_what_changes_the_whole_server_and_clears_away_what_killed_runs_have_left() {
+    // A server of its own: roles and databases are the server's.
+    let server = Server::start(Engine::Pg17, &[]).unwrap();
+    let file = "-- 001 - Apple\nCREATE TABLE a (id int);\nDO $$ BEGIN CREATE ROLE adopted; END $$;\n";
+    let lab = Lab::new(&server, &[("001_a.sql", file), B]);
+    lab.sql(OLD_LEDGER);
+    lab.sql("CREATE TABLE a (id int); CREATE TABLE b (id int)");
+    let mut superuser = server.superuser("postgres").unwrap();
+    superuser.batch_execute("ALTER ROLE ms5_user_test CREATEDB CREATEROLE").unwrap();
+    let (dead, alive, other) =
+        ("ms5_adopt_1_20240101_000000", "ms5_adopt_2_20240101_000000", "ms5_adopt_mine");
+    for name in [dead, alive, other] {
+        superuser.batch_execute(&format!("CREATE DATABASE {name} OWNER ms5_user_test")).unwrap();
+    }
+    assert!(name_lock_taken(&mut superuser, alive));
+    let _ = lab.run("--adopt").expect(3).shows(&[
+        "--adopt cannot prove files that change the whole server",
+        "001_a.sql:3:4: CREATE ROLE",
+        "nothing was touched",
+        &format!("Dropped what a killed run has left: the scratch database {dead}"),
+    ]);
+    assert_eq!(lab.ask("SELECT count(*) FROM pg_roles WHERE rolname = 'adopted'"), "0");
+    assert_eq!(
+        lab.ask("SELECT string_agg(datname, ',' ORDER BY datname) FROM pg_database WHERE datname LIKE 'ms5\\_adopt%'"),
+        format!("{alive},{other}")
+    );
+    lab.write("001_a.sql", b"-- 001 - Apple\nCREATE TABLE a (id int);\n");
+    let _ = lab.run("--adopt").expect(0).shows(&["Migration 001 - Apple adopted"]);
+}
+
+/// Takes the lock on a database's name, as whoever makes one does.
+fn name_lock_taken(client: &mut postgres::Client, name: &str) -> bool {
+    let key = ms5_common::db::name_lock::key(name);
+    client.query_one("SELECT pg_try_advisory_lock($1)", &[&key]).unwrap().get(0)
+}

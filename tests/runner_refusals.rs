@@ -88,6 +88,23 @@ fn broken_files_are_exit_3_with_their_place_and_nothing_is_touched() {
         ("002_commit.sql", b"SELECT 1;\nCOMMIT;\nSELECT 2;\n", ":2:1: COMMIT in a migration"),
         ("002_auth.sql", b"SET SESSION AUTHORIZATION postgres;\n", "SESSION AUTHORIZATION"),
         ("002_unlock.sql", b"SELECT pg_advisory_unlock_all();\n", "advisory unlock"),
+        (
+            "002_stdout.sql",
+            b"SELECT 1;\nCOPY (SELECT 1) TO STDOUT;\n",
+            ":2:1: COPY ... TO STDOUT in a migration",
+        ),
+        (
+            "002_stdout2.sql",
+            b"SELECT 1 \\; COPY t (a) TO STDIN;\n",
+            ":1:13: COPY ... TO STDOUT in a migration",
+        ),
+        ("002_latin.sql", b"SET client_encoding = 'LATIN1';\n", ":1:1: client_encoding LATIN1"),
+        ("002_names.sql", b"SET NAMES 'latin1';\n", ":1:1: client_encoding latin1"),
+        (
+            "002_config.sql",
+            b"SELECT set_config('client_encoding', 'WIN1252', false);\n",
+            ":1:1: client_encoding WIN1252",
+        ),
         ("002_copy.sql", b"COPY t FROM stdin;\n1\n2\n", "002_copy.sql:1:1"),
         ("002_include.sql", b"\\ir missing.sql\n", "missing.sql"),
         ("002_if.sql", b"\\if true\nSELECT 1;\n", "\\if"),

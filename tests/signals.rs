@@ -203,3 +203,37 @@ fn a_signal_while_rows_are_counted_ends_at_once_on_the_server_too() {
     let _ = waiting.wait().expect(130);
     assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
 }
+
+#[test]
+fn a_signal_while_a_lost_commit_is_looked_up_leaves_it_unknown() {
+    let lab = lab(&[(
+        "001_end.sql",
+        "CREATE TABLE e (id int);
+         CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             PERFORM pg_advisory_xact_lock(42); RETURN NULL; END $$;
+         CREATE CONSTRAINT TRIGGER wait AFTER INSERT ON e DEFERRABLE INITIALLY DEFERRED
+             FOR EACH ROW EXECUTE FUNCTION wait();
+         INSERT INTO e VALUES (1);",
+    )]);
+    let mut superuser = lab.database.superuser().unwrap();
+    superuser.batch_execute("SELECT pg_advisory_lock(42)").unwrap();
+    let run = lab.runner("--lock-timeout=0").start();
+    lab.wait_for(
+        "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 42 AND NOT granted)",
+    );
+    let name = lab.ask("SELECT current_database()");
+    let mut beside = Server::shared(Engine::Pg17).superuser("postgres").unwrap();
+    let mut allow = |yes: bool| {
+        beside.batch_execute(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS {yes}")).unwrap();
+    };
+    allow(false);
+    superuser.batch_execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objid = 42 AND NOT granted").unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !lab.log().contains("asking the server how it ended") {
+        assert!(Instant::now() < deadline, "the answer is not missed");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    run.signal("TERM");
+    let _ = run.wait().expect(5).shows(&["it is not known whether 001 - End was committed"]);
+    allow(true);
+}

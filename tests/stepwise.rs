@@ -306,3 +306,75 @@ INSERT INTO h VALUES ('2024-02-01', 1 / (SELECT x FROM switch));
     assert_eq!(lab.ask("SELECT count(*) || ' ' || sum(s) FROM hourly WHERE d < '2024-01-20'"), "10 28680");
     assert_eq!(valid(&lab, "h_v"), "true");
 }
+
+#[test]
+fn a_statement_that_commits_by_itself_is_not_tried_again() {
+    let text = "-- 001 - Commits
+CREATE TABLE p (id int);
+CREATE PROCEDURE fill() LANGUAGE plpgsql AS $$ BEGIN INSERT INTO p VALUES (1); COMMIT; LOCK TABLE held; END $$;
+CALL fill();
+";
+    let lab = lab(&[("001_a.sql", text)]);
+    lab.sql("CREATE TABLE held (id int)");
+    let mut holder = lab.client();
+    holder.batch_execute("BEGIN; LOCK TABLE held").unwrap();
+    let ran = lab.run("--lock-timeout=0.2").expect(5).shows(&["55P03", "what fill had committed stays"]);
+    assert!(!ran.stdout().contains("trying again"), "{ran}");
+    assert_eq!(lab.ask("SELECT count(*) FROM p"), "1");
+    holder.batch_execute("COMMIT").unwrap();
+    let _ = lab.run("").expect(5).shows(&["it is not known how much of fill was done", "failed", "--force"]);
+    assert_eq!(lab.ask("SELECT count(*) FROM p"), "1");
+    // The file says now that it may run again.
+    lab.write("001_a.sql", text.replacen('\n', "\n-- ms5: idempotent\n", 1).as_bytes());
+    let _ = lab.run("").expect(0);
+    assert_eq!(lab.ask("SELECT count(*) FROM p"), "2");
+}
+
+#[test]
+fn a_file_goes_on_where_it_stopped_under_another_title_too() {
+    let text = |title: &str, last: &str| {
+        format!("-- 001 - {title}\nCREATE TABLE t (id int);\nINSERT INTO t VALUES (1);\nVACUUM t;\n{last}\n")
+    };
+    let lab = lab(&[("001_a.sql", &text("Broken", "INSERT INTO t VALUES (1 / 0);"))]);
+    let _ = lab.run("").expect(5).shows(&["Of 001 - Broken, 3 of 4 statements are done and stay"]);
+    lab.write("001_a.sql", text("Mended", "INSERT INTO t VALUES (2);").as_bytes());
+    let _ =
+        lab.run("--status").expect(0).shows(&["a part of its statements is done, a run goes on behind them"]);
+    let _ = lab.run("").expect(0);
+    assert_eq!(lab.ask("SELECT string_agg(id::text, ',' ORDER BY id) FROM t"), "1,2");
+    assert_eq!(
+        lab.ask(
+            "SELECT string_agg(DISTINCT migration_name || success, ',') FROM migration_log WHERE success"
+        ),
+        "001 - Mendedtrue"
+    );
+}
+
+#[test]
+fn a_failed_update_of_the_extension_is_told_though_no_session_can_be_had() {
+    let lab = lab(&[("001_a.sql", "CREATE TABLE t (id int);\nALTER EXTENSION timescaledb UPDATE;\n")]);
+    lab.sql("CREATE EXTENSION timescaledb");
+    let mut superuser = lab.database.superuser().unwrap();
+    superuser
+        .batch_execute(
+            "CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN
+                 PERFORM pg_advisory_xact_lock(42); RAISE EXCEPTION 'refused by a trigger'; END $$;
+             CREATE EVENT TRIGGER refuse ON ddl_command_start WHEN TAG IN ('ALTER EXTENSION') EXECUTE FUNCTION refuse();
+             SELECT pg_advisory_lock(42)",
+        )
+        .unwrap();
+    let run = lab.runner("--lock-timeout=0").start();
+    lab.wait_for(
+        "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 42 AND NOT granted)",
+    );
+    let name = lab.ask("SELECT current_database()");
+    let mut beside = Server::shared(Engine::Pg17).superuser("postgres").unwrap();
+    let mut allow = |yes: bool| {
+        beside.batch_execute(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS {yes}")).unwrap();
+    };
+    allow(false);
+    superuser.batch_execute("SELECT pg_advisory_unlock(42)").unwrap();
+    let ran = run.wait().expect(5).shows(&["refused by a trigger", "001_a.sql:2:1"]);
+    allow(true);
+    assert!(!ran.stdout().contains("nothing was touched"), "{ran}");
+}

@@ -5,6 +5,7 @@ use ms5_common::catalog::{Difference, Inventory};
 use ms5_common::config::Settings;
 use ms5_common::db::client::Client;
 use ms5_common::db::ledger::{self, Attempt, End};
+use ms5_common::db::name_lock;
 use ms5_common::db::server_error::{ServerError, reasons};
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
@@ -15,13 +16,16 @@ use ms5_common::tool::Context;
 use ms5_common::{success, timescale};
 use serde_json::json;
 
-use crate::apply::{Job, Outcome, SharedLock, Worker};
+use crate::apply::{Background, Job, Outcome, SharedLock, Worker};
 use crate::args::TOOL_VERSION;
-use crate::kept;
 use crate::plan::Standing;
 use crate::prepare::Ready;
 use crate::run::{Input, unreadable};
 use crate::sessions::{Session, Sessions};
+use crate::{cluster_wide, kept};
+
+/// How the names of scratch databases begin.
+const PREFIX: &str = "ms5_adopt_";
 
 /// How many differences are printed.
 const SHOWN: usize = 20;
@@ -33,6 +37,7 @@ pub(crate) fn run(
     sessions: &Sessions<'_>,
     mut ready: Ready,
 ) -> Result<Exit> {
+    sweep(&mut ready.session.client);
     let standings = ready.seen.standings(&input.known());
     let within = |migration: &Migration| input.options.target.is_none_or(|target| migration.number <= target);
     let of = |wanted: &[Standing]| -> Vec<&Migration> {
@@ -48,6 +53,7 @@ pub(crate) fn run(
     let mut files = of(&[Standing::Unverified, Standing::Applied]);
     files.retain(|migration| migration.number <= last);
 
+    cluster_wide::refuse(&files)?;
     let client = &mut ready.session.client;
     let scratch = Scratch::create(client, &input.settings)?;
     let wanted = build(context, &scratch, sessions, &files, ready.extension.installed.is_some());
@@ -106,7 +112,7 @@ struct Scratch {
 
 impl Scratch {
     fn create(client: &mut Client, settings: &Settings) -> Result<Self> {
-        let name = format!("ms5_adopt_{}_{}", std::process::id(), ms5_common::clock::file_stamp());
+        let name = format!("{PREFIX}{}_{}", std::process::id(), ms5_common::clock::file_stamp());
         let failed = |error: postgres::Error| {
             let mut failure = Error::new(Exit::Failed, "cannot create a scratch database on this server")
                 .because_all(reasons(&error))
@@ -128,6 +134,12 @@ impl Scratch {
             )
             .map_err(failed)?;
         let like: String = row.get(0);
+        // Held as long as this session lives: nobody takes the database for one that a killed run has left.
+        if !name_lock::try_lock(client, &name).map_err(failed)? {
+            return Err(Error::new(Exit::Unreachable, format!("somebody else makes the database {name}"))
+                .because("nothing was touched")
+                .hint("run it again"));
+        }
         log::info!("Creating the scratch database {name}");
         client.batch_execute(&format!("CREATE DATABASE {name} {like}")).map_err(failed)?;
         let mut settings = settings.clone();
@@ -142,6 +154,33 @@ impl Scratch {
                 .hint(format!("drop it by hand: DROP DATABASE {} WITH (FORCE);", self.name))
         })
     }
+}
+
+/// Drops the scratch databases that killed runs of this role have left. One that somebody is connected to stays: an earlier version
+/// of this tool took no lock on its name.
+fn sweep(client: &mut Client) {
+    let swept = client
+        .query(
+            "SELECT datname::text FROM pg_catalog.pg_database
+             WHERE datname ~ ('^' || $1 || '[0-9]+_[0-9]{8}_[0-9]{6}$')
+               AND pg_catalog.pg_get_userbyid(datdba) = current_user",
+            &[&PREFIX],
+        )
+        .and_then(|rows| rows.iter().try_for_each(|row| sweep_one(client, row.get(0))));
+    if let Err(error) = swept {
+        log::warn!("cannot clear away what killed runs have left: {}", reasons(&error).join("; "));
+    }
+}
+
+fn sweep_one(client: &mut Client, name: &str) -> std::result::Result<(), postgres::Error> {
+    if !name_lock::try_lock(client, name)? {
+        return Ok(());
+    }
+    match client.batch_execute(&format!("DROP DATABASE IF EXISTS {name}")) {
+        Ok(()) => log::warn!("Dropped what a killed run has left: the scratch database {name}"),
+        Err(error) => log::warn!("Cannot drop the scratch database {name}: {}", reasons(&error).join("; ")),
+    }
+    name_lock::unlock(client, name)
 }
 
 /// Applies the files to the scratch database and tells what is in it then.
@@ -172,7 +211,7 @@ fn build(
             steps: migration.stepwise.then(Default::default),
             force: false,
             claims: Vec::new(),
-            pause: None,
+            background: Background::Leave,
         };
         let report = worker.apply(&job, None)?;
         match report.outcome {

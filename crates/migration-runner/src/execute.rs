@@ -18,11 +18,11 @@ use ms5_common::timescale::overview;
 use ms5_common::tool::Context;
 use serde_json::json;
 
-use crate::apply::{Job, Left, Outcome, Report, SharedLock, Worker};
+use crate::apply::{Background, Job, Left, Outcome, Report, SharedLock, Worker};
 use crate::args::{LOCK_TIMEOUT_DEFAULT, TOOL_VERSION};
 use crate::failure::Failure;
 use crate::plan::Step;
-use crate::prepare::{Ready, give_back};
+use crate::prepare::{Ready, count_given_back, give_back};
 use crate::prove::Claim;
 use crate::rollback_point::Point;
 use crate::run::Input;
@@ -64,7 +64,6 @@ pub(crate) fn run(
         .zip(kept.iter().zip(claims))
         .map(|(((migration, step), earlier), (kept, claims))| {
             let (continues, earlier) = earlier.unzip();
-            let pauses = extension.community() && !touched::alters_jobs(migration);
             Job {
                 migration,
                 attempt: Attempt {
@@ -81,7 +80,11 @@ pub(crate) fn run(
                 steps: earlier.or_else(|| migration.stepwise.then(Default::default)),
                 force: input.options.force,
                 claims,
-                pause: pauses.then(|| touched::tables(migration)),
+                background: match extension.community() {
+                    false => Background::Leave,
+                    true if touched::alters_jobs(migration) => Background::GiveBack,
+                    true => Background::Pause(touched::tables(migration)),
+                },
             }
         })
         .collect();
@@ -147,7 +150,7 @@ pub(crate) fn run(
     }
     if let Some(mut worker) = idle.pop() {
         worker.give_back_jobs(|client| {
-            give_back(client, context);
+            count_given_back(context, give_back(client, Some(context.recorder.run_id())));
             if stop.is_none() && interrupt::requested().is_none() {
                 overview::record(client, extension.version(), &context.recorder);
             }

@@ -11,7 +11,7 @@ use crate::locked::words;
 use crate::look::Seen;
 use crate::plan::Step;
 use crate::run::Input;
-use crate::words::first_words;
+use crate::secret::first_words;
 
 /// Shows every statement of every file that would run. Touches nothing.
 pub(crate) fn show(context: &Context, input: &Input, seen: &Seen) -> Result<Exit> {
@@ -34,13 +34,13 @@ pub(crate) fn show(context: &Context, input: &Input, seen: &Seen) -> Result<Exit
             let effects = effects::effects(statement);
             let strongest = effects.locks.first();
             let rewrite = words(effects.rewrite);
-            log::info!("    {}:{place} {}", migration.file, first_words(&statement.text));
+            log::info!("    {}:{place} {}", migration.file, first_words(statement));
             log::info!("        {transaction}; {}", described(&effects));
             context.recorder.emit(
                 "statement",
                 json!({
                     "migration": migration.title, "file": migration.file, "line": place.line, "column": place.column,
-                    "statement": first_words(&statement.text), "in_transaction": outside.is_none(),
+                    "statement": first_words(statement), "in_transaction": outside.is_none(),
                     "lock": strongest.map(|lock| lock.mode.to_string()), "on": strongest.map(|lock| &lock.on),
                     "rewrites": rewrite, "unknown": effects.opaque,
                 }),

@@ -3,6 +3,7 @@
 use ms5_common::migrations::Migration;
 
 use crate::run::Input;
+use crate::secret::holds_password;
 
 /// Longer files are not kept: the ledger is not an archive.
 const MOST: usize = 256 * 1024;
@@ -19,8 +20,7 @@ pub(crate) fn statements(migration: &Migration) -> Option<Vec<&str>> {
     let mut texts = Vec::new();
     for statement in migration.statements() {
         length += statement.text.len();
-        let secret = statement.tokens().any(|token| token.is_word("password"));
-        if length > MOST || secret || !statement.copy_data.is_empty() {
+        if length > MOST || holds_password(statement) || !statement.copy_data.is_empty() {
             return None;
         }
         texts.push(statement.text.as_str());

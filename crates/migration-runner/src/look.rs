@@ -10,9 +10,9 @@ use ms5_common::tool::Context;
 use ms5_common::{success, troubleshooting};
 use serde_json::json;
 
-use crate::plan::{self, Known, Standing, Step};
+use crate::plan::{self, Known, Standing, Step, last_of};
 use crate::run::{Input, unreadable};
-use crate::words::first_words;
+use crate::secret::first_words;
 use crate::{rollback_point, status};
 
 /// What the database says before anything is touched.
@@ -44,8 +44,8 @@ impl Seen {
 
     /// How each file stands.
     pub(crate) fn standings(&self, known: &[Known<'_>]) -> Vec<Standing> {
-        let unfinished: Vec<String> =
-            self.last.iter().filter(|last| last.unfinished).map(|last| last.name.clone()).collect();
+        let open = |known: &&Known<'_>| last_of(known, &self.last).is_some_and(|last| last.unfinished);
+        let unfinished: Vec<String> = known.iter().filter(open).map(|known| known.name.to_owned()).collect();
         plan::standings(known, &self.entries, &unfinished)
     }
 
@@ -103,7 +103,7 @@ pub(crate) fn dry_run(context: &Context, input: &Input, seen: &Seen) -> Result<E
             if migration.stepwise { ", statement by statement" } else { "" },
         );
         for statement in migration.statements() {
-            log::debug!("    {}:{} {}", migration.file, statement.head(), first_words(&statement.text));
+            log::debug!("    {}:{} {}", migration.file, statement.head(), first_words(statement));
         }
         context.recorder.emit(
             "migration",

@@ -3,6 +3,7 @@
 mod adopt;
 mod apply;
 mod args;
+mod cluster_wide;
 mod execute;
 mod explain;
 mod failure;
@@ -17,6 +18,7 @@ mod retry;
 mod rollback_point;
 mod run;
 mod schedule;
+mod secret;
 mod sessions;
 mod status;
 mod summary;
@@ -25,7 +27,6 @@ mod touched;
 mod variables;
 mod watch;
 mod way_back;
-mod words;
 
 use std::process::ExitCode;
 

@@ -1,7 +1,7 @@
 //! What to do with each file, from the files and the ledger alone.
 
 use ms5_common::db::ledger::Entry;
-pub(crate) use ms5_common::db::ledger::standing::{Known, Standing, entry_of, standings};
+pub(crate) use ms5_common::db::ledger::standing::{Known, Standing, entry_of, last_of, standings};
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 

@@ -19,7 +19,7 @@ use ms5_common::tool::Context;
 use crate::apply::{self, Earlier};
 use crate::args::Mode;
 use crate::look::{Seen, say_extension};
-use crate::plan::Step;
+use crate::plan::{Known, Step, last_of};
 use crate::run::{Input, unreadable};
 use crate::sessions::{Session, Sessions};
 
@@ -40,21 +40,26 @@ pub(crate) struct Ready {
     pub(crate) earlier: Vec<Option<(i64, Earlier)>>,
 }
 
-/// Makes everything ready, or refuses before anything is touched.
+/// Makes everything ready, or refuses before anything is touched. `before` is what was seen before the rollback point.
 pub(crate) fn prepare(
     context: &Context,
     input: &Input,
     sessions: &Sessions<'_>,
     connected: Connected,
     server: &Server,
+    before: Option<&Seen>,
 ) -> Result<(Ready, Work)> {
     let (lock, mut session) = lock(input, sessions, server, connected)?;
     let client = &mut session.client;
     // Before the ledger is read: a session that a killed run has left behind may be in the middle of a COMMIT.
     if ledger::state(client).map_err(unreadable("the ledger"))? == State::Current {
-        backend::end_orphans(client, input.options.lock_wait)?;
+        let pooled = lock.as_ref().is_some_and(RunLock::pooled);
+        backend::end_orphans(client, pooled, input.options.lock_wait)?;
     }
     let mut seen = Seen::take(client, input)?;
+    if before.is_some_and(|before| before.last != seen.last) {
+        return Err(overtaken());
+    }
     let plans = !matches!(input.options.mode, Mode::Repair | Mode::Adopt);
     let steps = if plans { seen.steps(input)? } else { Vec::new() };
     let earlier = earlier(client, input, &seen, &steps)?;
@@ -77,7 +82,8 @@ pub(crate) fn prepare(
         beside_an_orphan(|| ensure_ledger(client))?;
     }
     success!("Migration log table created/verified");
-    for last in seen.last.iter().filter(|last| last.unfinished) {
+    let known = input.known();
+    for last in known.iter().filter_map(|known| last_of(known, &seen.last)).filter(|last| last.unfinished) {
         let left = if last.steps > 0 {
             "it goes on at the statement after the last one that is done"
         } else {
@@ -85,9 +91,18 @@ pub(crate) fn prepare(
         };
         log::warn!("An earlier run ended in the middle of {}; {left}", last.name);
     }
-    give_back(client, context);
+    // Every run of which jobs are on record has ended: this one holds the lock.
+    count_given_back(context, give_back(client, None));
     seen.paused.clear();
     Ok((Ready { session, lock, extension, seen, steps, earlier }, work))
+}
+
+/// Another run was at work between the rollback point and this run's lock.
+fn overtaken() -> Error {
+    Error::new(Exit::Unreachable, "another run has migrated this database while the rollback point was made")
+        .because("the rollback point is from before that run: going back to it would take that run's work away too")
+        .because("nothing was touched")
+        .hint("run it again: it makes a new rollback point")
 }
 
 /// The advisory lock on a session of its own, with the session that works; no lock where there is but one session,
@@ -130,7 +145,7 @@ fn earlier(
 ) -> Result<Vec<Option<(i64, Earlier)>>> {
     let mut found = Vec::new();
     for (migration, step) in input.migrations.iter().zip(steps) {
-        let last = seen.last.iter().find(|last| last.name == migration.title);
+        let last = last_of(&Known::of(migration), &seen.last);
         let open = last.filter(|last| !last.applied && last.steps > 0 && matches!(step, Step::Apply { .. }));
         let Some(last) = open else {
             found.push(None);
@@ -172,22 +187,28 @@ fn ensure_ledger(client: &mut Client) -> Result<()> {
     })
 }
 
-/// Schedules again what this or an earlier run has paused.
-pub(crate) fn give_back(client: &mut Client, context: &Context) {
-    match jobs::give_back(client) {
+/// Schedules again what a run has paused, or every run where None. Gives the number of jobs.
+pub(crate) fn give_back(client: &mut Client, run_id: Option<&str>) -> usize {
+    match jobs::give_back(client, run_id) {
         Ok(given) => {
             for job in &given {
                 log::info!("Background job {job} is scheduled again");
             }
-            if !given.is_empty() {
-                context.recorder.count("jobs_given_back", given.len());
-            }
+            given.len()
         }
         Err(error) => {
             log::warn!(
                 "background jobs stay paused, and are given back by the next run: {}",
                 reasons(&error).join("; ")
             );
+            0
         }
+    }
+}
+
+/// For the verdict.
+pub(crate) fn count_given_back(context: &Context, given: usize) {
+    if given > 0 {
+        context.recorder.count("jobs_given_back", given);
     }
 }

@@ -1,13 +1,13 @@
 //! `--prove`: which tables a file may convert, as far as its text tells. No I/O.
 
-use std::collections::BTreeSet;
-
 use ms5_common::called::called;
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 use ms5_common::expected::Expected;
 use ms5_common::migrations::Migration;
-use ms5_common::sql::{TableName, Tokens, tokens};
+use ms5_common::sql::TableName;
+
+use crate::touched;
 
 /// A table that is promised to become a hypertable.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,10 +39,7 @@ pub(crate) fn promised(expected: &Expected) -> Vec<Promised> {
 /// # Errors
 /// [`Exit::Failed`]: the file runs statement by statement, so there is no transaction to prove it in.
 pub(crate) fn claims<'a>(migration: &Migration, promised: &'a [Promised]) -> Result<Vec<Claim<'a>>> {
-    let mut names = BTreeSet::new();
-    for statement in migration.statements() {
-        collect(statement.tokens(), &mut names);
-    }
+    let names = touched::names(migration);
     if promised.is_empty() || !names.contains("create_hypertable") {
         return Ok(Vec::new());
     }
@@ -57,32 +54,4 @@ pub(crate) fn claims<'a>(migration: &Migration, promised: &'a [Promised]) -> Res
     }
     let claim = |promised: &'a Promised| Claim { promised, named: names.contains(&promised.table.table) };
     Ok(promised.iter().map(claim).collect())
-}
-
-fn collect(tokens_of: Tokens<'_>, names: &mut BTreeSet<String>) {
-    for token in tokens_of {
-        if let Some(name) = token.name() {
-            names.insert(name.into_owned());
-        } else if let Some(text) = token.string_value() {
-            collect(tokens(&text, true), names);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_found_wherever_they_stand() {
-        let text = "DO $a$ BEGIN PERFORM create_hypertable('s.\"T x\"', 'ts'); EXECUTE $b$ALTER TABLE s.other$b$; END $a$";
-        let mut names = BTreeSet::new();
-        collect(tokens(text, true), &mut names);
-        for name in ["create_hypertable", "T x", "s", "other", "ts"] {
-            assert!(names.contains(name), "{name}: {names:?}");
-        }
-        let mut none = BTreeSet::new();
-        collect(tokens("SELECT 1 -- create_hypertable", true), &mut none);
-        assert!(!none.contains("create_hypertable"));
-    }
 }

@@ -15,7 +15,7 @@ use crate::kept;
 use crate::plan::{Standing, entry_of};
 use crate::prepare::Ready;
 use crate::run::{Input, unreadable};
-use crate::words::first_words;
+use crate::secret::{first_words, first_words_of};
 
 /// Shows and records every changed file.
 pub(crate) fn run(context: &Context, input: &Input, mut ready: Ready) -> Result<Exit> {
@@ -83,11 +83,11 @@ fn show(before: &[String], migration: &Migration) {
     let mut same = true;
     for text in gone {
         same = false;
-        log::info!("    - {}", first_words(text));
+        log::info!("    - {}", first_words_of(text));
     }
     for statement in added {
         same = false;
-        log::info!("    + {}:{} {}", migration.file, statement.head(), first_words(&statement.text));
+        log::info!("    + {}:{} {}", migration.file, statement.head(), first_words(statement));
     }
     if same {
         log::info!("    the statements are the same: comments, blanks or their order changed");

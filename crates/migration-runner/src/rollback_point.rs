@@ -35,11 +35,11 @@ pub(crate) fn is_needed(steps: &[Step]) -> bool {
     steps.iter().any(|step| matches!(step, Step::Apply { .. }))
 }
 
-/// Makes the point that was asked for; none where no file is to be applied.
+/// Makes the point that was asked for, with what was seen before; none where no file is to be applied.
 ///
 /// # Errors
 /// That it cannot be made, or that nobody could go back to it. Then nothing was touched.
-pub(crate) fn make(context: &Context, input: &Input, client: &mut Client) -> Result<Option<Point>> {
+pub(crate) fn make(context: &Context, input: &Input, client: &mut Client) -> Result<Option<(Point, Seen)>> {
     let Some(name) = &input.options.rollback_point else { return Ok(None) };
     let seen = Seen::take(client, input)?;
     if !is_needed(&seen.steps(input)?) {
@@ -52,7 +52,8 @@ pub(crate) fn make(context: &Context, input: &Input, client: &mut Client) -> Res
         return Err(untouched(Error::new(exit, "stopped by a signal")));
     };
     log::info!("Making the rollback point {name} first");
-    call(context, arguments(context, &input.settings, name), untouched).map(Some)
+    let point = call(context, arguments(context, &input.settings, name), untouched)?;
+    Ok(Some((point, seen)))
 }
 
 /// Has the script of a backup that is there made, after a failure.

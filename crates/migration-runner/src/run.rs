@@ -2,6 +2,7 @@
 
 use ms5_common::called::called;
 use ms5_common::config::Settings;
+use ms5_common::db::backend::RUN;
 use ms5_common::db::connect::Connected;
 use ms5_common::db::server_error::reasons;
 use ms5_common::db::session::{self, Server};
@@ -52,7 +53,7 @@ impl Input {
 pub(crate) fn run(context: &Context) -> Result<Exit> {
     let input = read(context)?;
     let sessions = Sessions::new(&input.settings, &input.options);
-    let mut connected = sessions.connect("run")?;
+    let mut connected = sessions.connect(RUN)?;
     let server = identify(context, &input, &mut connected)?;
     if input.options.mode.only_looks() {
         let seen = look::Seen::take(&mut connected.client, &input)?;
@@ -62,9 +63,9 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
             _ => look::dry_run(context, &input, &seen),
         };
     }
-    let point = rollback_point::make(context, &input, &mut connected.client)?;
+    let (point, before) = rollback_point::make(context, &input, &mut connected.client)?.unzip();
     // As long as this lives, a signal asks for a clean end instead of ending the process.
-    let (ready, _work) = prepare::prepare(context, &input, &sessions, connected, &server)?;
+    let (ready, _work) = prepare::prepare(context, &input, &sessions, connected, &server, before.as_ref())?;
     match input.options.mode {
         Mode::Repair => repair::run(context, &input, ready),
         Mode::Adopt => adopt::run(context, &input, &sessions, ready),

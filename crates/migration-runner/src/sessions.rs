@@ -1,7 +1,7 @@
 //! The sessions that work, all opened alike.
 
 use ms5_common::config::Settings;
-use ms5_common::db::backend::Backend;
+use ms5_common::db::backend::{Backend, RUN};
 use ms5_common::db::client::Client;
 use ms5_common::db::connect::{Canceller, Connected};
 use ms5_common::db::ledger::Prepared;
@@ -36,9 +36,12 @@ impl<'a> Sessions<'a> {
             Some(seconds) => tuning.demand("lock_timeout", &limit(seconds)),
             None => tuning.prefer("lock_timeout", &limit(crate::args::LOCK_TIMEOUT_DEFAULT)),
         }
-        if let Some(seconds) = options.statement_timeout {
-            tuning.demand("statement_timeout", &limit(seconds));
+        match options.statement_timeout {
+            Some(seconds) => tuning.demand("statement_timeout", &limit(seconds)),
+            None => tuning.prefer("statement_timeout", "0"),
         }
+        // The files are read so.
+        tuning.demand("standard_conforming_strings", "on");
         if let Some(size) = &options.maintenance_work_mem {
             tuning.demand("maintenance_work_mem", size);
         }
@@ -57,7 +60,7 @@ impl<'a> Sessions<'a> {
 
     /// Opens a session that applies files.
     pub(crate) fn open(&self) -> Result<Session> {
-        let Connected { client, canceller, .. } = self.connect("run")?;
+        let Connected { client, canceller, .. } = self.connect(RUN)?;
         Session::of(client, canceller)
     }
 
@@ -71,7 +74,7 @@ impl<'a> Sessions<'a> {
 
     /// Opens a session in which nothing has run yet, in the middle of the work.
     pub(crate) fn open_untouched(&self) -> Result<Session> {
-        let Connected { client, canceller, .. } = self.connect("run").map_err(Error::amid)?;
+        let Connected { client, canceller, .. } = self.connect(RUN).map_err(Error::amid)?;
         Ok(Session { client, canceller, backend: Backend::unknown(), prepared: Prepared::default() })
     }
 }

@@ -4,7 +4,7 @@ use ms5_common::record::Recorder;
 use serde_json::json;
 
 use crate::look::Seen;
-use crate::plan::{Known, Standing, entry_of};
+use crate::plan::{Known, Standing, entry_of, last_of};
 
 /// Shows every file, then the rows of the ledger that belong to none.
 pub(crate) fn show(recorder: &Recorder, files: &[Known<'_>], standings: &[Standing], seen: &Seen) {
@@ -19,7 +19,7 @@ pub(crate) fn show(recorder: &Recorder, files: &[Known<'_>], standings: &[Standi
             Standing::OutOfOrder => "; a later number is applied",
             Standing::Applied | Standing::Failed | Standing::Interrupted | Standing::Pending => "",
         };
-        let last = seen.last.iter().find(|last| last.name == known.name && !last.applied);
+        let last = last_of(known, &seen.last).filter(|last| !last.applied);
         let ended =
             last.filter(|_| *standing == Standing::Interrupted).and_then(|last| last.message.as_deref());
         let ended = match (standing, ended) {
@@ -30,6 +30,9 @@ pub(crate) fn show(recorder: &Recorder, files: &[Known<'_>], standings: &[Standi
             _ => String::new(),
         };
         let left = match last {
+            Some(last) if last.steps > 0 && matches!(standing, Standing::Applied | Standing::Changed) => {
+                "; a later attempt at it stopped midway, a run with --force goes on there"
+            }
             Some(last) if last.steps > 0 => "; a part of its statements is done, a run goes on behind them",
             Some(_) if *standing == Standing::Interrupted => "; its transaction is rolled back",
             _ => "",

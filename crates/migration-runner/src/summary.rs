@@ -134,8 +134,11 @@ impl<'a> Summary<'a> {
             self.way_back(signal.is_some());
         }
         log::error!("To see the ledger: {}", troubleshooting::show_ledger(&self.input.settings));
+        let unknown = self.fates.iter().any(|(_, _, fate)| *fate == Fate::Unknown);
         match signal {
-            Some(exit) => exit,
+            // A signal's code says that all is rolled back, which nobody knows here.
+            Some(exit) if !unknown => exit,
+            Some(_) => Exit::Partial,
             None if partly || self.input.options.force => Exit::Partial,
             None => Exit::Failed,
         }

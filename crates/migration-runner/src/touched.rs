@@ -1,7 +1,10 @@
-//! Which tables a file changes, as far as its text tells.
+//! What a file is about, as far as its text tells: the tables that it changes, the names that it speaks of.
+
+use std::collections::BTreeSet;
 
 use ms5_common::effects::{self, LockMode};
 use ms5_common::migrations::Migration;
+use ms5_common::sql::{Tokens, tokens};
 
 /// The tables as SQL text; None where the file runs code that is not looked into, and so may change any.
 ///
@@ -24,7 +27,43 @@ pub(crate) fn tables(migration: &Migration) -> Option<Vec<String>> {
 /// Whether the file says itself what its jobs are to do: then they are left to it.
 pub(crate) fn alters_jobs(migration: &Migration) -> bool {
     const FUNCTIONS: [&str; 3] = ["alter_job", "run_job", "delete_job"];
-    migration.statements().any(|statement| {
-        statement.tokens().any(|token| token.name().is_some_and(|name| FUNCTIONS.contains(&name.as_ref())))
-    })
+    let names = names(migration);
+    FUNCTIONS.iter().any(|function| names.contains(*function))
+}
+
+/// Every name in a file, wherever it stands: also in strings, in bodies of functions, and in strings in those.
+pub(crate) fn names(migration: &Migration) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for statement in migration.statements() {
+        collect(statement.tokens(), &mut names);
+    }
+    names
+}
+
+fn collect(tokens_of: Tokens<'_>, names: &mut BTreeSet<String>) {
+    for token in tokens_of {
+        if let Some(name) = token.name() {
+            names.insert(name.into_owned());
+        } else if let Some(text) = token.string_value() {
+            collect(tokens(&text, true), names);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_found_wherever_they_stand() {
+        let text = "DO $a$ BEGIN PERFORM create_hypertable('s.\"T x\"', 'ts'); EXECUTE $b$ALTER TABLE s.other$b$; END $a$";
+        let mut names = BTreeSet::new();
+        collect(tokens(text, true), &mut names);
+        for name in ["create_hypertable", "T x", "s", "other", "ts"] {
+            assert!(names.contains(name), "{name}: {names:?}");
+        }
+        let mut none = BTreeSet::new();
+        collect(tokens("SELECT 1 -- create_hypertable", true), &mut none);
+        assert!(!none.contains("create_hypertable"));
+    }
 }

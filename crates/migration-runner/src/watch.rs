@@ -11,7 +11,7 @@ use ms5_common::db::session::{self, Tuning};
 use ms5_common::progress::{self, Line};
 
 use crate::args::TOOL;
-use crate::words::first_words;
+use crate::secret::first_words_of;
 
 /// How often it is looked whether a statement takes long.
 const TICK: Duration = Duration::from_millis(50);
@@ -226,7 +226,7 @@ impl Sample {
                     row.get::<_, &str>(2),
                     row.get::<_, &str>(3),
                     row.get::<_, i64>(4),
-                    first_words(row.get(5))
+                    first_words_of(row.get(5))
                 )
             })
             .collect();

@@ -25,6 +25,7 @@ use ms5_common::migrations::Migration;
 use ms5_common::timescale::jobs;
 
 use crate::failure::Failure;
+use crate::prepare::give_back;
 use crate::prove::Claim;
 use crate::retry::{Retries, is_conflict};
 use crate::sessions::{Session, Sessions};
@@ -51,14 +52,25 @@ pub(crate) struct Job<'a> {
     pub(crate) force: bool,
     /// With `--prove`, where it may convert tables: the promised ones.
     pub(crate) claims: Vec<Claim<'a>>,
-    /// Where there are background jobs: the tables whose jobs are paused, None for all.
-    pub(crate) pause: Option<Option<Vec<String>>>,
+    /// What is done to background jobs before it.
+    pub(crate) background: Background,
+}
+
+/// What is done to background jobs before a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Background {
+    /// Nothing: there are none.
+    Leave,
+    /// Those of these tables are paused, of all tables where None.
+    Pause(Option<Vec<String>>),
+    /// Those that this run has paused are given back: the file says itself what they are to do, and that stays.
+    GiveBack,
 }
 
 impl Job<'_> {
     /// Nothing has to be done between the COMMIT of the file before and the BEGIN of this one.
     fn begins_at_once(&self) -> bool {
-        self.steps.is_none() && self.pause.is_none()
+        self.steps.is_none() && self.background == Background::Leave
     }
 }
 
@@ -175,8 +187,12 @@ impl<'a> Worker<'a> {
     /// Where it could not even begin: the lock is lost, or the session.
     pub(crate) fn apply(&mut self, job: &Job<'a>, next: Option<&Job<'a>>) -> Result<Report> {
         let clock = Instant::now();
-        if let Some(tables) = &job.pause {
-            self.pause_jobs(tables.as_deref(), job.attempt.run_id);
+        match &job.background {
+            Background::Leave => {}
+            Background::Pause(tables) => self.pause_jobs(tables.as_deref(), job.attempt.run_id),
+            Background::GiveBack => self.give_back_jobs(|client| {
+                let _ = give_back(client, Some(job.attempt.run_id));
+            }),
         }
         let begun = self.begin(job)?;
         let outcome = match &job.steps {
@@ -318,7 +334,7 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// The connection was lost during a COMMIT: only the server knows how that ended.
+    /// The answer to a COMMIT was lost: only the server knows how that ended.
     fn look_up(
         &mut self,
         title: &str,
@@ -326,7 +342,12 @@ impl<'a> Worker<'a> {
         lost: &postgres::Error,
     ) -> std::result::Result<(), Stop> {
         let worked = self.session.backend.clone();
-        log::warn!("The connection was lost during the COMMIT of {title}; asking the server how it ended");
+        let what = if connection_lost(lost) {
+            format!("The connection was lost during the COMMIT of {title}")
+        } else {
+            format!("What the server answered to the COMMIT of {title} cannot be read")
+        };
+        log::warn!("{what}; asking the server how it ended");
         let deadline = Instant::now() + LOST_COMMIT_PATIENCE;
         loop {
             let answer = self.reconnect().and_then(|()| {
@@ -352,13 +373,17 @@ impl<'a> Worker<'a> {
                 Ok(None) | Err(_)
                     if Instant::now() < deadline && interrupt::sleep(Duration::from_secs(1)) => {}
                 Ok(None) | Err(_) => {
+                    let why = match interrupt::requested() {
+                        Some(_) => "a signal ended the wait for the server's answer".to_owned(),
+                        None => format!("the server gave no answer for {} s", LOST_COMMIT_PATIENCE.as_secs()),
+                    };
                     return Err(Stop::Unknown(
                         Error::new(
                             Exit::Partial,
                             format!("it is not known whether migration {title} was committed"),
                         )
                         .because_all(reasons(lost))
-                        .because(format!("the server gave no answer for {} s", LOST_COMMIT_PATIENCE.as_secs()))
+                        .because(why)
                         .hint("once the server is back, --status tells; then run it again: it goes on from there"),
                     ));
                 }

@@ -29,7 +29,7 @@ pub(super) struct TakenUp {
 }
 
 /// Looks what is there, and clears away what must not stay. `started` is the record of an earlier run that began
-/// the statement and did not end it; `wanted` is what it says of an index; `blind` says that nobody wrote down how it ended.
+/// the statement and did not end it; `wanted` is what it says of an index; `again` says that it may run once more whatever it has done.
 ///
 /// # Errors
 /// The client's words; a statement of which nobody knows whether it was done.
@@ -38,7 +38,7 @@ pub(super) fn take_up(
     outside: &Outside,
     wanted: Option<&CreateIndex>,
     started: Option<&Step>,
-    blind: bool,
+    again: bool,
 ) -> Result<TakenUp> {
     if let Some(wanted) = wanted {
         return create_index(client, wanted, started);
@@ -51,9 +51,11 @@ pub(super) fn take_up(
     }
     let verdict = match started {
         None => Verdict::Run,
-        // What is there now was there before, and is why it failed. But half of a DETACH stays.
-        Some(step) if step.failed && !matches!(outside, Outside::DetachPartition { .. }) => Verdict::Run,
-        Some(_) => again(client, outside, blind)?,
+        Some(_) if matches!(outside, Outside::Commits { .. }) && again => Verdict::Run,
+        // Half of a DETACH stays, and of what commits by itself what it had committed.
+        Some(step) if !step.failed || stays_in_part(outside) => taken_up(client, outside, step.failed)?,
+        // What is there now was there before, and is why it failed.
+        Some(_) => Verdict::Run,
     };
     Ok(TakenUp { verdict, before: None })
 }
@@ -121,8 +123,13 @@ fn reindex(client: &mut Client, started: Option<&Step>) -> Result<TakenUp> {
     Ok(TakenUp { verdict: Verdict::Run, before: before.or(Some(names)) })
 }
 
+/// Whether a failure leaves a part of the statement done.
+fn stays_in_part(outside: &Outside) -> bool {
+    matches!(outside, Outside::DetachPartition { .. } | Outside::Commits { .. })
+}
+
 /// A statement that was begun before.
-fn again(client: &mut Client, outside: &Outside, blind: bool) -> Result<Verdict> {
+fn taken_up(client: &mut Client, outside: &Outside, failed: bool) -> Result<Verdict> {
     let mut ask = |query: &str, name: &str| ask(client, outside.words(), query, name);
     let done = |yes: bool| if yes { Verdict::Done } else { Verdict::Run };
     const DATABASE: &str =
@@ -156,9 +163,10 @@ fn again(client: &mut Client, outside: &Outside, blind: bool) -> Result<Verdict>
                 done(!ask(ATTACHED, partition)?)
             }
         }
-        Outside::Commits { what } if blind => {
+        Outside::Commits { what } => {
+            let end = if failed { "failed midway" } else { "ended without a word" };
             return Err(Error::new(Exit::Failed, format!("it is not known how much of {what} was done"))
-                .because("it commits by itself, and the run that began it ended without a word")
+                .because(format!("it commits by itself, and the run that began it {end}"))
                 .hint(
                     "see in the database how far it came; then put in its place what is missing of it, or SELECT 1 where \
                      it is done, and run it again; --force executes the whole statement once more",
@@ -183,7 +191,9 @@ pub(super) fn leftover(outside: &Outside) -> Option<String> {
         Outside::DetachPartition { partition, .. } => {
             format!("{partition} may be detached in part; the next run finishes it")
         }
-        Outside::Commits { what } => format!("what {what} had committed stays"),
+        Outside::Commits { what } => {
+            format!("what {what} had committed stays; the next run does not repeat it by itself")
+        }
         _ => return None,
     })
 }

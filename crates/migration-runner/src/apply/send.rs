@@ -9,6 +9,7 @@ use ms5_common::exit::Exit;
 use ms5_common::interrupt;
 use ms5_common::migrations::Migration;
 use ms5_common::sql::{CopyData, Statement};
+use sha2::{Digest, Sha256};
 
 use crate::failure::{self, Failure};
 use crate::sessions::Session;
@@ -51,18 +52,23 @@ fn copy_in(
     };
     let mut buffer = vec![0; 256 * 1024];
     let mut sent = 0;
+    let mut hash = Sha256::new();
     loop {
         let length = rows.read(&mut buffer).map_err(unreadable)?;
         if length == 0 {
             break;
         }
         sent += u64::try_from(length).unwrap_or(u64::MAX);
+        hash.update(&buffer[..length]);
         if let Err(error) = writer.send(&buffer[..length]) {
             return Ok(Err(error));
         }
     }
     if sent != data.length {
         return Err(unreadable(io::Error::other("the file was shortened while it ran")));
+    }
+    if hash.finalize()[..] != data.sha256 {
+        return Err(unreadable(io::Error::other("the file was changed while it ran")));
     }
     Ok(writer.finish().map(|_| ()))
 }

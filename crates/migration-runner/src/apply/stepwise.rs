@@ -19,8 +19,8 @@ use super::recover::{self, TakenUp, Verdict};
 use super::{Earlier, Job, Left, Outcome, Stop, Worker, indexes, send};
 use crate::failure::Failure;
 use crate::retry::Retries;
+use crate::secret::{first_words, first_words_of};
 use crate::sessions::Session;
-use crate::words::first_words;
 
 /// Checks that a file still begins with what was done of it.
 ///
@@ -147,7 +147,7 @@ impl<'j> Run<'_, '_, 'j> {
                 self.done += 1;
                 continue;
             }
-            log::debug!("{}:{} {}", migration.file, statement.head(), first_words(&statement.text));
+            log::debug!("{}:{} {}", migration.file, statement.head(), first_words(statement));
             self.one(statement, step, outside, known)?;
             self.done += 1;
         }
@@ -187,7 +187,9 @@ impl<'j> Run<'_, '_, 'j> {
                     continue;
                 }
             }
-            if !self.worker.try_again(self.job, failure, &mut retries) {
+            // What commits by itself was not rolled back.
+            let stays = matches!(bare, Some(Outside::Commits { .. }));
+            if stays || !self.worker.try_again(self.job, failure, &mut retries) {
                 return Err(stop);
             }
         }
@@ -231,24 +233,20 @@ impl<'j> Run<'_, '_, 'j> {
             steps::start(&mut self.worker.session.client, place, lock, None)
                 .map_err(|error| self.unrecorded(&error))?;
             self.worker.session = self.worker.sessions.open_untouched()?;
-            let result = self.run(statement, place.step);
-            self.worker.session = self.worker.sessions.open()?;
-            result?;
+            self.run(statement, place.step)?;
+            self.worker.session = self.worker.sessions.open_again()?;
             self.set_up_again()?;
             return self.note_done(place);
         }
         // After a lock that could not be had, this run's own start is the one to be taken up.
         let started = tried.as_ref().or(known);
-        // Killed, or its session was lost: the server has not said how it ended.
-        let blind = started.is_some_and(|started| !started.failed)
-            && !self.job.force
-            && !self.job.migration.idempotent;
+        let again = self.job.force || self.job.migration.idempotent;
         let wanted = match outside {
             Outside::CreateIndex { .. } => effects::create_index(statement),
             _ => None,
         };
         let client = &mut self.worker.session.client;
-        let TakenUp { verdict, before } = recover::take_up(client, outside, wanted.as_ref(), started, blind)?;
+        let TakenUp { verdict, before } = recover::take_up(client, outside, wanted.as_ref(), started, again)?;
         if verdict == Verdict::Done {
             log::info!("{}:{} was done by an earlier run", self.job.migration.file, statement.head());
             return self.note_done(place);
@@ -267,7 +265,7 @@ impl<'j> Run<'_, '_, 'j> {
         let limit = if patient { self.without_lock_timeout()? } else { None };
         let result = match &verdict {
             Verdict::Instead(text) => {
-                log::info!("Finishing what an earlier run began: {}", first_words(text));
+                log::info!("Finishing what an earlier run began: {}", first_words_of(text));
                 self.run(&statement.with_text(text), place.step)
             }
             _ => self.run(statement, place.step),

@@ -14,9 +14,9 @@ use super::rounds::{self, Round};
 use super::{Job, Left, Outcome, Stop, Worker, indexes, send};
 use crate::failure::{self, Failure};
 use crate::retry::Retries;
+use crate::secret::first_words;
 use crate::sessions::Session;
 use crate::watch::Watch;
-use crate::words::first_words;
 
 /// Applies the file, again after each lock that could not be had in time. After a success the attempt at `next` has begun.
 pub(super) fn apply<'a>(
@@ -127,8 +127,9 @@ fn round<'a>(
         Err(Trouble::Failed(failure)) => Err(failure.into()),
         Err(Trouble::Statement(statement, error)) => {
             let failure = failure::of_statement(job.migration, statement, &error);
-            // Where the COMMIT was on its way behind it, silence does not tell that it did not come through.
-            if commit.is_none() || !connection_lost(&error) || error.as_db_error().is_some() {
+            // With the COMMIT on its way behind it, only the server's own word tells that it did not come through: neither a lost
+            // connection nor an answer that the client does not understand does.
+            if commit.is_none() || error.as_db_error().is_some() {
                 return Err(failure.into());
             }
             match look_up(worker, job, begun, next, &error) {
@@ -207,7 +208,7 @@ impl Course<'_> {
                     *self.number += 1;
                     let (number, count) = (*self.number, self.migration.statement_count());
                     let file = &self.migration.file;
-                    log::debug!("{file}:{} {}", statement.head(), first_words(&statement.text));
+                    log::debug!("{file}:{} {}", statement.head(), first_words(statement));
                     self.watched(|| format!("{title}: statement {number} of {count}"));
                     return;
                 }
@@ -233,7 +234,7 @@ fn commit_failed(
     next: Option<&Job<'_>>,
     error: &postgres::Error,
 ) -> Result<(), Stop> {
-    if connection_lost(error) {
+    if connection_lost(error) || error.as_db_error().is_none() {
         return look_up(worker, job, begun, next, error);
     }
     if let Some(next) = next {
@@ -253,13 +254,19 @@ fn commit_failed(
     if server.as_ref().is_some_and(|server| server.sqlstate == "22012") {
         worker.lock.check()?;
     }
-    Err(Error::new(Exit::Failed, format!("Migration {} failed at its COMMIT", job.migration.title))
-        .because_all(reasons(error))
-        .with_sqlstate(server.map(|server| server.sqlstate))
-        .into())
+    let failure = Error::new(Exit::Failed, format!("Migration {} failed at its COMMIT", job.migration.title))
+        .because_all(reasons(error));
+    let failure = if ledger::attempt_is_gone(error) {
+        failure
+            .because("its row of public.migration_attempts is gone, and without it there is no ledger row")
+            .hint("take out of the file what deletes there, or find out who else does")
+    } else {
+        failure
+    };
+    Err(failure.with_sqlstate(server.map(|server| server.sqlstate)).into())
 }
 
-/// The connection was lost with the COMMIT on its way: Ok where it came through.
+/// The answer was lost with the COMMIT on its way: Ok where it came through.
 fn look_up(
     worker: &mut Worker<'_>,
     job: &Job<'_>,

@@ -13,6 +13,9 @@ use crate::interrupt;
 /// How often it is looked whether a server process has ended.
 const POLL: Duration = Duration::from_millis(100);
 
+/// What a session is for that applies files: its application_name ends with it.
+pub const RUN: &str = "run";
+
 /// The server process behind a session. A pid alone may belong to another process tomorrow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backend {
@@ -22,6 +25,8 @@ pub struct Backend {
     pub since: String,
     /// Whether the server can look for a client that is gone while a statement runs.
     watches_client: bool,
+    /// Whether its role, its database or the server ends a transaction that takes long.
+    limits_transactions: bool,
 }
 
 impl Backend {
@@ -32,10 +37,17 @@ impl Backend {
     pub fn of(client: &mut Client) -> std::result::Result<Self, postgres::Error> {
         let row = client.query_one(
             "SELECT pg_backend_pid(), coalesce((SELECT backend_start FROM pg_catalog.pg_stat_activity
-                                                WHERE pid = pg_backend_pid()), now())::text",
+                                                WHERE pid = pg_backend_pid()), now())::text,
+                    EXISTS (SELECT FROM pg_catalog.pg_settings
+                            WHERE name = 'transaction_timeout' AND setting <> '0' AND source <> 'client')",
             &[],
         )?;
-        let mut backend = Self { pid: row.get(0), since: row.get(1), watches_client: true };
+        let mut backend = Self {
+            pid: row.get(0),
+            since: row.get(1),
+            watches_client: true,
+            limits_transactions: row.get(2),
+        };
         // Not every system can (it wants POLLRDHUP); the server says so by refusing the value.
         backend.watches_client = client.batch_execute(&backend.prefix()).is_ok();
         Ok(backend)
@@ -44,7 +56,7 @@ impl Backend {
     /// A process that was not asked, as that would be the session's first statement.
     #[must_use]
     pub fn unknown() -> Self {
-        Self { pid: 0, since: String::new(), watches_client: false }
+        Self { pid: 0, since: String::new(), watches_client: false, limits_transactions: false }
     }
 
     /// Whether the process still serves its session, asked on another one.
@@ -63,12 +75,16 @@ impl Backend {
     /// The settings that a session gets beside those it was started with; each file begins with them.
     #[must_use]
     pub fn prefix(&self) -> String {
+        let mut settings = String::new();
         // A server otherwise notices that its client was killed only when the statement ends, hours later.
         if self.watches_client {
-            "SET client_connection_check_interval TO '2s';".to_owned()
-        } else {
-            String::new()
+            settings.push_str("SET client_connection_check_interval TO '2s';");
         }
+        // Not among what a session is started with: servers before PostgreSQL 17 do not know it.
+        if self.limits_transactions {
+            settings.push_str("SET transaction_timeout TO 0;");
+        }
+        settings
     }
 }
 
@@ -102,9 +118,12 @@ pub fn end_one(
 /// Ends the server processes that runs of ours have left working: their runner is gone, they still hold locks, and
 /// one may be in the middle of a COMMIT. Only the holder of the exclusive lock may, before it reads the ledger.
 ///
+/// Behind a pooler (`pooled`) a server process serves others after us: there only one is ours that carries the name which sessions
+/// get that apply files.
+///
 /// # Errors
 /// [`Exit::Unreachable`] where one does not end within `wait`.
-pub fn end_orphans(client: &mut Client, wait: Duration) -> Result<()> {
+pub fn end_orphans(client: &mut Client, pooled: bool, wait: Duration) -> Result<()> {
     let failed = |error: postgres::Error| {
         Error::new(Exit::Failed, "cannot look for sessions of an earlier run")
             .because_all(reasons(&error))
@@ -119,8 +138,9 @@ pub fn end_orphans(client: &mut Client, wait: Duration) -> Result<()> {
                         pg_catalog.pg_has_role(a.usesysid, 'USAGE') OR pg_catalog.pg_has_role('pg_signal_backend', 'USAGE')
                  FROM public.migration_attempts m
                  JOIN pg_catalog.pg_stat_activity a ON a.pid = m.backend_pid AND a.backend_start = m.backend_start
-                 WHERE m.outcome = 'running' AND a.pid <> pg_backend_pid()",
-                &[],
+                 WHERE m.outcome = 'running' AND a.pid <> pg_backend_pid()
+                   AND (NOT $1 OR a.application_name LIKE '% ' || $2)",
+                &[&pooled, &RUN],
             )
             .map_err(failed)?;
         if rows.is_empty() {

@@ -74,6 +74,12 @@ impl RunLock {
         self.token
     }
 
+    /// Whether a pooler is between us and the server.
+    #[must_use]
+    pub fn pooled(&self) -> bool {
+        self.pooled
+    }
+
     /// Checks that the lock is still held.
     ///
     /// # Errors

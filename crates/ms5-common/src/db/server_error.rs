@@ -118,7 +118,7 @@ pub fn gave_up(error: &postgres::Error) -> bool {
 }
 
 /// Whether the session is gone: no answer from the server, or one of the classes that end a session
-/// (08 connection exception, 57P01..57P05 shutdown and termination).
+/// (08 connection exception, 57P01..57P05 shutdown and termination, 25P03 and 25P04 a session or transaction that took too long).
 #[must_use]
 pub fn connection_lost(error: &postgres::Error) -> bool {
     if error.is_closed() {
@@ -133,5 +133,6 @@ pub fn connection_lost(error: &postgres::Error) -> bool {
 
 fn ends_session(code: &SqlState) -> bool {
     let code = code.code();
-    code.starts_with("08") || matches!(code, "57P01" | "57P02" | "57P03" | "57P04" | "57P05" | "25P03")
+    code.starts_with("08")
+        || matches!(code, "57P01" | "57P02" | "57P03" | "57P04" | "57P05" | "25P03" | "25P04")
 }

@@ -33,7 +33,7 @@ pub struct Migration {
     pub number: u64,
     /// The ledger's name: `001 - Initialize Telemetry`, from the file's first comment, else made of its name.
     pub title: String,
-    /// sha256 of the file, line ends normalised to LF, in lower-case hexadecimal.
+    /// sha256 of the file, line ends normalised to LF, in lower-case hexadecimal; where it includes others, of it with them.
     pub checksum: String,
     /// The file says `-- ms5: idempotent`: it may run again.
     pub idempotent: bool,

@@ -36,8 +36,8 @@ pub fn read_file(
     if path.metadata().map_err(unreadable)?.len() == 0 {
         return Err(empty(path));
     }
-    let checksum = checksum(path).map_err(unreadable)?;
     let content = content(path, variables).map_err(|error| of_sql(&error))?;
+    let checksum = checksum_of_all(&content.paths).map_err(unreadable)?;
     let head = head(path).map_err(|error| match error {
         HeadError::Io(error) => unreadable(error),
         HeadError::Directive(why) => Error::new(Exit::Config, format!("{}: {why}", path.display()))
@@ -142,6 +142,15 @@ fn head(path: &Path) -> std::result::Result<Head, HeadError> {
         }
     }
     Head::read(lines.iter().map(String::as_str)).map_err(|error| HeadError::Directive(error.to_string()))
+}
+
+/// The checksum of a file, and where it includes others of it with them: of their checksums in the order in which they are read.
+fn checksum_of_all(paths: &[PathBuf]) -> io::Result<String> {
+    let sums = paths.iter().map(|path| checksum(path)).collect::<io::Result<Vec<_>>>()?;
+    Ok(match sums.as_slice() {
+        [alone] => alone.clone(),
+        _ => hex(&Sha256::digest(sums.join("\n").as_bytes())),
+    })
 }
 
 /// sha256 of a file with line ends normalised to LF, so that a checkout on another system is the same file.

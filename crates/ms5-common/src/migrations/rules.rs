@@ -1,7 +1,7 @@
 //! What a migration may contain: SQL, inside one transaction that the runner opens and commits. Pure.
 
 use crate::migrations::Action;
-use crate::sql::{Facts, Pos, SessionControl, Statement, TransactionControl};
+use crate::sql::{Facts, Pos, SessionControl, Setting, Statement, TransactionControl};
 
 /// Something a migration must not contain, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -154,6 +154,22 @@ fn check_statement(statement: &Statement) -> Result<(), Box<Refusal>> {
                 at,
                 "SESSION AUTHORIZATION in a migration".to_owned(),
                 "use SET ROLE: the runner takes it back at the end of the file",
+            );
+        }
+        if facts.is_copy_to_stdout() {
+            return refuse(
+                at,
+                "COPY ... TO STDOUT in a migration".to_owned(),
+                "take it out, or write to a table: the rows would go to the runner, which has no use for them",
+            );
+        }
+        let foreign =
+            facts.setting().into_iter().chain(facts.set_config_calls()).find(Setting::is_foreign_encoding);
+        if let Some(Setting { name, value: Some(value), .. }) = foreign {
+            return refuse(
+                at,
+                format!("{name} {value} in a migration"),
+                "take it out, and save the file as UTF-8: that is what is sent, and the server would misread it",
             );
         }
         if let Some(call) = facts.advisory_unlocks().first() {

@@ -267,6 +267,15 @@ impl<'a> Facts<'a> {
 
     /// Is it COPY ... FROM STDIN, which waits for data?
     pub fn is_copy_from_stdin(&self) -> bool {
+        self.is_copy_with_client("from")
+    }
+
+    /// Is it COPY ... TO STDOUT, which sends data?
+    pub fn is_copy_to_stdout(&self) -> bool {
+        self.is_copy_with_client("to")
+    }
+
+    fn is_copy_with_client(&self, direction: &str) -> bool {
         if !self.is_word(0, "copy") {
             return false;
         }
@@ -279,7 +288,8 @@ impl<'a> Facts<'a> {
             }
             depth == 0 && token.kind == TokenKind::Word
         });
-        words.any(|word| word.is_word("from"))
+        // The server's grammar takes each of the two words for the other.
+        words.any(|word| word.is_word(direction))
             && words.next().is_some_and(|word| word.is_word("stdin") || word.is_word("stdout"))
     }
 
@@ -485,6 +495,21 @@ mod tests {
         ] {
             let facts = facts(text);
             assert_eq!((facts.is_copy_from_stdin(), facts.is_binary_copy()), (stdin, binary), "{text}");
+        }
+    }
+
+    #[test]
+    fn copies_to_the_client() {
+        for (text, is_one) in [
+            ("copy t to stdout", true),
+            ("COPY t (a, b) TO STDIN (FORMAT csv)", true),
+            ("copy (select a from stdin) to stdout with csv", true),
+            ("copy t to '/tmp/stdout'", false),
+            ("copy t to program 'cat'", false),
+            ("copy t from stdout", false),
+            ("select 'copy t to stdout'", false),
+        ] {
+            assert_eq!(facts(text).is_copy_to_stdout(), is_one, "{text}");
         }
     }
 

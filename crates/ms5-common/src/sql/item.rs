@@ -1,5 +1,7 @@
 //! What the splitter finds in a file.
 
+use std::borrow::Cow;
+
 use super::facts::Facts;
 use super::meta::Stream;
 use super::position::{FileId, Pos, SourceMap};
@@ -90,6 +92,8 @@ pub struct CopyData {
     pub lines: u64,
     /// The number of the first line in the file.
     pub first_line: u32,
+    /// sha256 of the data, to tell whether the file still holds what was read.
+    pub sha256: [u8; 32],
 }
 
 impl Statement {
@@ -97,6 +101,26 @@ impl Statement {
     #[must_use]
     pub fn with_text(&self, text: &str) -> Self {
         Self { text: text.to_owned(), copy_data: Vec::new(), joints: Vec::new(), ..self.clone() }
+    }
+
+    /// The text with `:...` in the place of each variable's value, which may be secret.
+    #[must_use]
+    pub fn without_values(&self) -> Cow<'_, str> {
+        let mut shown = String::new();
+        let mut from = 0;
+        // What a backslash escapes has a place of its own as well.
+        for value in
+            self.map.values(self.text.len()).filter(|value| self.text.get(value.clone()) != Some(";"))
+        {
+            shown.push_str(self.text.get(from..value.start).unwrap_or_default());
+            shown.push_str(":...");
+            from = value.end;
+        }
+        if from == 0 {
+            return Cow::Borrowed(&self.text);
+        }
+        shown.push_str(self.text.get(from..).unwrap_or_default());
+        Cow::Owned(shown)
     }
 
     /// The tokens of the text.

@@ -1,6 +1,7 @@
 //! Places in files, and the way back from a statement's text to the file it came from.
 
 use std::fmt;
+use std::ops::Range;
 
 /// Names a file of one run of the splitter: 0 is the file it began with, included files follow in the order
 /// in which they were entered.
@@ -72,6 +73,12 @@ impl SourceMap {
             self.anchors.pop();
         }
         self.anchors.push(anchor);
+    }
+
+    /// Where the values of variables stand in a text of that length.
+    pub(super) fn values(&self, length: usize) -> impl Iterator<Item = Range<usize>> {
+        let ends = self.anchors.iter().skip(1).map(|next| next.text).chain(std::iter::once(length));
+        self.anchors.iter().zip(ends).filter(|(anchor, _)| anchor.fixed).map(|(anchor, end)| anchor.text..end)
     }
 
     /// Forgets what lies behind `text`.

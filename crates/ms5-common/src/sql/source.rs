@@ -1,5 +1,7 @@
 //! The text of one file that is being fed to the splitter, cut into lines.
 
+use sha2::{Digest, Sha256};
+
 use super::item::CopyData;
 use super::position::{Pos, advance};
 use super::rules::find;
@@ -19,6 +21,8 @@ pub(super) struct Source {
     /// The offset of the first NUL byte in the file.
     nul: Option<u64>,
     ended: bool,
+    /// Of the COPY data that is being passed over.
+    hash: Sha256,
 }
 
 /// What [`Source::next_line`] found.
@@ -85,6 +89,17 @@ impl Source {
     /// The marker is `\.` with `\n` or `\r\n`, at the beginning of a line (`handleCopyIn` in `copy.c`). At the end of
     /// the file it needs no newline; psql would send it as data there, to the same effect.
     pub(super) fn copy_lines(&mut self, data: &mut CopyData) -> CopyEnd {
+        let (from, before) = (self.cursor, data.length);
+        let end = self.pass_over(data);
+        let taken = usize::try_from(data.length - before).unwrap_or_default();
+        self.hash.update(self.buffer.as_bytes().get(from..from + taken).unwrap_or_default());
+        if matches!(end, CopyEnd::Marker) {
+            data.sha256 = self.hash.finalize_reset().into();
+        }
+        end
+    }
+
+    fn pass_over(&mut self, data: &mut CopyData) -> CopyEnd {
         loop {
             let start = self.cursor;
             let (end, next) = match self.newline() {
@@ -113,6 +128,7 @@ impl Source {
             length: 0,
             lines: 0,
             first_line: self.lines.saturating_add(1),
+            sha256: [0; 32],
         }
     }
 

@@ -78,13 +78,16 @@ fn schedule(client: &mut Client, schema: &str, id: i32, run: bool) -> SqlResult<
     Ok(())
 }
 
-/// Schedules again what [`pause`] of this or of an earlier run has unscheduled; a job that is gone by now is forgotten.
+/// Schedules again what [`pause`] of a run has unscheduled, or of any run where None; a job that is gone by now is forgotten.
 /// Gives the names of the jobs that run again.
 ///
 /// # Errors
 /// The client's; what could not be given back stays on record for the next run.
-pub fn give_back(client: &mut Client) -> SqlResult<Vec<String>> {
-    let paused = client.query("SELECT job_id, job FROM public.migration_paused_jobs ORDER BY job_id", &[])?;
+pub fn give_back(client: &mut Client, run_id: Option<&str>) -> SqlResult<Vec<String>> {
+    let paused = client.query(
+        "SELECT job_id, job FROM public.migration_paused_jobs WHERE $1::text IS NULL OR run_id = $1 ORDER BY job_id",
+        &[&run_id],
+    )?;
     let mut given = Vec::new();
     for row in paused {
         let (id, job): (i32, String) = (row.get(0), row.get(1));

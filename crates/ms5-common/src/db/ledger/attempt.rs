@@ -3,6 +3,7 @@
 use crate::db::client::Client;
 use crate::sql::escape_literal as quoted;
 use postgres::SimpleQueryMessage;
+use postgres::error::SqlState;
 
 use super::{SqlResult, State, statements};
 use crate::db::backend::Backend;
@@ -218,6 +219,16 @@ pub fn commit(
     )
 }
 
+/// Whether the message of [`commit`] failed since the row of its attempt is not there any more.
+#[must_use]
+pub fn attempt_is_gone(error: &postgres::Error) -> bool {
+    error.as_db_error().is_some_and(|server| {
+        *server.code() == SqlState::NOT_NULL_VIOLATION
+            && server.table() == Some("migration_log")
+            && server.column() == Some("migration_name")
+    })
+}
+
 /// Takes back the record of an attempt whose file was not begun after all.
 ///
 /// # Errors
@@ -274,6 +285,8 @@ pub fn record(
 pub struct LastAttempt {
     /// migration_name.
     pub name: String,
+    /// migration_file.
+    pub file: String,
     /// Whether it has no proper end: its runner was killed, was stopped by a signal, or still runs.
     pub unfinished: bool,
     /// Whether all of it is done.
@@ -286,7 +299,7 @@ pub struct LastAttempt {
     pub steps: i64,
 }
 
-/// The last attempt at each migration.
+/// The last attempt at each migration, the newest first.
 ///
 /// # Errors
 /// The client's.
@@ -302,25 +315,26 @@ pub fn last_attempts(client: &mut Client, state: State) -> SqlResult<Vec<LastAtt
     };
     let rows = client.query(
         &format!(
-            "SELECT a.migration_name::text, a.outcome, a.message, {series}, {steps}
+            "SELECT a.migration_name::text, a.migration_file::text, a.outcome, a.message, {series}, {steps}
              FROM public.migration_attempts a
              WHERE NOT EXISTS (SELECT FROM public.migration_attempts b
                                WHERE b.migration_name = a.migration_name AND b.id > a.id)
-             ORDER BY a.migration_name"
+             ORDER BY a.id DESC"
         ),
         &[],
     )?;
     Ok(rows
         .iter()
         .map(|row| {
-            let outcome: &str = row.get(1);
+            let outcome: &str = row.get(2);
             LastAttempt {
                 name: row.get(0),
+                file: row.get(1),
                 unfinished: matches!(outcome, "running" | "interrupted"),
                 applied: matches!(outcome, "applied" | "adopted" | "repaired"),
-                message: row.get(2),
-                series: row.get(3),
-                steps: row.get(4),
+                message: row.get(3),
+                series: row.get(4),
+                steps: row.get(5),
             }
         })
         .collect())

@@ -15,8 +15,8 @@ pub mod steps;
 use crate::db::client::Client;
 
 pub use attempt::{
-    Attempt, Begun, End, Ended, LastAttempt, Prepared, again, begin, begin_stepwise, close_interrupted,
-    commit, committed, end, last_attempts, moved, record, withdraw,
+    Attempt, Begun, End, Ended, LastAttempt, Prepared, again, attempt_is_gone, begin, begin_stepwise,
+    close_interrupted, commit, committed, end, last_attempts, moved, record, withdraw,
 };
 pub use layout::{State, ensure, state};
 pub use restored::{RESTORES, Restored, Traces, note_restore, restored, traces};

@@ -1,6 +1,6 @@
 //! How each file of the folder stands in the ledger. Pure.
 
-use super::Entry;
+use super::{Entry, LastAttempt};
 use crate::migrations::Migration;
 
 /// What has to be known of a file to tell how it stands, and what is to be done to it.
@@ -92,6 +92,13 @@ impl Standing {
 pub fn entry_of<'a>(known: &Known<'_>, entries: &'a [Entry]) -> Option<&'a Entry> {
     let named = entries.iter().find(|entry| entry.name == known.name);
     named.or_else(|| entries.iter().find(|entry| entry.file == known.file))
+}
+
+/// The last attempt at a file, of `attempts` with the newest first: found as [`entry_of`] finds its row.
+#[must_use]
+pub fn last_of<'a>(known: &Known<'_>, attempts: &'a [LastAttempt]) -> Option<&'a LastAttempt> {
+    let named = attempts.iter().find(|last| last.name == known.name);
+    named.or_else(|| attempts.iter().find(|last| last.file == known.file))
 }
 
 /// How each file stands. `unfinished` are the names whose last attempt has no end.

@@ -121,6 +121,7 @@ struct Terms {
 /// The attempt's whole time, as migration_log's integer holds it.
 const MILLISECONDS: &str = "least(extract(epoch FROM finished_at - started_at) * 1000, 2147483647)::int4";
 
+/// Where the attempt's row is gone the name is NULL, which migration_log refuses: without a row of ours there is no success.
 fn end(terms: &Terms) -> String {
     let Terms { id, name, file, checksum, kept, outcome, sqlstate, message, success, replace } = terms;
     let old = format!(
@@ -145,7 +146,9 @@ fn end(terms: &Terms) -> String {
         "WITH {old}, done AS ({update}){}
          INSERT INTO public.migration_log (migration_name, migration_file, applied_at, applied_by,
              execution_time_ms, success, error_message, checksum, attempt_id)
-         SELECT {name}, {file}, finished_at, current_user, {MILLISECONDS}, {success}, {error}, {checksum}, id FROM done
+         SELECT CASE WHEN id IS NOT NULL THEN {name} END, {file}, finished_at, current_user, {MILLISECONDS}, {success}, {error},
+             {checksum}, id
+         FROM (VALUES (1)) always LEFT JOIN done ON true
          ON CONFLICT (migration_name) DO UPDATE SET migration_file = excluded.migration_file,
              applied_at = excluded.applied_at, applied_by = excluded.applied_by,
              execution_time_ms = excluded.execution_time_ms, success = excluded.success,
