@@ -126,7 +126,9 @@ fn depends(said: &Said, object: &Object) -> bool {
         // Columns of many tables have the same name.
         Class::Column => object.mentions(name) && on_table,
         // A foreign key names the table of the key that it stands on, not the key.
-        Class::Constraint => object.is(&["constraint"]) && on_table,
+        Class::Constraint => {
+            object.is(&["constraint"]) && of.last().is_some_and(|table| object.mentions(table))
+        }
         Class::Relation | Class::Schema | Class::Sequence | Class::Routine | Class::Type => {
             object.mentions(name)
         }

@@ -34,7 +34,7 @@ pub(super) fn is_another(kind: &str, was: &str, is: &str, of_hypertable: bool) -
             let (was, is) = (Column::of(was), Column::of(is));
             was.type_name != is.type_name || was.value != is.value
         }
-        "constraint" | "index" => !(of_hypertable && is_longer_key(was, is)) && !same(was, is, NOT_VALIDATED),
+        "constraint" | "index" => !(same(was, is, NOT_VALIDATED) || of_hypertable && is_longer_key(was, is)),
         "function" | "view" | "materialized view" | "sequence" | "type" | "owner of" | "grant" => true,
         // What TimescaleDB keeps has checks of its own; a comment, and a storage parameter, guards nothing.
         _ => false,

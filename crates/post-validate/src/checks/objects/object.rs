@@ -35,7 +35,8 @@ impl Object {
         let kind = KINDS
             .iter()
             .find(|kind| object.strip_prefix(**kind).is_some_and(|rest| rest.starts_with(' ')))
-            .map_or_else(|| object.split(' ').next().unwrap_or_default(), |kind| kind);
+            .copied()
+            .unwrap_or_else(|| object.split(' ').next().unwrap_or_default());
         let path = path(object);
         // An index and a sequence name their table in their definition only.
         let relation = match kind {
