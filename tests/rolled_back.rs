@@ -55,11 +55,13 @@ fn held_to_its_backup(sql: &str) {
     // Without the backup's folder there is nothing to compare with, and that is said.
     let away = backups.folder().join(".away");
     fs::rename(&folder, &away).unwrap();
-    let _ = backups.post_validate("--no-data-integrity").expect(0).shows(&[
+    let ran = backups.post_validate("--no-data-integrity --json").expect(0).shows(&[
         &back,
         "its objects are not compared",
         "metadata.json",
     ]);
+    let doubt = |record: &serde_json::Value| record["id"] == "rolled-back" && record["verdict"] == "warn";
+    assert!(ran.records().iter().any(doubt), "{ran}");
     let _ = backups
         .post_validate(&format!("--no-data-integrity --backup-dir={}", away.parent().unwrap().display()))
         .expect(0)

@@ -153,21 +153,18 @@ impl<'a> Summary<'a> {
         error
     }
 
-    /// Says how to go back to what was there before. Nothing is started any more where a signal has come.
+    /// Says how to go back to what was there before.
     fn way_back(&self, stopped: bool) {
         match (self.point, self.before) {
             (Some(point), _) => {
                 log::error!("To go back to what was there before this run: {}", self.back_to(point));
             }
-            (None, Some(before)) if !stopped => {
-                for line in way_back::lines(self.context, self.input, before) {
+            (None, Some(before)) => {
+                for line in way_back::lines(self.context, self.input, before, stopped) {
                     log::error!("{line}");
                 }
             }
-            _ => log::error!(
-                "To go back to the newest backup: {}",
-                troubleshooting::go_back(&self.input.settings)
-            ),
+            (None, None) => {}
         }
     }
 

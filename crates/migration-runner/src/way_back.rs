@@ -53,10 +53,7 @@ impl Before {
             Changed::At(at) => full.created >= at,
             Changed::Unknown => false,
         };
-        // What was backed up before a restore is not what was there after it, but for that backup itself.
-        let kept = self.restored.as_ref().is_none_or(|(name, at)| full.created >= *at || full.name == *name);
-        let here = full.system_identifier.as_ref().is_none_or(|id| *id == self.system_identifier);
-        since && kept && here
+        since && full.leads_to(&self.system_identifier, self.restored.as_ref())
     }
 }
 
@@ -69,18 +66,20 @@ fn latest<'a>(times: impl Iterator<Item = &'a str>) -> Changed {
 }
 
 /// What to do to go back to what was there before a run that has failed, line by line. Where there is a backup of it,
-/// rollback/migration_failure_TIME leads to that from now on.
-pub(crate) fn lines(context: &Context, input: &Input, before: &Before) -> Vec<String> {
+/// rollback/migration_failure_TIME leads to that from now on, unless a signal has come: then nothing is made any more.
+pub(crate) fn lines(context: &Context, input: &Input, before: &Before, stopped: bool) -> Vec<String> {
     let settings = &input.settings;
     let found = backups::fulls(settings).into_iter().find(|full| before.is_in(full));
     let Some(full) = found else { return nothing_fits(input) };
     let script = match reaching(input, &full.name) {
-        Some(script) => Ok(script),
+        Some(script) => Ok(Some(script)),
+        None if stopped => Ok(None),
         None => rollback_point::of_backup(context, input, &full.name)
-            .map(|point| reaching(input, &full.name).unwrap_or_else(|| Point::script(&point))),
+            .map(|point| Some(reaching(input, &full.name).unwrap_or_else(|| Point::script(&point)))),
     };
     let command = match script {
-        Ok(script) => format!("{} --force", script.display()),
+        Ok(Some(script)) => format!("{} --force", script.display()),
+        Ok(None) => troubleshooting::restore(settings, &full.name),
         Err(error) => {
             log::warn!("{SCRIPT} cannot be made: {}", error.lines().join("; "));
             troubleshooting::restore(settings, &full.name)

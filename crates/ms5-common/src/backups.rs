@@ -75,6 +75,16 @@ pub struct Full {
     pub system_identifier: Option<String>,
 }
 
+impl Full {
+    /// Whether it is of this server, and holds the database as it came about: what was backed up before a restore is not what
+    /// was there after it, but for that backup itself.
+    #[must_use]
+    pub fn leads_to(&self, system_identifier: &str, restored: Option<&(String, OffsetDateTime)>) -> bool {
+        let here = self.system_identifier.as_ref().is_none_or(|id| id == system_identifier);
+        here && restored.is_none_or(|(name, at)| self.created >= *at || self.name == *name)
+    }
+}
+
 /// The full backups of this very environment and database name, the newest first. What cannot be read is none.
 #[must_use]
 pub fn fulls(settings: &Settings) -> Vec<Full> {

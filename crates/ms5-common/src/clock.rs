@@ -39,7 +39,13 @@ pub fn file_stamp() -> String {
 /// `2024-01-15T10:30:00.000Z`, UTC: the time in a record.
 #[must_use]
 pub fn record_time() -> String {
-    OffsetDateTime::now_utc().format(RECORD).unwrap_or_default()
+    record_time_of(OffsetDateTime::now_utc())
+}
+
+/// The same for another moment.
+#[must_use]
+pub fn record_time_of(moment: OffsetDateTime) -> String {
+    moment.to_offset(UtcOffset::UTC).format(RECORD).unwrap_or_default()
 }
 
 /// Reads what [`record_time`] (or any RFC 3339 writer) wrote.

@@ -142,6 +142,19 @@ impl Story {
 }
 
 impl Story {
+    /// When the newest run of migration-runner began its first file; where it had none to do, when pre-validate began. Whatever
+    /// was lost since pre-validate looked is in a backup from before.
+    #[must_use]
+    pub fn began(&self) -> Option<OffsetDateTime> {
+        let time = |record: &Value| clock::parse_record_time(record["time"].as_str()?);
+        // A record stands at a file's end.
+        let begins = self.records("migration-runner", "migration").filter_map(|record| {
+            let took = i64::try_from(record["milliseconds"].as_u64()?).ok()?;
+            Some(time(record)? - time::Duration::milliseconds(took))
+        });
+        begins.min().or_else(|| self.records("pre-validate", "start").next().and_then(time))
+    }
+
     /// As [`Story::require`] for migration-runner: a run that was to change the database, not one that only looked.
     ///
     /// # Errors

@@ -1,7 +1,8 @@
 //! The spec's "Troubleshooting" commands with this environment's container, role and database filled in.
 
-use crate::backups::{self, Whose};
+use crate::backups::{self, Full, Whose};
 use crate::called::called;
+use crate::clock::{self, OffsetDateTime};
 use crate::config::{Settings, absolute};
 
 /// The tool that brings backups back.
@@ -71,15 +72,30 @@ fn psql(settings: &Settings, query: &str) -> String {
     )
 }
 
-/// How to restore the newest full backup of this database, or that there is none.
+/// How to restore the newest full backup of this database that holds what was there at a moment, or that there is none: one that
+/// was taken later may lack what has been lost since. `restored` is the backup of the last restore, and when that was.
 #[must_use]
-pub fn go_back(settings: &Settings) -> String {
-    match backups::fulls(settings).first() {
-        Some(newest) => restore(settings, &newest.name),
+pub fn go_back(
+    settings: &Settings,
+    moment: OffsetDateTime,
+    system_identifier: &str,
+    restored: Option<&(String, OffsetDateTime)>,
+) -> String {
+    // A backup says its time in whole seconds.
+    let second = moment.unix_timestamp();
+    let holds =
+        |full: &Full| full.created.unix_timestamp() < second && full.leads_to(system_identifier, restored);
+    match backups::fulls(settings).into_iter().find(holds) {
+        Some(full) => format!(
+            "{} brings the database back as it was at {}; what was written since is not in it",
+            restore(settings, &full.name),
+            full.created_at
+        ),
         None => format!(
-            "there is no full backup of {} in {}",
+            "no full backup of {} in {} is from before {}",
             Whose::of(settings),
-            absolute(&settings.backup_dir).display()
+            absolute(&settings.backup_dir).display(),
+            clock::record_time_of(moment)
         ),
     }
 }

@@ -67,8 +67,9 @@ pub(crate) const SPEC: Spec = Spec {
     positionals: &[],
     epilog: "\
 It leaves nothing in the database: rows it writes are rolled back at once and take no value of a sequence. It makes
-nobody wait: no statement waits for a lock, or takes, longer than a second; what is busy is a WARN. The queries of
---performance-test may take ten times their limit, at least 10 s.
+nobody wait: no statement waits for a lock longer than a second; what is busy is a WARN. None takes longer, but for
+those of --against, which read rows and objects for as long as that takes, and the queries of --performance-test, which
+may take ten times their limit, at least 10 s.
 
 It exits with 1 where a check failed, with --strict also where one warned, or where the gate is closed.",
 };

@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use ms5_common::called::called;
 use ms5_common::catalog::Inventory;
 use ms5_common::check::{self, Report};
+use ms5_common::clock::{self, OffsetDateTime};
 use ms5_common::config::Settings;
 use ms5_common::db::client::Client;
 use ms5_common::db::ledger;
 use ms5_common::db::server_error::reasons;
 use ms5_common::db::session::{self, Tuning};
+use ms5_common::effects::{self, Said};
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 use ms5_common::expected::{self, Expected};
@@ -47,12 +49,21 @@ pub(crate) struct Input {
     pub(crate) objects: Option<Inventory>,
     digest: String,
     story: Option<Story>,
+    /// Which server it is, and the last restore: what a backup has to fit to.
+    system_identifier: String,
+    last_restore: Option<(String, OffsetDateTime)>,
 }
 
 impl Input {
-    /// How to restore the backup of before.
+    /// How to go back to what was there when the migration began, or that nothing leads there.
     pub(crate) fn go_back(&self) -> String {
-        troubleshooting::go_back(&self.settings)
+        let began = self.story.as_ref().and_then(Story::began).unwrap_or_else(OffsetDateTime::now_utc);
+        troubleshooting::go_back(&self.settings, began, &self.system_identifier, self.last_restore.as_ref())
+    }
+
+    /// What the files say that goes or is made anew.
+    pub(crate) fn said(&self) -> Vec<Said> {
+        self.migrations.iter().flat_map(|migration| migration.statements().flat_map(effects::says)).collect()
     }
 
     /// The runner's command line for this environment.
@@ -69,7 +80,7 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
         check::list(checks::ALL);
         return Ok(Exit::Done);
     }
-    let input = read(context, options)?;
+    let mut input = read(context, options)?;
     let mut client = session::open(&input.settings, TOOL, "check", &tuning())?.client;
     let server = session::identify(&mut client, &input.settings)?;
     context.recorder.start(Some(&server.identity), Some(&input.digest));
@@ -101,6 +112,12 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
     let wal = look(&mut client, checks::health::wal_position)?;
     // Behind a gate a migration has just run.
     let restored = if input.story.is_none() { look(&mut client, ledger::restored)? } else { None };
+    input.system_identifier = server.identity.system_identifier;
+    if input.story.is_some() {
+        // A ledger that is older than its tables of today knows of no restore.
+        let last = ledger::traces(&mut client).ok().and_then(|traces| traces.restored);
+        input.last_restore = last.and_then(|(name, at)| Some((name, clock::parse_record_time(&at)?)));
+    }
     let mut bench = Bench::new(client, report, &input, extension, restored, wal);
     checks::all(&mut bench)?;
     overview::record(&mut bench.client, bench.extension.version(), &context.recorder);
@@ -161,7 +178,19 @@ fn read(context: &Context, options: Options) -> Result<Input> {
     let noted =
         |story: &Story| story.records("pre-validate", "inventory").last().and_then(Inventory::from_json);
     let objects = story.as_ref().filter(|_| options.against).and_then(noted);
-    Ok(Input { options, settings, migrations, expected_file, expected, before, objects, digest, story })
+    Ok(Input {
+        options,
+        settings,
+        migrations,
+        expected_file,
+        expected,
+        before,
+        objects,
+        digest,
+        story,
+        system_identifier: String::new(),
+        last_restore: None,
+    })
 }
 
 /// What pre-validate has counted and hashed.

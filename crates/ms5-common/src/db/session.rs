@@ -74,10 +74,11 @@ pub fn open(settings: &Settings, tool: &str, purpose: &str, tuning: &Tuning) -> 
     Ok(connected)
 }
 
-/// Opens a session that changes nothing and gives up a lock after a second, but may read for as long as it takes.
+/// Opens a session that changes nothing and gives up a lock after a second, but may read for as long as it takes. It is one more
+/// beside that of a tool at work: a server that refuses it is no failure to reach the database.
 ///
 /// # Errors
-/// Those of [`open`].
+/// Those of [`open`], as in the middle of the work.
 pub fn open_reader(settings: &Settings, tool: &str, purpose: &str) -> Result<Connected> {
     let mut tuning = Tuning::default();
     for (name, value) in
@@ -85,7 +86,7 @@ pub fn open_reader(settings: &Settings, tool: &str, purpose: &str) -> Result<Con
     {
         tuning.demand(name, value);
     }
-    open(settings, tool, purpose, &tuning)
+    open(settings, tool, purpose, &tuning).map_err(Error::amid)
 }
 
 /// The server's notices: WARNING and above as WARN, the rest as DEBUG.

@@ -6,6 +6,7 @@ use ms5_common::catalog::Inventory;
 use ms5_common::check::{Check, Finding, at_most};
 use ms5_common::db::server_error::reasons;
 use ms5_common::db::session;
+use ms5_common::troubleshooting;
 use serde_json::{Value, json};
 
 use super::{Bench, SqlResult, number};
@@ -26,7 +27,9 @@ pub(super) fn check(bench: &mut Bench<'_>) -> SqlResult {
     let back = format!("The database is rolled back to {}", restored.backup);
     let restored_at = format!("restored at {}; no migration was tried since", restored.at);
     let finding = match inventory(bench, &restored.backup) {
-        Err(why) => Finding::info(format!("{back}; its objects are not compared")).because(why),
+        Err(why) => Finding::warn(format!("{back}; its objects are not compared")).because(why).remedy(
+            "bring the backup's folder here, or give its place as --backup-dir; files, promises and rows are not looked at either",
+        ),
         Ok(then) => match now(bench) {
             Err(why) => Finding::warn(format!("{back}; its objects cannot be listed"))
                 .because_all(why)
@@ -46,7 +49,7 @@ pub(super) fn check(bench: &mut Bench<'_>) -> SqlResult {
                         .because_all(at_most(NAMED, &differences))
                         .remedy(format!(
                             "find out who has changed it since; to begin anew: {}",
-                            bench.input.go_back()
+                            troubleshooting::restore(&bench.input.settings, &restored.backup)
                         ))
                 }
             }
