@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use migration_tests::backups::{Backups, HYPERTABLES, PLAIN};
+use migration_tests::program::project_root;
 use migration_tests::server::{Engine, Server};
 
 #[test]
@@ -224,4 +225,28 @@ fn an_answer_that_is_lost_while_the_names_are_swapped_is_looked_up() {
         .shows(&["✅ Rolled back"]);
     assert_eq!(backups.lab.ask("SELECT count(*) FROM t"), "1");
     assert_eq!(backups.databases(&format!("{}_before_restore_", backups.lab.database.name)).len(), 1);
+}
+
+#[test]
+fn a_rollback_is_undone_as_the_readme_says() {
+    let backups = Backups::new(Engine::Plain, "CREATE TABLE t (id int); INSERT INTO t VALUES (7);");
+    let _ = backups.restorer("rollback-point undo").run().expect(0);
+    backups.lab.sql("INSERT INTO t VALUES (8)");
+    let before = backups.content();
+    let _ = backups.by_hand(&backups.rollback_script()).args(["--force"]).run().expect(0);
+    assert_ne!(backups.content(), before);
+    let name = &backups.lab.database.name;
+    let kept = backups.databases(&format!("{name}_before_restore_")).remove(0);
+    let readme = fs::read_to_string(project_root().join("README.md")).unwrap();
+    let statements: Vec<String> = readme
+        .lines()
+        .filter(|line| line.starts_with("    ALTER DATABASE factory_telemetry"))
+        .map(|line| line.replace("factory_telemetry_before_restore_STAMP", &kept).replace("factory_telemetry", name))
+        .collect();
+    assert_eq!(statements.len(), 3);
+    let mut admin = backups.superuser("postgres");
+    for statement in statements {
+        admin.batch_execute(&statement).unwrap();
+    }
+    assert_eq!(backups.content(), before);
 }
