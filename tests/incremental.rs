@@ -59,6 +59,33 @@ fn metadata(folder: &Path) -> Value {
     serde_json::from_str(&fs::read_to_string(folder.join("metadata.json")).unwrap()).unwrap()
 }
 
+/// The same, where a process may have few files open.
+fn with_few_files(backups: &Backups<'_>, tool: Program) -> Program {
+    let command = tool.into_command();
+    let program = Program::at(Path::new("/bin/sh"))
+        .args(["-c", "ulimit -n 100; exec \"$0\" \"$@\""])
+        .arg(command.get_program())
+        .args(command.get_args());
+    let variables = command.get_envs().filter_map(|(name, value)| Some((name.to_str()?, value?)));
+    variables.fold(program, |program, (name, value)| program.env(name, value)).current_dir(backups.lab.home())
+}
+
+#[test]
+fn there_may_be_more_pieces_than_a_process_may_have_files() {
+    let backups = Backups::new(
+        Engine::Plain,
+        "DO $$ BEGIN FOR i IN 1..150 LOOP EXECUTE format('CREATE TABLE many_%s AS SELECT i AS id, repeat(md5(i::text), 3) AS words FROM generate_series(%s, %s) i', i, i, i + 400); END LOOP; END $$",
+    );
+    let before = backups.content();
+    let _ = with_few_files(&backups, backups.tool("backup many full --incremental")).run().expect(0);
+    assert!(store(&backups).len() >= 150);
+    let limited = |tool| with_few_files(&backups, tool).run().expect(0);
+    let _ = limited(backups.tool("verify many"));
+    let _ = limited(backups.restorer("restore many --force"));
+    assert_eq!(backups.content(), before);
+    let _ = limited(backups.tool("export many"));
+}
+
 #[test]
 fn what_is_unchanged_is_taken_from_the_store_and_each_is_restorable_alone() {
     let server = Server::shared(Engine::Pg17);

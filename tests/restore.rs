@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use migration_tests::backups::{Backups, Dice, HYPERTABLES, PLAIN, content, gunzip, half};
 use migration_tests::server::{Engine, Server, not_run};
@@ -494,4 +495,82 @@ UPDATE m SET number = NULL WHERE v < 10;
     assert_eq!(content(&mut backups.superuser(&to)), before);
     let _ = backups.restorer("restore x --force --drop-old").run().expect(0);
     assert_eq!(backups.content(), before);
+}
+
+#[test]
+fn a_limit_of_transactions_or_locks_is_for_others() {
+    let backups = Backups::new(
+        Engine::Plain,
+        "CREATE TABLE t AS SELECT i AS id, repeat('x', 100) AS words FROM generate_series(1, 200000) i",
+    );
+    let name = backups.lab.database.name.clone();
+    let mut admin = backups.superuser("postgres");
+    admin
+        .batch_execute(&format!(
+            "ALTER DATABASE {name} SET transaction_timeout = '20ms'; ALTER DATABASE {name} SET lock_timeout = '1ms'"
+        ))
+        .unwrap();
+    let folder = backups.backup("limited full");
+    let by_hand = backups.empty_database("limited");
+    admin.batch_execute(&format!("ALTER DATABASE {by_hand} SET transaction_timeout = '20ms'")).unwrap();
+    let script = gunzip(&fs::read(folder.join("full_database.sql.gz")).unwrap());
+    let _ = backups.psql(&by_hand, script).expect(0);
+    let _ = backups.restorer("restore limited --force").run().expect(0);
+    let _ = backups.restorer("verify limited --deep").run().expect(0);
+    admin.batch_execute(&format!("DROP DATABASE {by_hand}")).unwrap();
+}
+
+#[test]
+fn a_password_in_a_statement_that_fails_is_not_shown() {
+    let backups = Backups::new(Engine::Plain, "CREATE TABLE t (id int)");
+    let role = format!("gone_{}", std::process::id());
+    let mut client = backups.superuser(&backups.lab.database.name);
+    client
+        .batch_execute(&format!(
+            "CREATE ROLE {role}; CREATE FOREIGN DATA WRAPPER w; CREATE SERVER s FOREIGN DATA WRAPPER w;
+             CREATE USER MAPPING FOR {role} SERVER s OPTIONS (\"user\" 'x', password 'geheim')"
+        ))
+        .unwrap();
+    let server = Server::shared(Engine::Plain);
+    let _ = backups
+        .tool("backup secret full")
+        .env("DB_USER", server.variable("MS5_SANDBOX_SUPERUSER"))
+        .env("POSTGRES_PASSWORD_TEST", server.variable("MS5_SANDBOX_SUPERUSER_PASSWORD"))
+        .run()
+        .expect(0);
+    client.batch_execute(&format!("DROP USER MAPPING FOR {role} SERVER s; DROP ROLE {role}")).unwrap();
+    let ran =
+        backups.restorer("restore secret --force --json").run().expect(1).shows(&["CREATE USER MAPPING FOR"]);
+    assert!(!ran.to_string().contains("geheim"), "{ran}");
+}
+
+#[test]
+fn a_damaged_proof_is_no_damage_of_the_backup() {
+    let backups = Backups::new(Engine::Plain, "CREATE TABLE t AS SELECT 1 AS id");
+    let before = backups.content();
+    let folder = backups.backup("proven full");
+    fs::write(folder.join("verified.json"), "{}").unwrap();
+    let _ = backups.run("verify proven").expect(1).shows(&["verified.json"]);
+    let _ = backups.restorer("restore proven --force").run().expect(0).shows(&["verified.json"]);
+    assert_eq!(backups.content(), before);
+}
+
+#[test]
+fn a_signal_ends_the_wait_for_the_lock_of_the_database() {
+    let backups = Backups::new(Engine::Plain, "CREATE TABLE t AS SELECT 1 AS id");
+    let _ = backups.backup("wait full");
+    let mut other = backups.lab.client();
+    other.batch_execute("SELECT pg_advisory_lock(x'4d53355f4d494752'::bigint)").unwrap();
+    let waits = backups.restorer("restore wait --force --lock-wait=20").start();
+    // What a superuser runs, only a superuser sees.
+    let mut watch = backups.superuser(&backups.lab.database.name);
+    let asks = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+                AND application_name = 'backup-manager lock' AND query ~ 'pg_locks'";
+    let begun = Instant::now();
+    while watch.query_one(asks, &[]).unwrap().get::<_, i64>(0) == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it does not wait for the lock");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    waits.signal("TERM");
+    let _ = waits.wait().expect(143);
 }

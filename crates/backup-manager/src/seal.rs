@@ -25,6 +25,8 @@ pub(crate) const ENDING: &str = ".age";
 pub(crate) const VARIABLE: &str = "MS5_IDENTITY";
 /// What a secret key begins with.
 const SECRET: &str = "AGE-SECRET-KEY-";
+/// How much of a file with keys is read.
+const LONGEST: u64 = 1 << 20;
 
 /// Whether a file is encrypted, by its name.
 pub(crate) fn is_sealed(file: &str) -> bool {
@@ -142,16 +144,17 @@ impl Key {
                 .because("nothing was touched")
                 .hint("it is the file that age-keygen wrote, with a line that begins with AGE-SECRET-KEY-1")
         };
-        let mut start = Vec::new();
+        // Once: it may be a pipe.
+        let mut text = Vec::new();
         File::open(path)
-            .and_then(|file| file.take(64).read_to_end(&mut start))
+            .and_then(|file| file.take(LONGEST).read_to_end(&mut text))
             .map_err(|error| wrong(error.to_string()))?;
-        let start = String::from_utf8_lossy(&start);
+        let start = String::from_utf8_lossy(text.get(..64).unwrap_or(&text));
         if start.starts_with("age-encryption.org/") || start.contains("BEGIN AGE ENCRYPTED FILE") {
             return Err(wrong("it is protected by a passphrase".to_owned())
                 .hint("open it where only you can read it: age -d KEY_FILE > /dev/shm/key, and remove that afterwards"));
         }
-        let identities = IdentityFile::from_file(path.display().to_string())
+        let identities = IdentityFile::from_buffer(text.as_slice())
             .map_err(|error| wrong(error.to_string()))?
             .into_identities()
             .map_err(|error| wrong(error.to_string()))?;

@@ -10,7 +10,7 @@ use ms5_common::exit::Exit;
 use ms5_common::interrupt::{self, Cancellable, Work};
 
 use crate::args::TOOL;
-use crate::sqltext::PINNED;
+use crate::sqltext::{NO_TRANSACTION_TIMEOUT, PINNED};
 
 /// A session that a signal cancels.
 pub(crate) struct Session {
@@ -33,6 +33,11 @@ impl Session {
         let done = work(&mut self.client);
         self.cancellable = Some(interrupt::cancellable(&self.canceller));
         done
+    }
+
+    /// What cancels it, for another thread.
+    pub(crate) fn canceller(&self) -> Canceller {
+        self.canceller.clone()
     }
 
     /// Ends what the session is doing on the server, so that it can be closed in the middle of a COPY.
@@ -63,11 +68,14 @@ pub(crate) fn open_again(settings: &Settings, purpose: &str, demands: &[(&str, &
 /// That it cannot be opened.
 pub(crate) fn open_with(settings: &Settings, purpose: &str, demands: &[(&str, &str)]) -> Result<Session> {
     let mut tuning = Tuning::default();
+    // What the database or the role says is for its clients; what is demanded comes later, and wins.
+    tuning.demand("lock_timeout", "0");
     for (name, value) in demands {
         tuning.demand(name, value);
     }
     let mut session = Session::of(session::open(settings, TOOL, purpose, &tuning)?);
-    session.client.batch_execute(PINNED).map_err(|error| failed("set a session up", &error))?;
+    let pinned = format!("{PINNED}{NO_TRANSACTION_TIMEOUT};");
+    session.client.batch_execute(&pinned).map_err(|error| failed("set a session up", &error))?;
     Ok(session)
 }
 

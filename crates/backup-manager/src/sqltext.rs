@@ -3,7 +3,7 @@
 //! The file is a script for psql: `gunzip -c full_database.sql.gz | psql -d EMPTY_DATABASE`. What it needs it sets by
 //! itself, and each member says all that it needs, so that any member can be loaded by any session.
 
-use ms5_common::sql::{escape_identifier, escape_literal};
+use ms5_common::sql::{Facts, TokenKind, escape_identifier, escape_literal};
 use serde_json::{Map, Value};
 
 use crate::dump::{Added, Scheduled};
@@ -31,12 +31,46 @@ SET lc_monetary = 'C';
 SET quote_all_identifiers = off;
 ";
 
+/// Takes the limit of a transaction's time away, where the server has one (PostgreSQL 17), for all that follows.
+pub(crate) const NO_TRANSACTION_TIMEOUT: &str = "SELECT pg_catalog.count(pg_catalog.set_config(name, '0', false)) AS ms5 \
+     FROM pg_catalog.pg_settings WHERE name = 'transaction_timeout'";
+
 /// What ends the rows of a COPY.
 pub(crate) const ROWS_END: &str = "\\.\n\n";
 
 /// What stands before a table's rows.
 pub(crate) fn rows_begin(table: &Table) -> String {
-    format!("{PINNED}COPY {} FROM stdin;\n", table.target())
+    format!("{PINNED}{}", copy_begin(table))
+}
+
+fn copy_begin(table: &Table) -> String {
+    format!("COPY {} FROM stdin;\n", table.target())
+}
+
+/// The rows in the SQL of a member; None where they are not those of this table. Another version may have pinned other settings
+/// before them: they pass, unless one that is pinned here too has another value, with which the rows would mean something else.
+pub(crate) fn rows_in<'a>(sql: &'a [u8], table: &Table) -> Option<&'a [u8]> {
+    let copy = copy_begin(table);
+    let mut rest = sql;
+    loop {
+        if let Some(rows) = rest.strip_prefix(copy.as_bytes()) {
+            return rows.strip_suffix(ROWS_END.as_bytes());
+        }
+        let (line, behind) = rest.split_at(memchr::memchr(b'\n', rest)?);
+        let (name, value) = setting_of(std::str::from_utf8(line).ok()?)?;
+        let ours = PINNED.lines().filter_map(setting_of).find(|(ours, _)| *ours == name);
+        if ours.is_some_and(|(_, ours)| ours != value) {
+            return None;
+        }
+        rest = behind.get(1..)?;
+    }
+}
+
+/// The name and the value of a line that sets something, and does no more.
+fn setting_of(line: &str) -> Option<(&str, &str)> {
+    let (name, value) = line.strip_prefix("SET ")?.strip_suffix(';')?.split_once(" = ")?;
+    let is_name = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.".contains(&byte));
+    (is_name && !value.contains(';')).then_some((name, value))
 }
 
 /// The command that shows the text of a file.
@@ -58,6 +92,8 @@ fn head(kind: Kind, name: &str, file: &str, target: &str, database: &str) -> Str
 -- A file that is cut off ends in an error: the \\if of this line has its \\endif at the end.
 \\set ON_ERROR_STOP on
 \\if true
+SET lock_timeout = 0;
+{NO_TRANSACTION_TIMEOUT} \\gset
 ",
         kind.word()
     )
@@ -215,6 +251,27 @@ END
     )
 }
 
+/// How a statement begins, for a message: up to the first literal alone where it may hold a password, as options of foreign
+/// servers, connections of subscriptions and arguments of dblink do.
+pub(crate) fn shown_start(sql: &str) -> String {
+    const SECRETIVE: [&[&str]; 4] = [
+        &["create", "user", "mapping"],
+        &["create", "server"],
+        &["create", "subscription"],
+        &["alter", "subscription"],
+    ];
+    let facts = Facts::of(sql, true);
+    let lower = sql.to_ascii_lowercase();
+    // Wherever it stands, in a literal or a comment: too much is kept back rather than too little.
+    let may_hold = SECRETIVE.iter().any(|words| facts.begins_with(words))
+        || ["passw", "pwd", "secret", "://"].iter().any(|word| lower.contains(word));
+    if !may_hold {
+        return sql.chars().take(200).collect();
+    }
+    let words = facts.tokens().take_while(|token| token.kind == TokenKind::Word).take(4);
+    format!("{} ...", words.map(|token| token.text).collect::<Vec<_>>().join(" "))
+}
+
 /// A text as SQL.
 pub(crate) fn literal(text: &str) -> String {
     // Where it holds a backslash, a blank comes first.
@@ -332,7 +389,8 @@ fn setting_value(name: &str, value: &str) -> String {
         "unix_socket_directories",
     ];
     let text = if LISTS.contains(&name.to_ascii_lowercase().as_str()) && value != "\"\"" {
-        value.to_owned()
+        // An empty name is none as SQL, and SET takes a text for any of a list.
+        value.split(", ").map(|one| if one == "\"\"" { "''" } else { one }).collect::<Vec<_>>().join(", ")
     } else if value == "\"\"" {
         "''".to_owned()
     } else {
@@ -367,9 +425,49 @@ mod tests {
     }
 
     #[test]
+    fn rows_of_another_version_are_known() {
+        let table = Table { name: "f.t".into(), columns: "(a)".into(), ..Table::default() };
+        let member = |head: &str| format!("{head}COPY f.t (a) FROM stdin;\n1\n2\n\\.\n\n");
+        let of = |sql: &str| rows_in(sql.as_bytes(), &table).map(<[u8]>::to_vec);
+        let fewer = PINNED.replacen("SET quote_all_identifiers = off;\n", "", 1);
+        let more = format!("{PINNED}SET later.setting = 'on';\n");
+        for head in [PINNED, &fewer, &more, ""] {
+            assert_eq!(of(&member(head)).unwrap(), b"1\n2\n", "{head}");
+        }
+        for head in [
+            PINNED.replace("'ISO, YMD'", "'SQL, DMY'"),
+            format!("{PINNED}DELETE FROM f.t;\n"),
+            format!("{PINNED}SET a = 1; DELETE FROM f.t;\n"),
+            format!("{PINNED}\n"),
+        ] {
+            assert_eq!(of(&member(&head)), None, "{head}");
+        }
+        assert_eq!(of(&member(PINNED).replace("f.t", "f.u")), None);
+        assert_eq!(of(&member(PINNED)[..member(PINNED).len() - 1]), None);
+    }
+
+    #[test]
+    fn secrets_of_a_statement_are_not_shown() {
+        for (sql, shows) in [
+            (
+                "CREATE USER MAPPING FOR a SERVER b OPTIONS (\"user\" 'c', password 'geheim')",
+                "CREATE USER MAPPING FOR ...",
+            ),
+            (
+                "CREATE SUBSCRIPTION s CONNECTION 'postgres://a:geheim@b/c' PUBLICATION p",
+                "CREATE SUBSCRIPTION s CONNECTION ...",
+            ),
+            ("CREATE VIEW v AS SELECT dblink('host=a Password=geheim', 'SELECT 1')", "CREATE VIEW v AS ..."),
+            ("CREATE TABLE t (a int)", "CREATE TABLE t (a int)"),
+        ] {
+            assert_eq!(shown_start(sql), shows);
+        }
+    }
+
+    #[test]
     fn settings_of_the_database() {
         let database = json!({
-            "settings": [[null, "search_path=\"$user\", public"], [null, "work_mem=64MB"], ["a%b", "DateStyle=German"]],
+            "settings": [[null, "search_path=\"$user\", public"], [null, "work_mem=64MB"], [null, "temp_tablespaces=\"\", fast"], ["a%b", "DateStyle=German"]],
             "rights": [["reader", "CONNECT", true], [null, "TEMPORARY", false], ["x", "DROP; --", false]],
             "comment": "50% it's",
             "connection_limit": 5,
@@ -378,6 +476,7 @@ mod tests {
         for piece in [
             "SET \"search_path\" TO \"$user\", public",
             "SET \"work_mem\" TO ''64MB''",
+            "SET \"temp_tablespaces\" TO '''', fast",
             "ALTER ROLE \"a%%b\" IN DATABASE %I SET \"DateStyle\" TO ''German''",
             "GRANT CONNECT ON DATABASE %I TO \"reader\" WITH GRANT OPTION",
             "GRANT TEMPORARY ON DATABASE %I TO PUBLIC",

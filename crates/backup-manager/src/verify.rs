@@ -20,7 +20,7 @@ use crate::restore::old;
 use crate::rows::RowSum;
 use crate::seal::Key;
 use crate::sessions::stopped;
-use crate::sqltext::{ROWS_END, rows_begin};
+use crate::sqltext::rows_in;
 use crate::store;
 use crate::words::{bytes, count};
 
@@ -102,16 +102,25 @@ fn files(entry: &Entry, jobs: usize, key: Option<&Key>) -> Result<Checked> {
     Ok(checked)
 }
 
-/// What is wrong with a backup as far as it must be known before a restore of it is begun, a line each. Each member is held
-/// against the index when it is loaded.
+/// What is wrong with a backup, a line each, without a look at what its members hold.
 ///
 /// # Errors
 /// A signal's exit.
 pub(crate) fn whole(entry: &Entry) -> Result<Vec<String>> {
-    let mut damage = sums(entry)?;
+    let mut damage = without_proof(entry)?;
     if let Standing::Damaged(why) = proof::read(&entry.path) {
         damage.push(format!("{}: {why}", proof::FILE));
     }
+    Ok(damage)
+}
+
+/// The same as far as it must be known before a restore of it is begun: what was said of an earlier one changes no row of it.
+/// Each member is held against the index when it is loaded.
+///
+/// # Errors
+/// A signal's exit.
+pub(crate) fn without_proof(entry: &Entry) -> Result<Vec<String>> {
+    let mut damage = sums(entry)?;
     if let Ok(metadata) = &entry.metadata
         && metadata.more.is_none()
         && damage.is_empty()
@@ -293,11 +302,6 @@ fn rows_of(
         sum.add(rows);
     }
     if sum.rows == member.rows { Ok(Some(sum)) } else { Err(format!("it holds {} rows", sum.rows)) }
-}
-
-/// The rows in the SQL of a member; None where they are not those of this table.
-pub(crate) fn rows_in<'a>(sql: &'a [u8], table: &Table) -> Option<&'a [u8]> {
-    sql.strip_prefix(rows_begin(table).as_bytes())?.strip_suffix(ROWS_END.as_bytes())
 }
 
 /// That a backup must not be used.

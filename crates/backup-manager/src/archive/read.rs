@@ -26,9 +26,10 @@ struct Part {
     packed: bool,
 }
 
-/// Where its clear text is.
+/// Where its clear text is. A backup may have more files than a process may have open, so those in the clear, which pieces of
+/// the store are, are opened anew for each read.
 enum Text {
-    Clear(File),
+    Clear,
     /// Those that are opened and not in use; each is read by one thread at a time.
     Sealed(Key, Mutex<Vec<StreamReader<File>>>),
 }
@@ -43,7 +44,7 @@ impl Part {
             let mut opened = key.open(file)?;
             (seal::length(&mut opened)?, Text::Sealed(key.clone(), Mutex::new(vec![opened])))
         } else {
-            (file.metadata()?.len(), Text::Clear(file))
+            (file.metadata()?.len(), Text::Clear)
         };
         Ok(Self { path: path.to_owned(), size, text, packed })
     }
@@ -51,7 +52,7 @@ impl Part {
     /// Fills the buffer from that place.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         let (key, opened) = match &self.text {
-            Text::Clear(file) => return file.read_exact_at(buffer, offset),
+            Text::Clear => return File::open(&self.path)?.read_exact_at(buffer, offset),
             Text::Sealed(key, opened) => (key, opened),
         };
         let idle = || opened.lock().unwrap_or_else(PoisonError::into_inner);
@@ -70,7 +71,7 @@ impl Part {
     fn from(&self, offset: u64) -> io::Result<Box<dyn Read + Send>> {
         let mut file = File::open(&self.path)?;
         Ok(match &self.text {
-            Text::Clear(_) => {
+            Text::Clear => {
                 file.seek(SeekFrom::Start(offset))?;
                 Box::new(file)
             }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -26,6 +27,8 @@ enum Stop {
     Server(postgres::Error),
     File(io::Error),
     Signal(Error),
+    /// Another session has failed.
+    Other,
 }
 
 impl From<postgres::Error> for Stop {
@@ -40,6 +43,8 @@ pub(crate) struct Progress {
     /// Bytes of rows read.
     pub(crate) bytes: AtomicU64,
     pub(crate) rows: AtomicU64,
+    /// Somebody has failed: the others end as well.
+    stop: AtomicBool,
 }
 
 /// Rows that one session reads: of a table, or of a part of it.
@@ -159,6 +164,9 @@ pub(super) fn read(
             return Ok(());
         }
         stopped().map_err(Stop::Signal)?;
+        if progress.stop.load(Ordering::Relaxed) {
+            return Err(Stop::Other);
+        }
         let mut part = RowSum::default();
         let rows = block.get(begin.len()..).unwrap_or_default();
         match form {
@@ -192,6 +200,8 @@ pub(super) fn read(
                 Stop::Server(error) => failed(&format!("read the rows of {}", table.name), &error),
                 Stop::File(error) => cannot_write(&error),
                 Stop::Signal(error) => error,
+                // Whose failure is told, for it came first.
+                Stop::Other => Error::new(Exit::Failed, "another session has failed"),
             })
         }
     }
@@ -254,11 +264,11 @@ fn all(
     progress: &Progress,
 ) -> Result<BTreeMap<usize, RowSum>> {
     let next = AtomicUsize::new(0);
-    let stop = AtomicBool::new(false);
+    let first = OnceLock::new();
     let work = |mut session: Session| -> Result<Vec<(usize, RowSum)>> {
         let mut sums = Vec::new();
         let mut pages = pieces.map(Pieces::session).transpose()?.flatten();
-        while !stop.load(Ordering::Relaxed) {
+        while !progress.stop.load(Ordering::Relaxed) {
             let Some(wanted) = reads.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
             let (place, stage) = match wanted.form {
                 Form::Sql => (0, Stage::Table),
@@ -268,28 +278,30 @@ fn all(
                 Some(pieces) => pieces.take(&mut session, pages.as_mut(), wanted, stage, progress),
                 None => read(&mut session, wanted, stage, &archives[place], progress, None),
             };
-            match done {
-                Ok(sum) => sums.push((wanted.number, sum)),
-                Err(error) => {
-                    stop.store(true, Ordering::Relaxed);
-                    return Err(error);
-                }
-            }
+            sums.push((wanted.number, done?));
         }
         Ok(sums)
     };
+    let run = |session: Session| {
+        work(session).unwrap_or_else(|error| {
+            let _ = first.set(error);
+            progress.stop.store(true, Ordering::Relaxed);
+            Vec::new()
+        })
+    };
     let results: Vec<_> = thread::scope(|scope| {
-        let running: Vec<_> = sessions.into_iter().map(|session| scope.spawn(|| work(session))).collect();
+        let running: Vec<_> = sessions.into_iter().map(|session| scope.spawn(|| run(session))).collect();
         running
             .into_iter()
             .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
             .collect()
     });
+    if let Some(error) = first.into_inner() {
+        return Err(error);
+    }
     let mut sums: BTreeMap<usize, RowSum> = BTreeMap::new();
-    for result in results {
-        for (number, sum) in result? {
-            sums.entry(number).or_default().join(sum);
-        }
+    for (number, sum) in results.into_iter().flatten() {
+        sums.entry(number).or_default().join(sum);
     }
     Ok(sums)
 }

@@ -27,6 +27,7 @@ use time::OffsetDateTime;
 use crate::archive::Reader;
 use crate::args::{IDENTITY, own};
 use crate::seal::{self, Key};
+use crate::sessions::stopped;
 use crate::store;
 use metadata::{Metadata, Piece};
 
@@ -82,6 +83,7 @@ impl Folder {
                 return Err(failed(error.into()));
             }
             if Instant::now() >= deadline || !interrupt::sleep(Duration::from_millis(100)) {
+                stopped()?;
                 return Err(Error::new(
                     Exit::Unreachable,
                     format!("another backup-manager works in {}", path.display()),

@@ -287,7 +287,8 @@ pub(crate) fn create_options(database: &Map<String, Value>, version: &str) -> St
         }
     };
     literal("ENCODING", text("encoding"));
-    let since_17 = clients::major(version).is_some_and(|major| major >= 17);
+    let since = |wanted| clients::major(version).is_some_and(|major| major >= wanted);
+    let (since_15, since_17) = (since(15), since(17));
     match text("provider") {
         Some("i") => {
             literal("LOCALE_PROVIDER", Some("icu"));
@@ -298,6 +299,8 @@ pub(crate) fn create_options(database: &Map<String, Value>, version: &str) -> St
             literal("LOCALE_PROVIDER", Some("builtin"));
             literal("BUILTIN_LOCALE", text("locale"));
         }
+        // Left out, it is that of template0, which need not be the same.
+        Some("c") if since_15 => literal("LOCALE_PROVIDER", Some("libc")),
         _ => {}
     }
     literal("LC_COLLATE", text("collate"));
@@ -319,7 +322,11 @@ mod tests {
         let like = json!({"encoding": "UTF8", "collate": "C.UTF-8", "ctype": "C.UTF-8", "provider": "c",
                           "tablespace": "pg_default"});
         assert_eq!(
-            options(like, "17.1"),
+            options(like.clone(), "17.1"),
+            "TEMPLATE template0 ENCODING 'UTF8' LOCALE_PROVIDER 'libc' LC_COLLATE 'C.UTF-8' LC_CTYPE 'C.UTF-8'"
+        );
+        assert_eq!(
+            options(like, "14.1"),
             "TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C.UTF-8' LC_CTYPE 'C.UTF-8'"
         );
         let icu = json!({"provider": "i", "locale": "de-DE", "tablespace": "fast"});

@@ -5,7 +5,6 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::db::client::Client;
@@ -17,6 +16,7 @@ use crate::db::pooler::{self, Pair};
 use crate::db::server_error::reasons;
 use crate::error::{Error, Result};
 use crate::exit::Exit;
+use crate::interrupt;
 
 /// The key, "MS5_MIGR" in ASCII: the same for every tool, so that they see each other's locks.
 pub const KEY: i64 = 0x4d53_355f_4d49_4752;
@@ -154,7 +154,10 @@ fn take(settings: &Settings, pair: &mut Pair, mode: Mode, wait: Duration) -> Res
             );
             told = true;
         }
-        thread::sleep(POLL);
+        if !interrupt::sleep(POLL) {
+            let exit = interrupt::requested().unwrap_or(Exit::Terminate);
+            return Err(Error::new(exit, "stopped by a signal").because("nothing was touched"));
+        }
     }
     let (pid, seen) = holds(&mut pair.worker, pair.lock_backend).map_err(|error| failed(&error))?;
     if pid == pair.worker_backend && pid != pair.lock_backend && seen {

@@ -8,15 +8,15 @@ mod plan;
 mod units;
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ms5_common::config::Settings;
 use ms5_common::db::client::Client;
+use ms5_common::db::connect::Canceller;
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 use ms5_common::progress::Line;
@@ -28,7 +28,7 @@ use crate::args::own;
 use crate::dump::{Piece, pieces};
 use crate::folder::metadata::{Member, More, Stage, Table};
 use crate::sessions::{self, Session, failed, stopped};
-use crate::verify::rows_in;
+use crate::sqltext::{ROWS_END, rows_in, shown_start};
 use crate::words::count;
 use plan::{Build, Plan};
 use units::units;
@@ -37,6 +37,8 @@ use units::units;
 const AHEAD: usize = 100;
 /// How many bytes of rows are handed over at once.
 const PIECE: usize = 1 << 18;
+/// After which time a session that has not ended yet is cancelled again.
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// A database that is being loaded.
 pub(crate) struct Load<'a> {
@@ -172,7 +174,7 @@ impl Load<'_> {
         let length = rows_in(&sql, table)
             .ok_or_else(|| unreadable(member, "it holds something else than rows"))?
             .len();
-        let begin = sql.len() - length - crate::sqltext::ROWS_END.len();
+        let begin = sql.len() - length - ROWS_END.len();
         let rows = Bytes::from(sql).slice(begin..begin + length);
         let options = if frozen { " WITH (FREEZE)" } else { "" };
         let sql = format!("COPY {} FROM STDIN{options}", table.target());
@@ -305,8 +307,7 @@ pub(crate) fn run_all(client: &mut Client, statements: &[&str]) -> Result<()> {
 }
 
 fn statement_failed(text: &str, error: &postgres::Error) -> Error {
-    let start: String = text.chars().take(200).collect();
-    let failure = failed("replay a statement of the backup", error).because(start);
+    let failure = failed("replay a statement of the backup", error).because(shown_start(text));
     match error.code() {
         Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => {
             failure.hint("restore as a role that may do this: --restore-user=ROLE")
@@ -337,38 +338,54 @@ fn side_by_side(
     over(sessions, many, work)
 }
 
+/// Says of a thread that it has ended, also in a panic.
+struct Gone<'a>(&'a AtomicBool);
+
+impl Drop for Gone<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
 /// The same over sessions that are open.
 ///
 /// # Errors
-/// The first failure; the others end early.
+/// The first failure; what the others are running then is cancelled.
 pub(crate) fn over(
     sessions: Vec<Session>,
     many: usize,
     work: impl Fn(&mut Session, usize) -> Result<()> + Sync,
 ) -> Result<()> {
     let next = AtomicUsize::new(0);
-    let stop = AtomicBool::new(false);
-    let run = |mut session: Session| -> Result<()> {
-        while !stop.load(Ordering::Relaxed) {
+    let first: OnceLock<Error> = OnceLock::new();
+    let others: Vec<(Canceller, AtomicBool)> =
+        sessions.iter().map(|session| (session.canceller(), AtomicBool::new(true))).collect();
+    let run = |mut session: Session, place: usize| {
+        let _gone = Gone(&others[place].1);
+        while first.get().is_none() {
             let number = next.fetch_add(1, Ordering::Relaxed);
             if number >= many {
                 break;
             }
-            if let Err(error) = stopped().and_then(|()| work(&mut session, number)) {
-                stop.store(true, Ordering::Relaxed);
-                session.give_up();
-                return Err(error);
+            let Err(error) = stopped().and_then(|()| work(&mut session, number)) else { continue };
+            session.give_up();
+            others[place].1.store(false, Ordering::Relaxed);
+            // One of the others may build an index for hours. A cancel between two statements is lost, so it is sent again.
+            if first.set(error).is_ok() {
+                while others.iter().any(|(_, runs)| runs.load(Ordering::Relaxed)) {
+                    let left = others.iter().filter(|(_, runs)| runs.load(Ordering::Relaxed));
+                    left.for_each(|(canceller, _)| drop(canceller.cancel()));
+                    thread::sleep(AGAIN);
+                }
             }
+            break;
         }
-        Ok(())
     };
     thread::scope(|scope| {
-        let running: Vec<_> = sessions.into_iter().map(|session| scope.spawn(|| run(session))).collect();
-        running
-            .into_iter()
-            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect::<Vec<Result<()>>>()
-            .into_iter()
-            .collect()
-    })
+        for (place, session) in sessions.into_iter().enumerate() {
+            let run = &run;
+            scope.spawn(move || run(session, place));
+        }
+    });
+    first.into_inner().map_or(Ok(()), Err)
 }
