@@ -25,6 +25,14 @@ fn program(lab: &Lab<'_>, arguments: &str) -> Program {
         .args(arguments.split_whitespace())
 }
 
+fn post_validate(lab: &Lab<'_>, arguments: &str) -> Program {
+    Program::tool("post-validate")
+        .envs(&lab.database.variables())
+        .env("MS5_HOME", lab.home())
+        .current_dir(lab.home())
+        .args(arguments.split_whitespace())
+}
+
 fn validate(lab: &Lab<'_>, arguments: &str) -> Ran {
     program(lab, arguments).run()
 }
@@ -345,6 +353,58 @@ fn servers_that_are_not_ready() {
     assert_eq!(verdict(&ran, "fingerprint"), "fail", "compressed rows would not be seen\n{ran}");
     superuser.batch_execute("SELECT timescaledb_post_restore()").unwrap();
     assert_eq!(verdict(&validate(&restoring, "--json --min-disk=1").expect(0), "restoring"), "pass");
+}
+
+/// A table with a row.
+const MOODS: &str = "CREATE TYPE mood AS ENUM ('calm'); CREATE TABLE moods (id int, mood mood);
+    INSERT INTO moods VALUES (1, 'calm')";
+/// From here on a row of it takes a minute and a half to be hashed, as many rows would.
+const ENDLESS: &str = "CREATE FUNCTION slowly(mood) RETURNS text LANGUAGE plpgsql
+        AS $$ BEGIN PERFORM pg_sleep(90); RETURN 'calm'; END $$;
+    CREATE CAST (mood AS text) WITH FUNCTION slowly(mood)";
+
+/// Somebody who wants the table for himself, and gets it.
+fn the_night_shift_alters(lab: &Lab<'_>) {
+    let mut production = lab.client();
+    production.batch_execute("SET application_name = 'the night shift'; SET lock_timeout = '30s'").unwrap();
+    production.batch_execute("ALTER TABLE moods ADD COLUMN secret text DEFAULT 'hunter2'").unwrap();
+}
+
+#[test]
+fn who_waits_for_a_table_that_is_being_counted_gets_it_after_a_second() {
+    for jobs in [1, 2] {
+        let lab = lab(&[A]);
+        lab.sql(MOODS);
+        lab.sql("CREATE TABLE other AS SELECT * FROM moods");
+        lab.sql(ENDLESS);
+        let arguments = format!("--json --min-disk=1 --jobs={jobs} --fingerprint=public.moods,public.other");
+        let counting = program(&lab, &arguments).start();
+        lab.wait_for_sleep();
+        the_night_shift_alters(&lab);
+        let ran = counting.wait().expect(0);
+        assert_eq!(verdict(&ran, "fingerprint"), "warn", "{ran}");
+        for text in ["the night shift", "ALTER TABLE", "public.moods", "no rows are counted", "run it again"]
+        {
+            assert!(words(&ran, "fingerprint").contains(text), "{text}\n{ran}");
+        }
+        assert!(!ran.to_string().contains("hunter2"), "{ran}");
+        assert!(!ran.records().iter().any(|record| record["type"] == "table"), "{ran}");
+    }
+}
+
+#[test]
+fn a_comparison_that_keeps_somebody_waiting_is_ended_and_says_that_nothing_is_proven() {
+    let lab = lab(&[A]);
+    lab.sql(MOODS);
+    let _ = validate(&lab, "--min-disk=1 --report=pre --fingerprint=public.moods").expect(0);
+    let _ = lab.run("--gate=pre --report=run").expect(0);
+    lab.sql(ENDLESS);
+    let comparing = post_validate(&lab, "--json --against=run").start();
+    lab.wait_for_sleep();
+    the_night_shift_alters(&lab);
+    let ran = comparing.wait().expect(0);
+    assert_eq!(verdict(&ran, "rows"), "warn", "{ran}");
+    assert!(words(&ran, "rows").contains("no rows are counted and hashed"), "{ran}");
 }
 
 /// Promises hypertables `public.rows` and `public.later`, by `ts`.

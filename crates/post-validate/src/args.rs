@@ -68,7 +68,8 @@ pub(crate) const SPEC: Spec = Spec {
     epilog: "\
 It leaves nothing in the database: rows it writes are rolled back at once and take no value of a sequence. It makes
 nobody wait: no statement waits for a lock, or takes, longer than a second; what is busy is a WARN. The queries of
---performance-test may take ten times their limit, at least 10 s.
+--performance-test may take ten times their limit, at least 10 s. Rows are counted and hashed for as long as it takes, and no
+longer once somebody has waited a second for their table, which is a WARN.
 
 It exits with 1 where a check failed, with --strict also where one warned, or where the gate is closed.",
 };
