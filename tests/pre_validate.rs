@@ -407,6 +407,31 @@ fn a_comparison_that_keeps_somebody_waiting_is_ended_and_says_that_nothing_is_pr
     assert!(words(&ran, "rows").contains("no rows are counted and hashed"), "{ran}");
 }
 
+#[test]
+fn a_size_that_takes_long_to_add_up_is_a_warning_and_no_end() {
+    let server = Server::start(Engine::Pg17, &[]).unwrap();
+    let lab = Lab::new(&server, &[A]);
+    // A function that the server has built in cannot be replaced, but can be called something else.
+    let mut superuser = lab.database.superuser().unwrap();
+    superuser.batch_execute("ALTER FUNCTION pg_catalog.pg_database_size(name) RENAME TO quick_size").unwrap();
+    let mut slow = |seconds: u32| {
+        superuser
+            .batch_execute(&format!(
+                "CREATE OR REPLACE FUNCTION pg_catalog.pg_database_size(name) RETURNS int8 LANGUAGE plpgsql AS
+                     $$ BEGIN PERFORM pg_sleep({seconds}); RETURN 1 << 20; END $$"
+            ))
+            .unwrap();
+    };
+    slow(2);
+    let ran = validate(&lab, "--quick --json --min-disk=1").expect(0);
+    assert_eq!(verdict(&ran, "max-wal-size"), "pass", "{ran}");
+    slow(60);
+    let ran = validate(&lab, "--quick --json --min-disk=1").expect(0);
+    assert_eq!(verdict(&ran, "max-wal-size"), "warn", "{ran}");
+    assert!(words(&ran, "max-wal-size").contains("not known after 10 s"), "{ran}");
+    assert_eq!(verdict(&ran, "longest-transaction"), "pass", "what comes behind it is looked at");
+}
+
 /// Promises hypertables `public.rows` and `public.later`, by `ts`.
 fn promise(lab: &Lab<'_>, interval: &str) {
     let promised = json!({"hypertables": [
