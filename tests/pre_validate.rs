@@ -432,6 +432,31 @@ fn a_size_that_takes_long_to_add_up_is_a_warning_and_no_end() {
     assert_eq!(verdict(&ran, "longest-transaction"), "pass", "what comes behind it is looked at");
 }
 
+#[test]
+fn docker_gets_no_password() {
+    let lab = lab(&[A]);
+    let tools = lab.home().join("tools");
+    std::fs::create_dir(&tools).unwrap();
+    let docker = tools.join("docker");
+    let script =
+        format!("#!/bin/sh\nset > {}/environment\necho '{{\"Status\":\"running\"}}'\n", lab.home().display());
+    std::fs::write(&docker, script).unwrap();
+    std::fs::set_permissions(&docker, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let ran = program(&lab, "--quick --json --min-disk=1")
+        .env("PATH", &tools)
+        .env("PGPASSWORD", "hunter2")
+        .env("MS5_RESTORE_PASSWORD", "hunter3")
+        .env("DOCKER_HOST", "unix:///nowhere")
+        .run()
+        .expect(0);
+    assert_eq!(verdict(&ran, "container"), "pass", "{ran}");
+    let given = std::fs::read_to_string(lab.home().join("environment")).unwrap();
+    assert!(given.contains("unix:///nowhere"), "{given}");
+    for secret in ["hunter", "PASSWORD", "DB_", "PGOPTIONS"] {
+        assert!(!given.contains(secret), "{secret}: {given}");
+    }
+}
+
 /// Promises hypertables `public.rows` and `public.later`, by `ts`.
 fn promise(lab: &Lab<'_>, interval: &str) {
     let promised = json!({"hypertables": [

@@ -75,14 +75,14 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
     };
     match client {
         None => {
-            container::check(&mut report, &settings);
+            container::check(&mut report, &settings, &context.variables);
             files::check(&mut report, &migrations, &folder(&settings), None);
         }
         Some((mut connected, single_session)) => {
             let files = migrations.as_ref().ok().map(Vec::as_slice);
             let asked = Asked { settings: &settings, options: &options, space: &space, single_session };
             database(&mut report, &mut connected, &asked, files, expected.as_ref());
-            container::check(&mut report, &settings);
+            container::check(&mut report, &settings, &context.variables);
             files::check(&mut report, &migrations, &folder(&settings), Some(&mut connected.client));
             // What follows takes its time, in sessions of its own; a server may have but one.
             drop(connected);
