@@ -433,6 +433,52 @@ fn a_size_that_takes_long_to_add_up_is_a_warning_and_no_end() {
 }
 
 #[test]
+fn a_database_that_takes_no_writes_is_no_matter_of_rights() {
+    let lab = lab(&[A]);
+    let name = &lab.database.name;
+    lab.sql(&format!("ALTER DATABASE {name} SET default_transaction_read_only = on"));
+    let ran = validate(&lab, "--json --min-disk=1").expect(1);
+    let text = words(&ran, "create");
+    assert_eq!((verdict(&ran, "create"), verdict(&ran, "hypertable")), ("fail".into(), "skipped".into()));
+    assert!(text.contains("takes no writes: default_transaction_read_only is on"), "{ran}");
+    assert!(text.contains(&format!("ALTER DATABASE {name} RESET")) && !text.contains("GRANT"), "{ran}");
+    let ran = lab.run("").expect(3);
+    let _ = ran.shows(&["takes no writes", "nothing was touched", &format!("ALTER DATABASE {name} RESET")]);
+    let forced = "-c default_transaction_read_only=off";
+    let ran = program(&lab, "--json --min-disk=1").env("PGOPTIONS", forced).run().expect(0);
+    assert_eq!(verdict(&ran, "create"), "pass");
+    let _ = lab.runner("").env("PGOPTIONS", forced).run().expect(0);
+}
+
+#[test]
+fn a_standby_is_no_matter_of_rights() {
+    let server = Server::start(Engine::Pg17, &[]).unwrap();
+    let lab = Lab::new(&server, &[A]);
+    let mut superuser = lab.database.superuser().unwrap();
+    superuser
+        .batch_execute(&format!(
+            "DO $$ BEGIN EXECUTE format($c$COPY (SELECT 1) TO PROGRAM
+                 'cat > /dev/null; touch %1$s/standby.signal; setsid {}/pg_ctl -D %1$s -m fast restart > /dev/null 2>&1 &'$c$,
+                 current_setting('data_directory')); END $$",
+            server.bin().display()
+        ))
+        .unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let standby = || -> Result<bool, postgres::Error> {
+        Ok(lab.database.connect()?.query_one("SELECT pg_is_in_recovery()", &[])?.get(0))
+    };
+    while !standby().unwrap_or_default() {
+        assert!(Instant::now() < deadline, "it does not become a standby");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let ran = validate(&lab, "--quick --json --min-disk=1").expect(1);
+    assert_eq!(verdict(&ran, "create"), "fail");
+    let text = words(&ran, "create");
+    assert!(text.contains("it is a standby") && text.contains("DB_HOST") && !text.contains("GRANT"), "{ran}");
+    let _ = lab.run("").expect(3).shows(&["it is a standby", "nothing was touched"]);
+}
+
+#[test]
 fn docker_gets_no_password() {
     let lab = lab(&[A]);
     let tools = lab.home().join("tools");
