@@ -503,6 +503,32 @@ fn docker_gets_no_password() {
     }
 }
 
+#[test]
+fn a_report_that_cannot_be_finished_leaves_no_other_under_its_name() {
+    let lab = lab(&[A]);
+    let report = lab.home().join("report.jsonl");
+    std::fs::write(&report, "of yesterday").unwrap();
+    // No file may have more than so many blocks, as on a full disk.
+    let limited = "trap '' XFSZ; ulimit -f 4; exec \"$0\" \"$@\"";
+    let ran = Program::at(std::path::Path::new("/bin/sh"))
+        .args(["-c", limited])
+        .arg(migration_tests::program::bin_dir().unwrap().join("pre-validate"))
+        .envs(&lab.database.variables())
+        .env("MS5_HOME", lab.home())
+        .current_dir(lab.home())
+        .args(["--quick", "--min-disk=1", "--report=report.jsonl"])
+        .run()
+        .expect(0);
+    assert!(!report.exists(), "yesterday's passes for today's\n{ran}");
+    let _ = ran.shows(&["cannot finish", "what had that name before was removed"]);
+    let _ = lab.run("--gate=report.jsonl").expect(3);
+    assert!(
+        !std::fs::read_dir(lab.home())
+            .unwrap()
+            .any(|entry| { entry.unwrap().file_name().to_string_lossy().ends_with(".part") })
+    );
+}
+
 /// Promises hypertables `public.rows` and `public.later`, by `ts`.
 fn promise(lab: &Lab<'_>, interval: &str) {
     let promised = json!({"hypertables": [
