@@ -82,9 +82,10 @@ pub fn take(
         return Ok(Vec::new());
     }
     let mut first = Session::of(open()?);
-    let restoring = timescale::restoring(&mut first.client);
-    if restoring.map_err(|error| failed("look at the database", &error))? {
-        return Err(timescale::left_restoring());
+    let extension = timescale::extension(&mut first.client);
+    let extension = extension.map_err(|error| failed("look at the database", &error))?;
+    if extension.restoring {
+        return Err(timescale::left_restoring(&extension));
     }
     let mut planned =
         look(&mut first.client, wanted).map_err(|error| failed("look at the tables", &error))?;

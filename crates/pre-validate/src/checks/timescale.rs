@@ -54,7 +54,7 @@ pub(crate) fn check(
     report.add(
         &RESTORING,
         if extension.restoring {
-            Finding::failed(&timescale::left_restoring())
+            Finding::failed(&timescale::left_restoring(&extension))
         } else {
             Finding::pass("No restore was left unfinished")
         },
