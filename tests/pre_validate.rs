@@ -580,6 +580,103 @@ fn chunks_to_be_are_held_against_the_room_for_locks() {
 }
 
 #[test]
+fn what_keeps_a_table_from_becoming_a_hypertable_is_found_before_the_night() {
+    let names = "-- keeps no 'named_by_a_file' of ours\nSELECT 'named_by_a_file';";
+    let lab = lab(&[A, ("002_b.sql", names)]);
+    promise(&lab, "1 day");
+    let mut superuser = lab.database.superuser().unwrap();
+    let mut conversion = |sql: &str, exit: i32, texts: &[&str]| {
+        superuser.batch_execute(sql).unwrap();
+        let ran = validate(&lab, "--quick --json --min-disk=1").expect(exit);
+        let words = words(&ran, "conversion");
+        for text in texts {
+            assert!(words.contains(text), "{text} after {sql}\n{ran}");
+        }
+        verdict(&ran, "conversion")
+    };
+    assert_eq!(conversion("", 0, &["no table is there"]), "skipped");
+    // As the field has it: a key without the time, a time that may be NULL and never is.
+    let field =
+        "CREATE TABLE rows (id bigserial PRIMARY KEY, ts timestamptz, a int); CREATE INDEX ON rows (ts);
+         INSERT INTO rows (ts, a) SELECT now(), i FROM generate_series(1, 100) i;
+         CREATE UNIQUE INDEX named_by_a_file ON rows (a); CREATE UNIQUE INDEX right_so ON rows (a, ts);
+         ALTER TABLE rows OWNER TO ms5_user_test";
+    assert_eq!(conversion(field, 0, &["nothing keeps it"]), "pass");
+    for (sql, undo, why, cure) in [
+        (
+            "INSERT INTO rows (a) VALUES (-1)",
+            "DELETE FROM rows WHERE ts IS NULL",
+            "rows have no ts",
+            "WHERE \\\"ts\\\" IS NULL",
+        ),
+        (
+            "CREATE PUBLICATION ms5_all FOR ALL TABLES",
+            "DROP PUBLICATION ms5_all",
+            "publication ms5_all publishes it",
+            "DROP PUBLICATION ms5_all",
+        ),
+        (
+            "CREATE TABLE child (r bigint CONSTRAINT child_r REFERENCES rows)",
+            "DROP TABLE child",
+            "foreign key child_r of child points to it",
+            "ALTER TABLE child DROP CONSTRAINT child_r",
+        ),
+        (
+            "CREATE TABLE heir () INHERITS (rows)",
+            "DROP TABLE heir",
+            "heir inherits from rows",
+            "ALTER TABLE heir NO INHERIT rows",
+        ),
+        (
+            "CREATE RULE no_delete AS ON DELETE TO rows DO INSTEAD NOTHING",
+            "DROP RULE no_delete ON rows",
+            "it has the rule no_delete",
+            "DROP RULE no_delete ON public.rows",
+        ),
+        (
+            "ALTER TABLE rows ADD CONSTRAINT one_each UNIQUE (id, a)",
+            "ALTER TABLE rows DROP CONSTRAINT one_each",
+            "unique index one_each does not hold ts",
+            "drop one_each, or make it anew",
+        ),
+        (
+            "ALTER TABLE rows ADD CONSTRAINT own CHECK (a < 1000) NO INHERIT",
+            "ALTER TABLE rows DROP CONSTRAINT own",
+            "check own is NO INHERIT",
+            "DROP CONSTRAINT own",
+        ),
+        ("ALTER TABLE rows SET UNLOGGED", "ALTER TABLE rows SET LOGGED", "it is unlogged", "SET LOGGED"),
+    ] {
+        assert_eq!(conversion(sql, 1, &["cannot become a hypertable", why, cure]), "fail", "{sql}");
+        assert_eq!(conversion(undo, 0, &["nothing keeps it"]), "pass", "{undo}");
+    }
+    // A time that is text, and one that is made of another column.
+    let text = "DROP TABLE rows; CREATE TABLE rows (ts text); ALTER TABLE rows OWNER TO ms5_user_test";
+    assert_eq!(conversion(text, 1, &["is of type text, which is no time"]), "fail");
+    let made = "DROP TABLE rows;
+         CREATE TABLE rows (a int, ts bigint GENERATED ALWAYS AS (a * 2) STORED); ALTER TABLE rows OWNER TO ms5_user_test";
+    assert_eq!(conversion(made, 1, &["its time column ts is generated"]), "fail");
+    let hypertable =
+        "DROP TABLE rows; CREATE EXTENSION timescaledb; CREATE TABLE rows (ts timestamptz NOT NULL);
+         SELECT create_hypertable('rows', 'ts'); INSERT INTO rows VALUES (now());
+         ALTER TABLE rows OWNER TO ms5_user_test";
+    assert_eq!(conversion(hypertable, 0, &["no table is there"]), "skipped", "it is one");
+}
+
+#[test]
+fn a_table_that_takes_long_to_be_searched_for_rows_without_time_is_a_warning() {
+    let lab = lab(&[A]);
+    promise(&lab, "1 day");
+    lab.sql("CREATE TABLE rows (ts timestamptz); INSERT INTO rows VALUES (now())");
+    // What an index would tell at once: here it is busy.
+    let mut other = lab.client();
+    other.batch_execute("BEGIN; LOCK TABLE rows IN ACCESS EXCLUSIVE MODE").unwrap();
+    let ran = validate(&lab, "--quick --json --min-disk=1").expect(0);
+    assert_eq!(verdict(&ran, "conversion"), "warn", "{ran}");
+    assert!(words(&ran, "conversion").contains("look yourself: SELECT count(*)"), "{ran}");
+}
+
+#[test]
 fn what_is_too_small_for_the_database_or_too_far_away() {
     let server = Server::start(Engine::Pg17, &["max_wal_size=32MB", "maintenance_work_mem=64MB"]).unwrap();
     let lab = Lab::new(&server, &[A]);

@@ -20,7 +20,8 @@ use crate::checks::network::Network;
 use crate::checks::rights::{self, Role};
 use crate::checks::server::{self, Facts};
 use crate::checks::{
-    self, activity, container, files, fingerprint, inventory, locks, machine, security, timescale, way_back,
+    self, activity, container, conversion, files, fingerprint, inventory, locks, machine, security,
+    timescale, way_back,
 };
 
 /// Where a run is written down.
@@ -149,6 +150,7 @@ fn database(
     server::check_settings(report, &facts, space, options.limits);
     locks::check(report, client, &facts, expected);
     activity::check(report, client, options.limits.transaction, options.quick);
+    conversion::check(report, client, files, expected);
     security::check(report, client, settings, &facts, &role, tls, options.quick);
 }
 
