@@ -664,6 +664,23 @@ fn what_keeps_a_table_from_becoming_a_hypertable_is_found_before_the_night() {
 }
 
 #[test]
+fn files_with_variables_are_read_as_the_runner_reads_them() {
+    let text = "\\if :fresh\nCREATE TABLE a (id int);\n\\endif\nCOMMENT ON SCHEMA public IS :'site';\n";
+    let lab = lab(&[("001_a.sql", text)]);
+    let ran = validate(&lab, "--quick --json --min-disk=1").expect(3);
+    assert_eq!(verdict(&ran, "files"), "fail", "{ran}");
+    lab.write("../values", b"# of this factory\nsite=hunter2\n");
+    let variables = "--vars=fresh=on --vars-file=values";
+    let ran = validate(&lab, &format!("--quick --min-disk=1 --report=pre {variables}")).expect(0);
+    assert!(!ran.to_string().contains("hunter2"), "{ran}");
+    let _ = lab.run(&format!("--gate=pre --report=run {variables}")).expect(0);
+    let _ = post_validate(&lab, "--gate=run").run().expect(3);
+    let open = post_validate(&lab, &format!("--gate=run {variables}")).run().expect(0);
+    let _ = open.shows(&["The gate is open"]);
+    let _ = validate(&lab, "--quick --vars=fresh").expect(2).shows(&["--vars takes NAME=VALUE"]);
+}
+
+#[test]
 fn a_table_that_takes_long_to_be_searched_for_rows_without_time_is_a_warning() {
     let lab = lab(&[A]);
     promise(&lab, "1 day");

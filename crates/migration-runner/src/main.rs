@@ -22,7 +22,6 @@ mod status;
 mod summary;
 mod system;
 mod touched;
-mod variables;
 mod watch;
 mod way_back;
 mod words;

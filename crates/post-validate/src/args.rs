@@ -5,7 +5,7 @@ use std::time::Duration;
 use ms5_common::called::called;
 use ms5_common::cli::{
     BACKUP_DIR, ENVIRONMENT, Flag, HELP, HTML, JOBS, JSON, LOG_DIR, MIGRATIONS_DIR, Parsed, REPORT, Spec,
-    VERBOSE, VERSION,
+    VARS, VARS_FILE, VERBOSE, VERSION,
 };
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
@@ -42,6 +42,8 @@ pub(crate) const SPEC: Spec = Spec {
         Flag::switch(STRICT, "A warning is a failure"),
         expected::FLAG,
         MIGRATIONS_DIR,
+        VARS,
+        VARS_FILE,
         LOG_DIR,
         BACKUP_DIR,
         JSON,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ms5_common::called::called;
 use ms5_common::cli::{
     ENVIRONMENT, Flag, HELP, HTML, JOBS, JSON, LOG_DIR, MIGRATIONS_DIR, Parsed, REPORT, RESTORE_USER, Spec,
-    VERBOSE, VERSION,
+    VARS, VARS_FILE, VERBOSE, VERSION,
 };
 use ms5_common::config::Variables;
 use ms5_common::error::{Error, Result};
@@ -70,6 +70,8 @@ pub(crate) const SPEC: Spec = Spec {
         )
         .default("300"),
         Flag::switch(OUT_OF_ORDER, "Accept gaps in the numbers of the files, as the runner's flag does"),
+        VARS,
+        VARS_FILE,
         Flag::switch(LIST, "Show what is checked, and check nothing"),
         VERBOSE,
         JSON,

@@ -37,11 +37,12 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
         check::list(checks::ALL);
         return Ok(Exit::Done);
     }
+    let variables = migrations::variables(&context.arguments)?;
     let settings = context.begin(LOG)?;
     log::info!("Starting MS5.0 pre-migration validation");
     log::info!("Environment: {}", settings.environment.defaults().name);
     let (_, expected) = expected::find(&context.arguments, &settings.migrations_dir)?;
-    let migrations = migrations::read_folder(&settings.migrations_dir, options.out_of_order, &[]);
+    let migrations = migrations::read_folder(&settings.migrations_dir, options.out_of_order, &variables);
     // The first record names the database, so the way there is looked at before anything is reported.
     let network = Network::look(&settings, options.limits.network);
     let session = network.open.then(|| connect(&settings, options.limits.network));
@@ -149,8 +150,8 @@ fn database(
     timescale::check(report, client, settings, &facts, single_session, options.quick);
     server::check_settings(report, &facts, space, options.limits);
     locks::check(report, client, &facts, expected);
-    activity::check(report, client, options.limits.transaction, options.quick);
     conversion::check(report, client, files, expected);
+    activity::check(report, client, options.limits.transaction, options.quick);
     security::check(report, client, settings, &facts, &role, tls, options.quick);
 }
 
