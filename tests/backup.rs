@@ -257,10 +257,11 @@ fn a_database_in_the_middle_of_a_restore_is_refused() {
     let backups = Backups::new(Engine::Pg17, "CREATE EXTENSION timescaledb; CREATE TABLE t (id int)");
     let name = &backups.lab.database.name;
     backups.superuser(name).batch_execute("SELECT timescaledb_pre_restore()").unwrap();
-    let _ = backups
-        .run("backup x")
-        .expect(1)
-        .shows(&["timescaledb.restoring is on", "timescaledb_post_restore()"]);
+    let _ = backups.run("backup x").expect(1).shows(&[
+        "timescaledb.restoring is on",
+        "SET scheduled = false",
+        "SELECT public.timescaledb_post_restore();",
+    ]);
     backups.superuser(name).batch_execute("SELECT timescaledb_post_restore()").unwrap();
     let _ = backups.run("backup x").expect(0);
 }

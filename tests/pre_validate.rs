@@ -25,6 +25,14 @@ fn program(lab: &Lab<'_>, arguments: &str) -> Program {
         .args(arguments.split_whitespace())
 }
 
+fn post_validate(lab: &Lab<'_>, arguments: &str) -> Program {
+    Program::tool("post-validate")
+        .envs(&lab.database.variables())
+        .env("MS5_HOME", lab.home())
+        .current_dir(lab.home())
+        .args(arguments.split_whitespace())
+}
+
 fn validate(lab: &Lab<'_>, arguments: &str) -> Ran {
     program(lab, arguments).run()
 }
@@ -347,6 +355,180 @@ fn servers_that_are_not_ready() {
     assert_eq!(verdict(&validate(&restoring, "--json --min-disk=1").expect(0), "restoring"), "pass");
 }
 
+/// A table with a row.
+const MOODS: &str = "CREATE TYPE mood AS ENUM ('calm'); CREATE TABLE moods (id int, mood mood);
+    INSERT INTO moods VALUES (1, 'calm')";
+/// From here on a row of it takes a minute and a half to be hashed, as many rows would.
+const ENDLESS: &str = "CREATE FUNCTION slowly(mood) RETURNS text LANGUAGE plpgsql
+        AS $$ BEGIN PERFORM pg_sleep(90); RETURN 'calm'; END $$;
+    CREATE CAST (mood AS text) WITH FUNCTION slowly(mood)";
+
+/// Somebody who wants the table for himself, and gets it.
+fn the_night_shift_alters(lab: &Lab<'_>) {
+    let mut production = lab.client();
+    production.batch_execute("SET application_name = 'the night shift'; SET lock_timeout = '30s'").unwrap();
+    production.batch_execute("ALTER TABLE moods ADD COLUMN secret text DEFAULT 'hunter2'").unwrap();
+}
+
+#[test]
+fn who_waits_for_a_table_that_is_being_counted_gets_it_after_a_second() {
+    for jobs in [1, 2] {
+        let lab = lab(&[A]);
+        lab.sql(MOODS);
+        lab.sql("CREATE TABLE other AS SELECT * FROM moods");
+        lab.sql(ENDLESS);
+        let arguments = format!("--json --min-disk=1 --jobs={jobs} --fingerprint=public.moods,public.other");
+        let counting = program(&lab, &arguments).start();
+        lab.wait_for_sleep();
+        the_night_shift_alters(&lab);
+        let ran = counting.wait().expect(0);
+        assert_eq!(verdict(&ran, "fingerprint"), "warn", "{ran}");
+        for text in ["the night shift", "ALTER TABLE", "public.moods", "no rows are counted", "run it again"]
+        {
+            assert!(words(&ran, "fingerprint").contains(text), "{text}\n{ran}");
+        }
+        assert!(!ran.to_string().contains("hunter2"), "{ran}");
+        assert!(!ran.records().iter().any(|record| record["type"] == "table"), "{ran}");
+    }
+}
+
+#[test]
+fn a_comparison_that_keeps_somebody_waiting_is_ended_and_says_that_nothing_is_proven() {
+    let lab = lab(&[A]);
+    lab.sql(MOODS);
+    let _ = validate(&lab, "--min-disk=1 --report=pre --fingerprint=public.moods").expect(0);
+    let _ = lab.run("--gate=pre --report=run").expect(0);
+    lab.sql(ENDLESS);
+    let comparing = post_validate(&lab, "--json --against=run").start();
+    lab.wait_for_sleep();
+    the_night_shift_alters(&lab);
+    let ran = comparing.wait().expect(0);
+    assert_eq!(verdict(&ran, "rows"), "warn", "{ran}");
+    assert!(words(&ran, "rows").contains("no rows are counted and hashed"), "{ran}");
+}
+
+#[test]
+fn a_size_that_takes_long_to_add_up_is_a_warning_and_no_end() {
+    let server = Server::start(Engine::Pg17, &[]).unwrap();
+    let lab = Lab::new(&server, &[A]);
+    // A function that the server has built in cannot be replaced, but can be called something else.
+    let mut superuser = lab.database.superuser().unwrap();
+    superuser.batch_execute("ALTER FUNCTION pg_catalog.pg_database_size(name) RENAME TO quick_size").unwrap();
+    let mut slow = |seconds: u32| {
+        superuser
+            .batch_execute(&format!(
+                "CREATE OR REPLACE FUNCTION pg_catalog.pg_database_size(name) RETURNS int8 LANGUAGE plpgsql AS
+                     $$ BEGIN PERFORM pg_sleep({seconds}); RETURN 1 << 20; END $$"
+            ))
+            .unwrap();
+    };
+    slow(2);
+    let ran = validate(&lab, "--quick --json --min-disk=1").expect(0);
+    assert_eq!(verdict(&ran, "max-wal-size"), "pass", "{ran}");
+    slow(60);
+    let ran = validate(&lab, "--quick --json --min-disk=1").expect(0);
+    assert_eq!(verdict(&ran, "max-wal-size"), "warn", "{ran}");
+    assert!(words(&ran, "max-wal-size").contains("not known after 10 s"), "{ran}");
+    assert_eq!(verdict(&ran, "longest-transaction"), "pass", "what comes behind it is looked at");
+}
+
+#[test]
+fn a_database_that_takes_no_writes_is_no_matter_of_rights() {
+    let lab = lab(&[A]);
+    let name = &lab.database.name;
+    lab.sql(&format!("ALTER DATABASE {name} SET default_transaction_read_only = on"));
+    let ran = validate(&lab, "--json --min-disk=1").expect(1);
+    let text = words(&ran, "create");
+    assert_eq!((verdict(&ran, "create"), verdict(&ran, "hypertable")), ("fail".into(), "skipped".into()));
+    assert!(text.contains("takes no writes: default_transaction_read_only is on"), "{ran}");
+    assert!(text.contains(&format!("ALTER DATABASE {name} RESET")) && !text.contains("GRANT"), "{ran}");
+    let ran = lab.run("").expect(3);
+    let _ = ran.shows(&["takes no writes", "nothing was touched", &format!("ALTER DATABASE {name} RESET")]);
+    let forced = "-c default_transaction_read_only=off";
+    let ran = program(&lab, "--json --min-disk=1").env("PGOPTIONS", forced).run().expect(0);
+    assert_eq!(verdict(&ran, "create"), "pass");
+    let _ = lab.runner("").env("PGOPTIONS", forced).run().expect(0);
+}
+
+#[test]
+fn a_standby_is_no_matter_of_rights() {
+    let server = Server::start(Engine::Pg17, &[]).unwrap();
+    let lab = Lab::new(&server, &[A]);
+    let mut superuser = lab.database.superuser().unwrap();
+    superuser
+        .batch_execute(&format!(
+            "DO $$ BEGIN EXECUTE format($c$COPY (SELECT 1) TO PROGRAM
+                 'cat > /dev/null; touch %1$s/standby.signal; setsid {}/pg_ctl -D %1$s -m fast restart > /dev/null 2>&1 &'$c$,
+                 current_setting('data_directory')); END $$",
+            server.bin().display()
+        ))
+        .unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let standby = || -> Result<bool, postgres::Error> {
+        Ok(lab.database.connect()?.query_one("SELECT pg_is_in_recovery()", &[])?.get(0))
+    };
+    while !standby().unwrap_or_default() {
+        assert!(Instant::now() < deadline, "it does not become a standby");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let ran = validate(&lab, "--quick --json --min-disk=1").expect(1);
+    assert_eq!(verdict(&ran, "create"), "fail");
+    let text = words(&ran, "create");
+    assert!(text.contains("it is a standby") && text.contains("DB_HOST") && !text.contains("GRANT"), "{ran}");
+    let _ = lab.run("").expect(3).shows(&["it is a standby", "nothing was touched"]);
+}
+
+#[test]
+fn docker_gets_no_password() {
+    let lab = lab(&[A]);
+    let tools = lab.home().join("tools");
+    std::fs::create_dir(&tools).unwrap();
+    let docker = tools.join("docker");
+    let script =
+        format!("#!/bin/sh\nset > {}/environment\necho '{{\"Status\":\"running\"}}'\n", lab.home().display());
+    std::fs::write(&docker, script).unwrap();
+    std::fs::set_permissions(&docker, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let ran = program(&lab, "--quick --json --min-disk=1")
+        .env("PATH", &tools)
+        .env("PGPASSWORD", "hunter2")
+        .env("MS5_RESTORE_PASSWORD", "hunter3")
+        .env("DOCKER_HOST", "unix:///nowhere")
+        .run()
+        .expect(0);
+    assert_eq!(verdict(&ran, "container"), "pass", "{ran}");
+    let given = std::fs::read_to_string(lab.home().join("environment")).unwrap();
+    assert!(given.contains("unix:///nowhere"), "{given}");
+    for secret in ["hunter", "PASSWORD", "DB_", "PGOPTIONS"] {
+        assert!(!given.contains(secret), "{secret}: {given}");
+    }
+}
+
+#[test]
+fn a_report_that_cannot_be_finished_leaves_no_other_under_its_name() {
+    let lab = lab(&[A]);
+    let report = lab.home().join("report.jsonl");
+    std::fs::write(&report, "of yesterday").unwrap();
+    // No file may have more than so many blocks, as on a full disk.
+    let limited = "trap '' XFSZ; ulimit -f 4; exec \"$0\" \"$@\"";
+    let ran = Program::at(std::path::Path::new("/bin/sh"))
+        .args(["-c", limited])
+        .arg(migration_tests::program::bin_dir().unwrap().join("pre-validate"))
+        .envs(&lab.database.variables())
+        .env("MS5_HOME", lab.home())
+        .current_dir(lab.home())
+        .args(["--quick", "--min-disk=1", "--report=report.jsonl"])
+        .run()
+        .expect(0);
+    assert!(!report.exists(), "yesterday's passes for today's\n{ran}");
+    let _ = ran.shows(&["cannot finish", "what had that name before was removed"]);
+    let _ = lab.run("--gate=report.jsonl").expect(3);
+    assert!(
+        !std::fs::read_dir(lab.home())
+            .unwrap()
+            .any(|entry| { entry.unwrap().file_name().to_string_lossy().ends_with(".part") })
+    );
+}
+
 /// Promises hypertables `public.rows` and `public.later`, by `ts`.
 fn promise(lab: &Lab<'_>, interval: &str) {
     let promised = json!({"hypertables": [
@@ -395,6 +577,120 @@ fn chunks_to_be_are_held_against_the_room_for_locks() {
     lab.database.superuser().unwrap().batch_execute("CREATE EXTENSION timescaledb").unwrap();
     lab.sql("SELECT create_hypertable('rows', by_range('ts', 1000000000000000000), migrate_data => true)");
     assert_eq!(locks("no table is there"), "skipped", "it has its chunks already");
+}
+
+#[test]
+fn what_keeps_a_table_from_becoming_a_hypertable_is_found_before_the_night() {
+    let names = "-- keeps no 'named_by_a_file' of ours\nSELECT 'named_by_a_file';";
+    let lab = lab(&[A, ("002_b.sql", names)]);
+    promise(&lab, "1 day");
+    let mut superuser = lab.database.superuser().unwrap();
+    let mut conversion = |sql: &str, exit: i32, texts: &[&str]| {
+        superuser.batch_execute(sql).unwrap();
+        let ran = validate(&lab, "--quick --json --min-disk=1").expect(exit);
+        let words = words(&ran, "conversion");
+        for text in texts {
+            assert!(words.contains(text), "{text} after {sql}\n{ran}");
+        }
+        verdict(&ran, "conversion")
+    };
+    assert_eq!(conversion("", 0, &["no table is there"]), "skipped");
+    // As the field has it: a key without the time, a time that may be NULL and never is.
+    let field =
+        "CREATE TABLE rows (id bigserial PRIMARY KEY, ts timestamptz, a int); CREATE INDEX ON rows (ts);
+         INSERT INTO rows (ts, a) SELECT now(), i FROM generate_series(1, 100) i;
+         CREATE UNIQUE INDEX named_by_a_file ON rows (a); CREATE UNIQUE INDEX right_so ON rows (a, ts);
+         ALTER TABLE rows OWNER TO ms5_user_test";
+    assert_eq!(conversion(field, 0, &["nothing keeps it"]), "pass");
+    for (sql, undo, why, cure) in [
+        (
+            "INSERT INTO rows (a) VALUES (-1)",
+            "DELETE FROM rows WHERE ts IS NULL",
+            "rows have no ts",
+            "WHERE \\\"ts\\\" IS NULL",
+        ),
+        (
+            "CREATE PUBLICATION ms5_all FOR ALL TABLES",
+            "DROP PUBLICATION ms5_all",
+            "publication ms5_all publishes it",
+            "DROP PUBLICATION ms5_all",
+        ),
+        (
+            "CREATE TABLE child (r bigint CONSTRAINT child_r REFERENCES rows)",
+            "DROP TABLE child",
+            "foreign key child_r of child points to it",
+            "ALTER TABLE child DROP CONSTRAINT child_r",
+        ),
+        (
+            "CREATE TABLE heir () INHERITS (rows)",
+            "DROP TABLE heir",
+            "heir inherits from rows",
+            "ALTER TABLE heir NO INHERIT rows",
+        ),
+        (
+            "CREATE RULE no_delete AS ON DELETE TO rows DO INSTEAD NOTHING",
+            "DROP RULE no_delete ON rows",
+            "it has the rule no_delete",
+            "DROP RULE no_delete ON public.rows",
+        ),
+        (
+            "ALTER TABLE rows ADD CONSTRAINT one_each UNIQUE (id, a)",
+            "ALTER TABLE rows DROP CONSTRAINT one_each",
+            "unique index one_each does not hold ts",
+            "drop one_each, or make it anew",
+        ),
+        (
+            "ALTER TABLE rows ADD CONSTRAINT own CHECK (a < 1000) NO INHERIT",
+            "ALTER TABLE rows DROP CONSTRAINT own",
+            "check own is NO INHERIT",
+            "DROP CONSTRAINT own",
+        ),
+        ("ALTER TABLE rows SET UNLOGGED", "ALTER TABLE rows SET LOGGED", "it is unlogged", "SET LOGGED"),
+    ] {
+        assert_eq!(conversion(sql, 1, &["cannot become a hypertable", why, cure]), "fail", "{sql}");
+        assert_eq!(conversion(undo, 0, &["nothing keeps it"]), "pass", "{undo}");
+    }
+    // A time that is text, and one that is made of another column.
+    let text = "DROP TABLE rows; CREATE TABLE rows (ts text); ALTER TABLE rows OWNER TO ms5_user_test";
+    assert_eq!(conversion(text, 1, &["is of type text, which is no time"]), "fail");
+    let made = "DROP TABLE rows;
+         CREATE TABLE rows (a int, ts bigint GENERATED ALWAYS AS (a * 2) STORED); ALTER TABLE rows OWNER TO ms5_user_test";
+    assert_eq!(conversion(made, 1, &["its time column ts is generated"]), "fail");
+    let hypertable =
+        "DROP TABLE rows; CREATE EXTENSION timescaledb; CREATE TABLE rows (ts timestamptz NOT NULL);
+         SELECT create_hypertable('rows', 'ts'); INSERT INTO rows VALUES (now());
+         ALTER TABLE rows OWNER TO ms5_user_test";
+    assert_eq!(conversion(hypertable, 0, &["no table is there"]), "skipped", "it is one");
+}
+
+#[test]
+fn files_with_variables_are_read_as_the_runner_reads_them() {
+    let text = "\\if :fresh\nCREATE TABLE a (id int);\n\\endif\nCOMMENT ON SCHEMA public IS :'site';\n";
+    let lab = lab(&[("001_a.sql", text)]);
+    let ran = validate(&lab, "--quick --json --min-disk=1").expect(3);
+    assert_eq!(verdict(&ran, "files"), "fail", "{ran}");
+    lab.write("../values", b"# of this factory\nsite=hunter2\n");
+    let variables = "--vars=fresh=on --vars-file=values";
+    let ran = validate(&lab, &format!("--quick --min-disk=1 --report=pre {variables}")).expect(0);
+    assert!(!ran.to_string().contains("hunter2"), "{ran}");
+    let _ = lab.run(&format!("--gate=pre --report=run {variables}")).expect(0);
+    let _ = post_validate(&lab, "--gate=run").run().expect(3);
+    let open = post_validate(&lab, &format!("--gate=run {variables}")).run().expect(0);
+    let _ = open.shows(&["The gate is open"]);
+    let _ = validate(&lab, "--quick --vars=fresh").expect(2).shows(&["--vars takes NAME=VALUE"]);
+}
+
+#[test]
+fn a_table_that_takes_long_to_be_searched_for_rows_without_time_is_a_warning() {
+    let lab = lab(&[A]);
+    promise(&lab, "1 day");
+    lab.sql("CREATE TABLE rows (ts timestamptz); INSERT INTO rows VALUES (now())");
+    // What an index would tell at once: here it is busy.
+    let mut other = lab.client();
+    other.batch_execute("BEGIN; LOCK TABLE rows IN ACCESS EXCLUSIVE MODE").unwrap();
+    let ran = validate(&lab, "--quick --json --min-disk=1").expect(0);
+    assert_eq!(verdict(&ran, "conversion"), "warn", "{ran}");
+    assert!(words(&ran, "conversion").contains("look yourself: SELECT count(*)"), "{ran}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ms5_common::called::called;
 use ms5_common::cli::{
     BACKUP_DIR, ENVIRONMENT, Flag, HELP, HTML, JOBS, JSON, LOG_DIR, MIGRATIONS_DIR, Parsed, REPORT,
-    RESTORE_USER, Spec, VERBOSE, VERSION,
+    RESTORE_USER, Spec, VARS, VARS_FILE, VERBOSE, VERSION,
 };
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
@@ -30,8 +30,6 @@ const PROVE: &str = "--prove";
 pub(crate) const ROLLBACK_POINT: &str = "--rollback-point";
 const REPAIR: &str = "--repair";
 const ADOPT: &str = "--adopt";
-const VARS: &str = "--vars";
-const VARS_FILE: &str = "--vars-file";
 const PARALLEL: &str = "--parallel";
 const LOCK_TIMEOUT: &str = "--lock-timeout";
 const LOCK_RETRIES: &str = "--lock-retries";
@@ -84,8 +82,8 @@ pub(crate) const SPEC: Spec = Spec {
             ADOPT,
             "Record files that another tool applied, after applying them to a scratch database and comparing catalogs",
         ),
-        Flag::values(VARS, "NAME=VALUE", "Set a psql variable for the files; may be given again"),
-        Flag::value(VARS_FILE, "FILE", "Read psql variables from a file, NAME=VALUE a line (for secrets)"),
+        VARS,
+        VARS_FILE,
         Flag::switch(OUT_OF_ORDER, "Accept a missing number, and apply a number below one that is applied"),
         Flag::switch(PARALLEL, "Run files side by side that declare themselves independent of each other"),
         Flag::value(JOBS, "N", "With --parallel: the most sessions at once").default("number of cores"),
@@ -164,8 +162,6 @@ pub(crate) struct Options {
     pub(crate) out_of_order: bool,
     pub(crate) target: Option<u64>,
     /// NAME=VALUE as given.
-    pub(crate) vars: Vec<String>,
-    pub(crate) vars_file: Option<String>,
     /// The most files at once.
     pub(crate) jobs: usize,
     pub(crate) gate: Option<String>,
@@ -217,8 +213,6 @@ impl Options {
             exit_code: arguments.has(EXIT_CODE),
             out_of_order: arguments.has(OUT_OF_ORDER),
             target: arguments.number(TARGET)?,
-            vars: arguments.values(VARS).to_vec(),
-            vars_file: arguments.value(VARS_FILE).map(str::to_owned),
             jobs: jobs(arguments)?,
             gate: arguments.value(GATE).map(str::to_owned),
             gate_max_age: Duration::from_secs(hours.saturating_mul(3600)),

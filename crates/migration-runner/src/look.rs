@@ -60,6 +60,9 @@ impl Seen {
 pub(crate) fn status(context: &Context, input: &Input, seen: &Seen) -> Exit {
     let known = input.known();
     let standings = seen.standings(&known);
+    if let Err(restoring) = refuse_restoring(&seen.extension) {
+        restoring.lines().iter().for_each(|line| log::warn!("{line}"));
+    }
     status::show(&context.recorder, &known, &standings, seen);
     let all = standings.iter().all(|standing| *standing == Standing::Applied);
     if input.options.exit_code && !all { Exit::Failed } else { Exit::Done }
@@ -120,7 +123,7 @@ pub(crate) fn dry_run(context: &Context, input: &Input, seen: &Seen) -> Result<E
 
 /// A database in the middle of a restore hides rows and swallows inserts.
 fn refuse_restoring(extension: &Extension) -> Result<()> {
-    if extension.restoring { Err(timescale::left_restoring()) } else { Ok(()) }
+    if extension.restoring { Err(timescale::left_restoring(extension)) } else { Ok(()) }
 }
 
 /// Says which TimescaleDB there is, and stops where the server has none.

@@ -24,7 +24,6 @@ mod status;
 mod summary;
 mod system;
 mod touched;
-mod variables;
 mod watch;
 mod way_back;
 

@@ -8,7 +8,7 @@ use ms5_common::db::connect::Connected;
 use ms5_common::db::ledger::{self, State, steps};
 use ms5_common::db::lock::{Mode as LockMode, RunLock};
 use ms5_common::db::server_error::reasons;
-use ms5_common::db::session::Server;
+use ms5_common::db::session::{self, Server};
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
 use ms5_common::interrupt::{self, Work};
@@ -51,6 +51,9 @@ pub(crate) fn prepare(
 ) -> Result<(Ready, Work)> {
     let (lock, mut session) = lock(input, sessions, server, connected)?;
     let client = &mut session.client;
+    if let Some(refused) = session::read_only(client).map_err(unreadable("whether it takes writes"))? {
+        return Err(refused);
+    }
     // Before the ledger is read: a session that a killed run has left behind may be in the middle of a COMMIT.
     if ledger::state(client).map_err(unreadable("the ledger"))? == State::Current {
         let pooled = lock.as_ref().is_some_and(RunLock::pooled);

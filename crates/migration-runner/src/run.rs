@@ -18,7 +18,7 @@ use crate::args::{Mode, Options, TOOL};
 use crate::plan::{Known, Permissions};
 use crate::prove::{self, Promised};
 use crate::sessions::Sessions;
-use crate::{adopt, execute, explain, look, prepare, repair, rollback_point, system, variables};
+use crate::{adopt, execute, explain, look, prepare, repair, rollback_point, system};
 
 /// What feeds `--gate=-`.
 fn chain() -> String {
@@ -104,7 +104,7 @@ fn read(context: &Context) -> Result<Input> {
         context.recorder.pass_on(line);
     }
     system::check(&settings.home);
-    let variables = variables::read(&options)?;
+    let variables = migrations::variables(&context.arguments)?;
     let migrations = migrations::read_folder(&settings.migrations_dir, options.out_of_order, &variables)?;
     if let Some(target) = options.target.filter(|target| !migrations.iter().any(|m| m.number == *target)) {
         return Err(Error::new(Exit::Usage, format!("--target={target}: no migration has that number"))

@@ -96,6 +96,12 @@ pub const MAINTENANCE_DB: Flag =
 /// `--migrations-dir=DIR`, the same in every tool that reads the files.
 pub const MIGRATIONS_DIR: Flag =
     Flag::value("--migrations-dir", "DIR", "Folder of the migration files").default("MS5_HOME/migrations");
+/// `--vars=NAME=VALUE`, the same in every tool that reads the files; [`crate::migrations::variables`] reads both.
+pub const VARS: Flag =
+    Flag::values("--vars", "NAME=VALUE", "Set a psql variable for the files; may be given again");
+/// `--vars-file=FILE`, beside [`VARS`].
+pub const VARS_FILE: Flag =
+    Flag::value("--vars-file", "FILE", "Read psql variables from a file, NAME=VALUE a line (for secrets)");
 /// `--report=FILE`, the same in every tool; [`crate::tool::Context::begin`] opens it.
 pub const REPORT: Flag =
     Flag::value("--report", "FILE", "Write the records to this file too, with or without --json");

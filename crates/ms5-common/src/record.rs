@@ -117,7 +117,8 @@ impl Recorder {
     }
 
     /// Writes every record from now on to a file too. It has its name once the verdict is in it: a report that was there
-    /// before stays until then, and half a report is never taken for a whole one.
+    /// before stays until then, or goes away where this one cannot be finished: neither half a report nor an earlier run's is
+    /// taken for this run's.
     ///
     /// # Errors
     /// [`Exit::Config`] where it cannot be created.
@@ -229,8 +230,8 @@ impl Recorder {
             (state.report.take(), state.page.take())
         };
         for file in report.into_iter().chain(page.map(Page::drawn)) {
-            if let Err((path, error)) = file.finish() {
-                log::warn!("cannot finish {}: {error}", path.display());
+            if let Err(unfinished) = file.finish() {
+                log::warn!("{unfinished}");
             }
         }
     }

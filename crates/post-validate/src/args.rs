@@ -5,7 +5,7 @@ use std::time::Duration;
 use ms5_common::called::called;
 use ms5_common::cli::{
     BACKUP_DIR, ENVIRONMENT, Flag, HELP, HTML, JOBS, JSON, LOG_DIR, MIGRATIONS_DIR, Parsed, REPORT, Spec,
-    VERBOSE, VERSION,
+    VARS, VARS_FILE, VERBOSE, VERSION,
 };
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
@@ -42,6 +42,8 @@ pub(crate) const SPEC: Spec = Spec {
         Flag::switch(STRICT, "A warning is a failure"),
         expected::FLAG,
         MIGRATIONS_DIR,
+        VARS,
+        VARS_FILE,
         LOG_DIR,
         BACKUP_DIR,
         JSON,
@@ -68,8 +70,8 @@ pub(crate) const SPEC: Spec = Spec {
     epilog: "\
 It leaves nothing in the database: rows it writes are rolled back at once and take no value of a sequence. It makes
 nobody wait: no statement waits for a lock longer than a second; what is busy is a WARN. None takes longer, but for
-those of --against, which read rows and objects for as long as that takes, and the queries of --performance-test, which
-may take ten times their limit, at least 10 s.
+those of --against, which read objects for as long as that takes, and rows until somebody has waited a second for their
+table, which is a WARN; and the queries of --performance-test, which may take ten times their limit, at least 10 s.
 
 It exits with 1 where a check failed, with --strict also where one warned, or where the gate is closed.",
 };

@@ -167,7 +167,8 @@ fn read(context: &Context, options: Options) -> Result<Input> {
         context.recorder.pass_on(line);
     }
     // Gaps are the runner's business: here the ledger tells whether each file that is there was applied.
-    let migrations = migrations::read_folder(&settings.migrations_dir, true, &[])?;
+    let variables = migrations::variables(&context.arguments)?;
+    let migrations = migrations::read_folder(&settings.migrations_dir, true, &variables)?;
     let digest = migrations::digest(&migrations);
     if let Some(story) = &story {
         story.require("pre-validate", &digest, options.gate_max_age)?;

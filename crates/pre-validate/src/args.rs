@@ -5,7 +5,7 @@ use std::time::Duration;
 use ms5_common::called::called;
 use ms5_common::cli::{
     ENVIRONMENT, Flag, HELP, HTML, JOBS, JSON, LOG_DIR, MIGRATIONS_DIR, Parsed, REPORT, RESTORE_USER, Spec,
-    VERBOSE, VERSION,
+    VARS, VARS_FILE, VERBOSE, VERSION,
 };
 use ms5_common::config::Variables;
 use ms5_common::error::{Error, Result};
@@ -70,6 +70,8 @@ pub(crate) const SPEC: Spec = Spec {
         )
         .default("300"),
         Flag::switch(OUT_OF_ORDER, "Accept gaps in the numbers of the files, as the runner's flag does"),
+        VARS,
+        VARS_FILE,
         Flag::switch(LIST, "Show what is checked, and check nothing"),
         VERBOSE,
         JSON,
@@ -79,8 +81,8 @@ pub(crate) const SPEC: Spec = Spec {
         VERSION,
     ],
     positionals: &[],
-    epilog: "Nothing is left in the database, and nobody waits for these checks longer than a second.
-docs/checks.md tells of each. It exits with 1 where a check failed, with --strict also where one warned; with 3 where the password
+    epilog: "Nothing is left in the database, and nobody waits for these checks longer than a second: rows are counted and hashed for as long as
+it takes, and no longer once somebody has waited a second for their table, which is a warning. docs/checks.md tells of each. It exits with 1 where a check failed, with --strict also where one warned; with 3 where the password
 or the files are at fault, with 4 where the server cannot be reached.
 
 Variables of its limits: MS5_MIN_DISK_GB, MS5_MIN_MEMORY_GB, MS5_MIN_AVAILABLE_GB, MS5_MAX_ROUND_TRIP_MS, MS5_NETWORK_TIMEOUT,

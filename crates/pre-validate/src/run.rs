@@ -20,7 +20,8 @@ use crate::checks::network::Network;
 use crate::checks::rights::{self, Role};
 use crate::checks::server::{self, Facts};
 use crate::checks::{
-    self, activity, container, files, fingerprint, inventory, locks, machine, security, timescale, way_back,
+    self, activity, container, conversion, files, fingerprint, inventory, locks, machine, security,
+    timescale, way_back,
 };
 
 /// Where a run is written down.
@@ -36,11 +37,12 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
         check::list(checks::ALL);
         return Ok(Exit::Done);
     }
+    let variables = migrations::variables(&context.arguments)?;
     let settings = context.begin(LOG)?;
     log::info!("Starting MS5.0 pre-migration validation");
     log::info!("Environment: {}", settings.environment.defaults().name);
     let (_, expected) = expected::find(&context.arguments, &settings.migrations_dir)?;
-    let migrations = migrations::read_folder(&settings.migrations_dir, options.out_of_order, &[]);
+    let migrations = migrations::read_folder(&settings.migrations_dir, options.out_of_order, &variables);
     // The first record names the database, so the way there is looked at before anything is reported.
     let network = Network::look(&settings, options.limits.network);
     let session = network.open.then(|| connect(&settings, options.limits.network));
@@ -75,14 +77,14 @@ pub(crate) fn run(context: &Context) -> Result<Exit> {
     };
     match client {
         None => {
-            container::check(&mut report, &settings);
+            container::check(&mut report, &settings, &context.variables);
             files::check(&mut report, &migrations, &folder(&settings), None);
         }
         Some((mut connected, single_session)) => {
             let files = migrations.as_ref().ok().map(Vec::as_slice);
             let asked = Asked { settings: &settings, options: &options, space: &space, single_session };
             database(&mut report, &mut connected, &asked, files, expected.as_ref());
-            container::check(&mut report, &settings);
+            container::check(&mut report, &settings, &context.variables);
             files::check(&mut report, &migrations, &folder(&settings), Some(&mut connected.client));
             // What follows takes its time, in sessions of its own; a server may have but one.
             drop(connected);
@@ -148,6 +150,7 @@ fn database(
     timescale::check(report, client, settings, &facts, single_session, options.quick);
     server::check_settings(report, &facts, space, options.limits);
     locks::check(report, client, &facts, expected);
+    conversion::check(report, client, files, expected);
     activity::check(report, client, options.limits.transaction, options.quick);
     security::check(report, client, settings, &facts, &role, tls, options.quick);
 }

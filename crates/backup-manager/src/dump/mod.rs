@@ -81,7 +81,7 @@ pub(crate) fn run(
     let extension =
         timescale::extension(&mut looker).map_err(|error| failed("look for TimescaleDB", &error))?;
     if extension.restoring {
-        return Err(timescale::left_restoring());
+        return Err(timescale::left_restoring(&extension));
     }
     let pg_dump = clients::find(
         "pg_dump",

@@ -104,7 +104,7 @@ fn look(client: &mut Client) -> Result<()> {
     let asked = |error: postgres::Error| failed("look for TimescaleDB", &error);
     let extension = timescale::extension(client).map_err(asked)?;
     if extension.restoring {
-        return Err(timescale::left_restoring());
+        return Err(timescale::left_restoring(&extension));
     }
     if extension.installed.is_none() {
         return Ok(());

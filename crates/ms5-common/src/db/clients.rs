@@ -183,10 +183,21 @@ pub fn major(version: &str) -> Option<u32> {
     digits.parse().ok()
 }
 
-/// What any program needs, and nothing of libpq.
-fn plain(variables: &Variables) -> BTreeMap<String, String> {
+/// The environment of a program that is no client of the database: what any needs, what Docker needs, and nothing of libpq or
+/// of ours, so that no password goes with it.
+#[must_use]
+pub fn plain(variables: &Variables) -> BTreeMap<String, String> {
     let mut environment = BTreeMap::from([("LC_ALL".to_owned(), "C".to_owned())]);
-    for name in ["PATH", "HOME", "DOCKER_HOST", "DOCKER_CONFIG", "DOCKER_CONTEXT"] {
+    for name in [
+        "PATH",
+        "HOME",
+        "DOCKER_HOST",
+        "DOCKER_CONFIG",
+        "DOCKER_CONTEXT",
+        "DOCKER_CERT_PATH",
+        "DOCKER_TLS_VERIFY",
+        "SSH_AUTH_SOCK",
+    ] {
         if let Some(value) = variables.get(name) {
             environment.insert(name.to_owned(), value.to_owned());
         }

@@ -145,6 +145,46 @@ pub fn demand_settings(
     .hint("connect to the server itself: DB_HOST and DB_PORT name it"))
 }
 
+/// Why nothing can be written over a session, as an error before anything is touched; None where it can.
+///
+/// # Errors
+/// The client's.
+pub fn read_only(client: &mut Client) -> std::result::Result<Option<Error>, postgres::Error> {
+    let row = client.query_typed_one(
+        "SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('transaction_read_only') = 'on', s.source,
+                pg_catalog.quote_ident(pg_catalog.current_database()), pg_catalog.quote_ident(current_user)
+         FROM pg_catalog.pg_settings s WHERE s.name = 'default_transaction_read_only'",
+        &[],
+    )?;
+    let (standby, read_only, source): (bool, bool, &str) = (row.get(0), row.get(1), row.get(2));
+    let (database, role): (&str, &str) = (row.get(3), row.get(4));
+    let refused = |message: &str| Error::new(Exit::Config, message).because("nothing was touched");
+    if standby {
+        return Ok(Some(
+            refused("this server takes no writes: it is a standby, or still recovers from a backup")
+                .hint("connect to the primary: DB_HOST and DB_PORT name it")
+                .hint("whether it is one: SELECT pg_is_in_recovery();"),
+        ));
+    }
+    if !read_only {
+        return Ok(None);
+    }
+    let reset = match source {
+        "client" => "take default_transaction_read_only out of PGOPTIONS".to_owned(),
+        "database" => format!("ALTER DATABASE {database} RESET default_transaction_read_only;"),
+        "user" => format!("ALTER ROLE {role} RESET default_transaction_read_only;"),
+        "database user" => {
+            format!("ALTER ROLE {role} IN DATABASE {database} RESET default_transaction_read_only;")
+        }
+        _ => "ALTER SYSTEM SET default_transaction_read_only = off; SELECT pg_reload_conf();".to_owned(),
+    };
+    Ok(Some(
+        refused("this database takes no writes: default_transaction_read_only is on")
+            .because(format!("where that is set, by pg_settings: {source}"))
+            .hint(format!("find out who wanted that and why, then: {reset}")),
+    ))
+}
+
 /// Which database a session is connected to, and what kind of server answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {

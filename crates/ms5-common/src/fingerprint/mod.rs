@@ -17,6 +17,7 @@ mod sql;
 mod take;
 mod trouble;
 mod wait;
+mod watch;
 
 pub use compare::{Difference, Verdict, compare};
 pub use locked::take_locked;

@@ -9,6 +9,7 @@ use super::read::{self, Part, Sums};
 use super::sql::PINNED;
 use super::trouble::{busy, failed, stopped};
 use super::wait::{self, Watched};
+use super::watch::{self, Held};
 use super::{Fingerprint, shape};
 use crate::db::client::Client;
 use crate::db::connect::Connected;
@@ -64,12 +65,13 @@ const TRIES: usize = 3;
 
 /// Takes a fingerprint of each table, all in one snapshot; None for a table that is not there. Nothing is written.
 ///
-/// `open` opens a session; it is called once for each of the jobs at most. Transactions that are writing to a table are waited
-/// for first, for tables that have a key. The tables are locked ACCESS SHARE before the snapshot is taken, as any reader
-/// locks them, and until the end: a chunk that is compressed or truncated between a snapshot and its reader would look empty.
+/// `open` opens a session: one for each of the jobs at most, and one that watches. Transactions that are writing to a table are
+/// waited for first, for tables that have a key. The tables are locked ACCESS SHARE before the snapshot is taken, as any reader
+/// locks them, and until the end: a chunk that is compressed or truncated between a snapshot and its reader would look empty. The
+/// reading is ended where somebody has waited a second for these locks.
 ///
 /// # Errors
-/// What `open` gives; [`Exit::Unreachable`](crate::exit::Exit::Unreachable) where a table stays locked; [`Exit::Failed`](crate::exit::Exit::Failed) where the server refuses, a connection
+/// What `open` gives; [`Exit::Unreachable`](crate::exit::Exit::Unreachable) where a table stays locked, or somebody had to wait; [`Exit::Failed`](crate::exit::Exit::Failed) where the server refuses, a connection
 /// is lost, or a restore was left unfinished, which hides rows; the signal's exit where one came.
 pub fn take(
     options: &Options,
@@ -79,16 +81,35 @@ pub fn take(
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
-    let mut sessions = vec![Session::of(open()?)];
-    let restoring = timescale::restoring(&mut sessions[0].client);
-    if restoring.map_err(|error| failed("look at the database", &error))? {
-        return Err(timescale::left_restoring());
+    let mut first = Session::of(open()?);
+    let extension = timescale::extension(&mut first.client);
+    let extension = extension.map_err(|error| failed("look at the database", &error))?;
+    if extension.restoring {
+        return Err(timescale::left_restoring(&extension));
     }
     let mut planned =
-        look(&mut sessions[0].client, wanted).map_err(|error| failed("look at the tables", &error))?;
+        look(&mut first.client, wanted).map_err(|error| failed("look at the tables", &error))?;
     stopped()?;
-    wait_for_writers(&mut sessions[0].client, &mut planned, options.patience)?;
-    let mut parts = begin(&mut sessions[0], &planned, options.jobs)?;
+    wait_for_writers(&mut first.client, &mut planned, options.patience)?;
+    let sums = if first.is_alone()? {
+        read(options, &planned, first, &mut open, &Held::default())
+    } else {
+        watch::beside(open()?.client, |held| read(options, &planned, first, &mut open, held))
+    }?;
+    Ok(planned.into_iter().zip(sums).map(|(plan, sums)| Some(plan?.fingerprint(sums))).collect())
+}
+
+/// Locks and reads, in as many sessions as there are parts for; no lock is left when this ends.
+fn read(
+    options: &Options,
+    planned: &[Option<Plan>],
+    mut first: Session,
+    open: &mut impl FnMut() -> Result<Connected>,
+    held: &Held,
+) -> Result<Vec<Sums>> {
+    held.add(&mut first.client)?;
+    let mut parts = begin(&mut first, planned, options.jobs)?;
+    let mut sessions = vec![first];
     if options.jobs > 1 && parts.iter().map(|part| part.alternatives(options.jobs)).sum::<usize>() > 1 {
         parts = parts.into_iter().flat_map(|part| part.cut(options.jobs)).collect();
         let snapshot: String = (sessions[0].client)
@@ -97,14 +118,14 @@ pub fn take(
             .get(0);
         for _ in 1..options.jobs.min(parts.len()) {
             let mut session = Session::of(open()?);
-            join(&mut session.client, &planned, &snapshot)?;
+            held.add(&mut session.client)?;
+            join(&mut session.client, planned, &snapshot)?;
             sessions.push(session);
         }
     }
     // The largest first, so that the last ones to end are small.
     parts.sort_by_key(|part| std::cmp::Reverse(part.size));
-    let sums = read_all(sessions, &planned, &parts)?;
-    Ok(planned.into_iter().zip(sums).map(|(plan, sums)| Some(plan?.fingerprint(sums))).collect())
+    read_all(sessions, planned, &parts, held)
 }
 
 /// A session that a signal ends.
@@ -117,6 +138,12 @@ impl Session {
     fn of(connected: Connected) -> Self {
         let Connected { client, canceller, .. } = connected;
         Self { client, _cancellable: interrupt::cancellable(&canceller) }
+    }
+
+    /// Whether the server has but this one session (PostgreSQL in WebAssembly): then nobody can wait.
+    fn is_alone(&mut self) -> Result<bool> {
+        let asked = self.client.query_typed_one("SELECT pg_backend_pid() = 0", &[]);
+        Ok(asked.map_err(|error| failed("look at the server", &error))?.get(0))
     }
 }
 
@@ -228,13 +255,19 @@ fn join(client: &mut Client, planned: &[Option<Plan>], snapshot: &str) -> Result
 }
 
 /// Reads all parts, each session the next one that nobody has; what they give, by table.
-fn read_all(sessions: Vec<Session>, planned: &[Option<Plan>], parts: &[Part]) -> Result<Vec<Sums>> {
+fn read_all(
+    sessions: Vec<Session>,
+    planned: &[Option<Plan>],
+    parts: &[Part],
+    held: &Held,
+) -> Result<Vec<Sums>> {
     let next = AtomicUsize::new(0);
     let failed = AtomicBool::new(false);
     let work = |mut session: Session| -> Result<Vec<Sums>> {
         let line = Line::new();
         let mut sums = vec![Sums::default(); planned.len()];
         while !failed.load(Ordering::Relaxed) {
+            held.may_go_on()?;
             let number = next.fetch_add(1, Ordering::Relaxed);
             let Some(part) = parts.get(number) else { break };
             let Some(Some(plan)) = planned.get(part.table) else { continue };

@@ -4,6 +4,7 @@ mod folder;
 mod mode;
 mod read;
 mod rules;
+mod variables;
 
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,7 @@ use crate::sql::{FileId, Statement};
 
 pub use folder::{FileName, parse_file_name, read_folder};
 pub use read::{checksum, read_file};
+pub use variables::variables;
 
 /// One thing that applying a migration does.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -46,6 +46,8 @@ impl Version {
     pub const CHUNK_SKIPPING: Self = Self { major: 2, minor: 16 };
     /// The catalog names the table that holds what was compressed of a chunk.
     pub const COMPRESS_RELID: Self = Self { major: 2, minor: 19 };
+    /// The table of background jobs is in _timescaledb_catalog, no more in _timescaledb_config.
+    pub const JOBS_IN_CATALOG: Self = Self { major: 2, minor: 25 };
     /// Compression is called columnstore, with views and functions of that name.
     pub const COLUMNSTORE: Self = Self { major: 2, minor: 18 };
 
@@ -100,15 +102,6 @@ pub fn extension(client: &mut Client) -> std::result::Result<Extension, postgres
     })
 }
 
-/// Whether the database was left in the middle of a restore.
-///
-/// # Errors
-/// The client's.
-pub fn restoring(client: &mut Client) -> std::result::Result<bool, postgres::Error> {
-    let query = "SELECT coalesce(current_setting('timescaledb.restoring', true), 'off') = 'on'";
-    Ok(client.query_typed_one(query, &[])?.get(0))
-}
-
 /// Whether there is any hypertable, without the extension too.
 ///
 /// # Errors
@@ -121,13 +114,36 @@ pub fn has_hypertables(client: &mut Client) -> std::result::Result<bool, postgre
     Ok(client.query_typed_one("SELECT EXISTS (SELECT FROM _timescaledb_catalog.hypertable)", &[])?.get(0))
 }
 
-/// What a tool says then: rows that are there cannot be seen, and new ones are lost.
+/// What a tool says of a database that was left in the middle of a restore: rows that are there cannot be seen, and new ones are
+/// lost. The background jobs start with the end of that state, and a retention policy has deleted its rows three seconds later:
+/// so they are unscheduled first, in their table, as a restore by backup-manager does.
 #[must_use]
-pub fn left_restoring() -> Error {
+pub fn left_restoring(extension: &Extension) -> Error {
+    let schema = extension.schema.as_deref().unwrap_or("public");
+    let version = extension.version();
+    let jobs = if version.is_some_and(|version| version >= Version::JOBS_IN_CATALOG) {
+        "_timescaledb_catalog.bgw_job"
+    } else {
+        "_timescaledb_config.bgw_job"
+    };
+    let zone = if version.is_some_and(|version| version >= Version::JOB_TIMEZONE) {
+        format!(", timezone => (SELECT timezone FROM {jobs} WHERE id = ID)")
+    } else {
+        String::new()
+    };
     Error::new(Exit::Failed, "this database was left in the middle of a restore")
         .because("timescaledb.restoring is on: compressed rows are hidden and inserts are swallowed")
         .because("nothing was touched")
-        .hint("finish the restore, or end that state as a superuser: SELECT timescaledb_post_restore();")
+        .hint("finish the restore, or restore again; to end that state by hand, as a superuser and in this order:")
+        .hint(format!(
+            "1. unschedule the background jobs, which start at once else and may delete rows, and keep the list: \
+             UPDATE {jobs} SET scheduled = false WHERE scheduled AND id >= 1000 RETURNING id, application_name;"
+        ))
+        .hint(format!("2. SELECT {schema}.timescaledb_post_restore();"))
+        .hint(format!(
+            "3. when the rows are found to be whole, for each ID of that list: \
+             SELECT {schema}.alter_job(ID, scheduled => true{zone});"
+        ))
 }
 
 /// Creates the extension, in a transaction of its own, on a session that has done nothing else.

@@ -37,7 +37,7 @@ pub(super) fn extension(bench: &mut Bench<'_>) -> SqlResult {
     // A database that was rolled back has it if its backup has.
     let wanted = promised && bench.restored.is_none();
     let finding = match (&extension.installed, &extension.available) {
-        (Some(_), _) if extension.restoring => Finding::failed(&timescale::left_restoring()),
+        (Some(_), _) if extension.restoring => Finding::failed(&timescale::left_restoring(extension)),
         (Some(version), _) if extension.version().is_none_or(|version| version < Version::OLDEST) => {
             Finding::fail(format!("TimescaleDB {version} is older than what is supported"))
                 .remedy("in a fresh session, as its first statement: ALTER EXTENSION timescaledb UPDATE;")

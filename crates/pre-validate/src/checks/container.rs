@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use duct::cmd;
 use ms5_common::check::{Finding, Report};
-use ms5_common::config::Settings;
+use ms5_common::config::{Settings, Variables};
+use ms5_common::db::clients;
 use serde_json::Value;
 
 use super::CONTAINER;
@@ -14,12 +15,12 @@ use super::server::is_local;
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Makes the check.
-pub(crate) fn check(report: &mut Report<'_>, settings: &Settings) {
+pub(crate) fn check(report: &mut Report<'_>, settings: &Settings, variables: &Variables) {
     let container = settings.environment.defaults().container;
     report.add(
         &CONTAINER,
         if is_local(settings) {
-            look(container)
+            look(container, variables)
         } else {
             Finding::skipped("the server is on another machine")
         }
@@ -27,8 +28,9 @@ pub(crate) fn check(report: &mut Report<'_>, settings: &Settings) {
     );
 }
 
-fn look(container: &str) -> Finding {
+fn look(container: &str, variables: &Variables) -> Finding {
     let asked = cmd("docker", ["container", "inspect", "--format", "{{json .State}}", container])
+        .full_env(clients::plain(variables))
         .stdin_null()
         .stdout_capture()
         .stderr_capture()

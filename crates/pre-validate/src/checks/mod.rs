@@ -2,6 +2,7 @@
 
 pub(crate) mod activity;
 pub(crate) mod container;
+pub(crate) mod conversion;
 pub(crate) mod files;
 pub(crate) mod fingerprint;
 pub(crate) mod inventory;
@@ -100,6 +101,12 @@ pub(crate) const LOCKS: Check = Check::new(
     "the locks on the chunks that each table to be converted will have, beside max_locks_per_transaction",
     "room for twice as many, and no lonely rows far away in time, else WARN",
 );
+pub(crate) const CONVERSION: Check = Check::new(
+    "conversion",
+    "what keeps a table to be converted from becoming a hypertable, and no file names: rows without a time, unique indexes without it, \
+     foreign keys to it, publications, rules, inheritance and the like",
+    "none; what excludes compression, or cannot be found within a second, is WARN",
+);
 pub(crate) const ACTIVITY: Check =
     Check::new("activity", "transactions a second, over one second", "nothing: a hint at hours of low use")
         .slow();
@@ -181,6 +188,7 @@ pub(crate) const ALL: &[Check] = &[
     MAINTENANCE,
     WAL,
     LOCKS,
+    CONVERSION,
     ACTIVITY,
     LONGEST,
     SUPERUSER,

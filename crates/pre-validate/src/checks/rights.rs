@@ -6,7 +6,9 @@ use ms5_common::check::{Finding, Report};
 use ms5_common::config::Settings;
 use ms5_common::db::client::Client;
 use ms5_common::db::server_error::{gave_up, reasons};
+use ms5_common::db::session;
 use ms5_common::effects::{self, LockMode};
+use ms5_common::exit::Exit;
 use ms5_common::migrations::Migration;
 
 use super::{CREATE, OWNER, STATEMENTS};
@@ -86,6 +88,14 @@ pub(crate) fn check(
 
 /// Makes a schema and tables, and rolls back.
 fn create(client: &mut Client, settings: &Settings, role: &Role) -> Finding {
+    match session::read_only(client) {
+        Ok(None) => {}
+        Ok(Some(refused)) => return Finding::failed(&refused.with_exit(Exit::Failed)),
+        Err(error) => {
+            return Finding::fail("Whether the database takes writes cannot be asked")
+                .because_all(reasons(&error));
+        }
+    }
     let tried = client.batch_execute(
         "BEGIN; CREATE SCHEMA ms5_probe; CREATE TABLE ms5_probe.probe (id int);
          CREATE TABLE public.ms5_probe (id int)",

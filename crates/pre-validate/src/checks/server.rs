@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use ms5_common::check::{Finding, Report};
 use ms5_common::config::Settings;
 use ms5_common::db::client::Client;
-use ms5_common::db::server_error::reasons;
+use ms5_common::db::server_error::{gave_up, reasons};
 use ms5_common::machine::{self, FreeSpace, GIB, MIB};
 
 use super::machine::disk;
@@ -18,14 +18,19 @@ use crate::args::Limits;
 /// The oldest PostgreSQL that the tools are tested with.
 const OLDEST: i32 = 15;
 
+/// How long the server may add up the size of the database.
+const SIZE_LIMIT: Duration = Duration::from_secs(10);
+
 /// What the server says of itself, asked once.
 pub(crate) struct Facts {
     /// `server_version_num / 10000`.
     pub(crate) major: i32,
     /// `server_version`.
     pub(crate) version: String,
-    /// The database's size in bytes; None where the role may not know.
+    /// The database's size in bytes; None where the role may not know, or it takes too long.
     size: Option<u64>,
+    /// It takes too long.
+    size_is_slow: bool,
     /// How many databases take connections.
     databases: u64,
     /// Settings in their base unit; those that the role may not see are not in it.
@@ -42,22 +47,25 @@ impl Facts {
     pub(crate) fn ask(client: &mut Client, settings: &Settings) -> Result<Self, postgres::Error> {
         let row = client.query_typed_one(
             "SELECT current_setting('server_version_num')::int / 10000, current_setting('server_version'),
-                    CASE WHEN has_database_privilege(current_database(), 'CONNECT')
-                         THEN pg_database_size(current_database()) END,
                     (SELECT array_agg(name) FROM pg_settings WHERE source IS NOT NULL),
                     (SELECT array_agg(setting) FROM pg_settings WHERE source IS NOT NULL),
                     (SELECT array_agg(unit) FROM pg_settings WHERE source IS NOT NULL),
                     (SELECT count(*) FROM pg_catalog.pg_database WHERE datallowconn AND NOT datistemplate)",
             &[],
         )?;
-        let (names, values): (Vec<String>, Vec<Option<String>>) = (row.get(3), row.get(4));
-        let units: Vec<Option<String>> = row.get(5);
+        let (names, values): (Vec<String>, Vec<Option<String>>) = (row.get(2), row.get(3));
+        let units: Vec<Option<String>> = row.get(4);
+        let (size, size_is_slow) = match size(client) {
+            Err(error) if gave_up(&error) => (None, true),
+            size => (size?, false),
+        };
         let known = names.into_iter().zip(values).zip(units);
         Ok(Self {
             major: row.get(0),
             version: row.get(1),
-            size: row.get::<_, Option<i64>>(2).and_then(|size| u64::try_from(size).ok()),
-            databases: u64::try_from(row.get::<_, i64>(6)).unwrap_or_default(),
+            size,
+            size_is_slow,
+            databases: u64::try_from(row.get::<_, i64>(5)).unwrap_or_default(),
             settings: known.filter_map(|((name, value), unit)| Some((name, (value?, unit)))).collect(),
             local: is_local(settings),
         })
@@ -89,6 +97,18 @@ impl Facts {
         };
         Some(value.parse::<u64>().ok()?.saturating_mul(factor))
     }
+}
+
+/// The size of the database, which the server adds up file by file: of a large one whose folders nobody has read today, for
+/// more than the second that other looks have. It locks nothing, so nobody waits.
+fn size(client: &mut Client) -> Result<Option<u64>, postgres::Error> {
+    let mut transaction = client.transaction("READ ONLY")?;
+    transaction.batch_execute(&format!("SET LOCAL statement_timeout = '{}s'", SIZE_LIMIT.as_secs()))?;
+    let row = transaction.query_typed_one(
+        "SELECT CASE WHEN has_database_privilege(current_database(), 'CONNECT') THEN pg_database_size(current_database()) END",
+        &[],
+    )?;
+    Ok(row.get::<_, Option<i64>>(0).and_then(|size| u64::try_from(size).ok()))
 }
 
 /// The room of the lock table, which all transactions of a server share: `max_locks_per_transaction` times as many as may
@@ -155,14 +175,23 @@ pub(crate) fn check_settings(report: &mut Report<'_>, facts: &Facts, space: &Fre
     report.add(&DISK_DATA, data_folder(facts, space, limits));
     let memory = facts.local.then(|| machine::memory().total);
     report.add(&SHARED_BUFFERS, shared_buffers(facts.bytes("shared_buffers"), memory));
-    let work_mem = facts.bytes("work_mem").map_or_else(|| "not told".to_owned(), size);
+    let work_mem = facts.bytes("work_mem").map_or_else(|| "not told".to_owned(), text);
     report.add(
         &WORK_MEM,
         Finding::info(format!("work_mem: {work_mem} for each sort or hash of each session"))
             .because("large reports are faster with more: SET work_mem in their sessions, not for all"),
     );
     report.add(&MAINTENANCE, maintenance(facts.bytes("maintenance_work_mem"), facts.size));
-    report.add(&WAL, wal(facts.bytes("max_wal_size"), facts.size));
+    report.add(
+        &WAL,
+        if facts.size_is_slow {
+            Finding::warn(format!("The size of the database is not known after {} s", SIZE_LIMIT.as_secs()))
+                .because("max_wal_size, maintenance_work_mem and the room for a second copy are not held against it")
+                .remedy("run it again: files that were read once are found faster")
+        } else {
+            wal(facts.bytes("max_wal_size"), facts.size)
+        },
+    );
 }
 
 /// TimescaleDB's documented formula for what all databases of a server need.
@@ -214,7 +243,7 @@ fn data_folder(facts: &Facts, space: &FreeSpace, limits: Limits) -> Finding {
             "Space of the data folder {}: {}GB available, less than the database has ({})",
             folder.display(),
             free / GIB,
-            size(used)
+            text(used)
         ))
         .remedy("a table that becomes a hypertable is there twice until the COMMIT: make room"),
         _ => enough,
@@ -223,12 +252,12 @@ fn data_folder(facts: &Facts, space: &FreeSpace, limits: Limits) -> Finding {
 
 fn shared_buffers(have: Option<u64>, memory: Option<u64>) -> Finding {
     let Some(have) = have else { return Finding::skipped("the server does not tell it") };
-    let line = format!("shared_buffers: {}", size(have));
+    let line = format!("shared_buffers: {}", text(have));
     match memory {
         None => Finding::info(format!("{line}; a quarter of the server's memory is usual")),
         Some(memory) if have < memory / 8 => {
             let quarter = memory / 4 / MIB;
-            Finding::warn(format!("{line}, little beside {} of memory", size(memory)))
+            Finding::warn(format!("{line}, little beside {} of memory", text(memory)))
                 .remedy(format!("ALTER SYSTEM SET shared_buffers = '{quarter}MB'; then restart the server"))
         }
         Some(_) => Finding::pass(line),
@@ -237,7 +266,7 @@ fn shared_buffers(have: Option<u64>, memory: Option<u64>) -> Finding {
 
 fn maintenance(have: Option<u64>, database: Option<u64>) -> Finding {
     let Some(have) = have else { return Finding::skipped("the server does not tell it") };
-    let line = format!("maintenance_work_mem: {}", size(have));
+    let line = format!("maintenance_work_mem: {}", text(have));
     if have < 256 * MIB && database.is_some_and(|database| database > GIB) {
         return Finding::warn(format!("{line}: indexes are built slowly"))
             .remedy("run the migration with --maintenance-work-mem=1GB");
@@ -249,7 +278,7 @@ fn wal(have: Option<u64>, database: Option<u64>) -> Finding {
     let (Some(have), Some(database)) = (have, database) else {
         return Finding::skipped("the server does not tell it");
     };
-    let line = format!("max_wal_size: {}, database: {}", size(have), size(database));
+    let line = format!("max_wal_size: {}, database: {}", text(have), text(database));
     if have < database / 10 {
         return Finding::warn(format!("{line}: checkpoints will come in quick succession"))
             .remedy("ALTER SYSTEM SET max_wal_size = '8GB'; SELECT pg_reload_conf();");
@@ -258,7 +287,7 @@ fn wal(have: Option<u64>, database: Option<u64>) -> Finding {
 }
 
 /// Bytes for people.
-fn size(bytes: u64) -> String {
+fn text(bytes: u64) -> String {
     if bytes >= 10 * GIB {
         format!("{} GB", bytes / GIB)
     } else if bytes >= MIB {
@@ -287,6 +316,6 @@ mod tests {
 
     #[test]
     fn sizes_read_well() {
-        assert_eq!([size(64 << 10), size(64 * MIB), size(12 * GIB)], ["64 kB", "64 MB", "12 GB"]);
+        assert_eq!([text(64 << 10), text(64 * MIB), text(12 * GIB)], ["64 kB", "64 MB", "12 GB"]);
     }
 }

@@ -6,6 +6,7 @@ use ms5_common::db::client::Client;
 use ms5_common::db::server_error::{connection_lost, gave_up, reasons};
 use ms5_common::timescale::{self, Extension, Version, support};
 use ms5_common::troubleshooting;
+use postgres::error::SqlState;
 use postgres::types::Type;
 
 use super::server::Facts;
@@ -53,7 +54,7 @@ pub(crate) fn check(
     report.add(
         &RESTORING,
         if extension.restoring {
-            Finding::failed(&timescale::left_restoring())
+            Finding::failed(&timescale::left_restoring(&extension))
         } else {
             Finding::pass("No restore was left unfinished")
         },
@@ -162,6 +163,9 @@ fn works(client: &mut Client, extension: &Extension, quick: bool) -> Finding {
             Finding::warn("TimescaleDB functionality: busy, so it was not tried")
                 .because_all(reasons(&error))
                 .remedy("run it again")
+        }
+        Err(error) if error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION) => {
+            Finding::skipped("nothing can be written here")
         }
         Err(error) => {
             let failed =

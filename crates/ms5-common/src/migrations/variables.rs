@@ -2,22 +2,21 @@
 
 use std::fs;
 
-use ms5_common::error::{Error, Result};
-use ms5_common::exit::Exit;
+use crate::cli::{Parsed, VARS, VARS_FILE};
+use crate::error::{Error, Result};
+use crate::exit::Exit;
 
-use crate::args::Options;
-
-/// The variables, those of the command line last, so that they win.
+/// The variables of a command line, those of `--vars` last, so that they win.
 ///
 /// # Errors
 /// [`Exit::Usage`] for a `--vars` that is no NAME=VALUE; [`Exit::Config`] for a file that cannot be read or has a line
 /// that is none. No message shows a value.
-pub(crate) fn read(options: &Options) -> Result<Vec<(String, String)>> {
-    let mut variables = match &options.vars_file {
+pub fn variables(arguments: &Parsed) -> Result<Vec<(String, String)>> {
+    let mut variables = match arguments.value(VARS_FILE.name) {
         Some(path) => file(path)?,
         None => Vec::new(),
     };
-    for text in &options.vars {
+    for text in arguments.values(VARS.name) {
         variables.push(pair(text).ok_or_else(|| {
             Error::new(Exit::Usage, "--vars takes NAME=VALUE, a name of letters, digits and underscores")
                 .hint("give it as --vars interval='7 days'; it stands in the files as :'interval'")
