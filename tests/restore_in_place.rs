@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use migration_tests::backups::{Backups, HYPERTABLES, PLAIN};
-use migration_tests::server::Engine;
+use migration_tests::server::{Engine, Server};
 
 /// A database of a role that may make no other.
 fn backups(engine: Engine, sql: &str) -> Backups<'static> {
@@ -128,5 +128,27 @@ fn what_only_a_superuser_can_load_is_refused_before_anything_is_touched() {
         "hypertables",
         "nothing was touched",
     ]);
+    assert_eq!(backups.content(), before);
+}
+
+#[test]
+fn a_commit_whose_answer_is_lost_is_looked_up() {
+    // A server of its own: every COMMIT of it waits for a standby that there is not.
+    let server = Server::start(Engine::Plain, &[]).unwrap();
+    let backups = Backups::on(&server, PLAIN);
+    let before = backups.content();
+    let _ = backups.backup("before full");
+    backups.lab.sql("UPDATE parent SET name = 'changed'");
+    let mut admin = backups.superuser("postgres");
+    admin.batch_execute("ALTER SYSTEM SET synchronous_standby_names TO 'nobody'").unwrap();
+    admin.batch_execute("SELECT pg_reload_conf()").unwrap();
+    let run = backups.tool("restore before --in-place --force").start();
+    let waits = "SELECT pid FROM pg_stat_activity
+                 WHERE application_name = 'backup-manager restore' AND wait_event = 'SyncRep'";
+    backups.lab.wait_for(&format!("SELECT EXISTS ({waits})"));
+    admin.batch_execute(&format!("SELECT pg_terminate_backend(pid) FROM ({waits}) w")).unwrap();
+    let _ = run.wait().expect(0).shows(&["the server says that it was done", "✅ Restore completed"]);
+    admin.batch_execute("ALTER SYSTEM RESET synchronous_standby_names").unwrap();
+    admin.batch_execute("SELECT pg_reload_conf()").unwrap();
     assert_eq!(backups.content(), before);
 }

@@ -241,7 +241,9 @@ fn a_rollback_is_undone_as_the_readme_says() {
     let statements: Vec<String> = readme
         .lines()
         .filter(|line| line.starts_with("    ALTER DATABASE factory_telemetry"))
-        .map(|line| line.replace("factory_telemetry_before_restore_STAMP", &kept).replace("factory_telemetry", name))
+        .map(|line| {
+            line.replace("factory_telemetry_before_restore_STAMP", &kept).replace("factory_telemetry", name)
+        })
         .collect();
     assert_eq!(statements.len(), 3);
     let mut admin = backups.superuser("postgres");
