@@ -134,7 +134,7 @@ fn what_only_a_superuser_can_load_is_refused_before_anything_is_touched() {
 #[test]
 fn a_commit_whose_answer_is_lost_is_looked_up() {
     // A server of its own: every COMMIT of it waits for a standby that there is not.
-    let server = Server::start(Engine::Plain, &[]).unwrap();
+    let server = Server::start(Engine::Plain, &["synchronous_commit=on"]).unwrap();
     let backups = Backups::on(&server, PLAIN);
     let before = backups.content();
     let _ = backups.backup("before full");

@@ -1,7 +1,7 @@
 //! migration-tests: that it is green where all is well, and red, naming what is wrong, where it is not. What it is given here in
 //! place of a tool, a file or a backup is broken as installations are.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -94,6 +94,9 @@ impl<'a> Place<'a> {
         self.databases().into_iter().filter(|name| name.starts_with("ms5_suite_")).collect()
     }
 }
+
+/// psql on the test's database, as a stand-in calls it.
+const PSQL: &str = "PGPASSWORD=$POSTGRES_PASSWORD_TEST psql -qX -v ON_ERROR_STOP=1 -h \"$DB_HOST\" -p \"$DB_PORT\" -U \"$DB_USER\" -d \"$DB_NAME\"";
 
 /// The tests and their outcomes, in the order that the records give them.
 fn tests(ran: &Ran) -> Vec<(String, String)> {
@@ -410,6 +413,181 @@ fn a_tool_that_does_half_of_it_is_found_out() {
     );
 }
 
+/// Every row and every object is there, and the next row gets a number that was given before; or a view has no rows.
+#[test]
+fn a_restore_that_loses_a_sequence_or_the_rows_of_a_view_is_found_out() {
+    let place = Place::new();
+    for (kind, sql, named) in [
+        ("S", "ALTER SEQUENCE %s RESTART", "ms5_suite_counter"),
+        ("m", "REFRESH MATERIALIZED VIEW %s WITH NO DATA", "ms5_suite_sum"),
+    ] {
+        place.stand_in(
+            "backup-manager",
+            &format!(
+                "\"$REAL\" \"$@\" || exit
+                 [[ $1 != restore ]] || {PSQL} -c \"DO 'DECLARE one regclass; BEGIN
+                     FOR one IN SELECT oid FROM pg_class WHERE relkind = ''{kind}'' AND relname LIKE ''ms5_suite_%'' LOOP
+                         EXECUTE format(''{sql}'', one);
+                     END LOOP; END'\""
+            ),
+        );
+        let ran = place.suite("--json --filter=backup.restore").run();
+        assert!(ran.stderr().contains(&format!("public.{named}")), "{ran}");
+        is_red(ran, &["backup.restore"]);
+    }
+}
+
+/// What nobody looks at any more, though the lines are all there.
+#[test]
+fn a_validator_that_leaves_a_check_out_is_found_out() {
+    let place = Place::new();
+    place.stand_in(
+        "pre-validate",
+        "\"$REAL\" \"$@\" | grep -v '\"id\":\"shared-buffers\"'; exit \"${PIPESTATUS[0]}\"",
+    );
+    let ran = place.suite("--json --filter=validators.pre-passes").run();
+    assert!(ran.stderr().contains("nothing of the check shared-buffers"), "{ran}");
+    is_red(ran, &["validators.pre-passes"]);
+}
+
+/// TimescaleDB's other edition has policies and continuous aggregates: that they are lost is found there.
+#[test]
+fn on_the_community_edition_lost_policies_are_found() {
+    let Some(server) = Server::community() else {
+        eprintln!("NOT RUN: MS5_COMMUNITY_URL is not set");
+        return;
+    };
+    let place = Place::on(&server);
+    let run = || place.suite("--json --filter=validators.post-hypertables").run();
+    let ran = run().expect(0);
+    assert_eq!(outcomes(&ran)["validators.post-hypertables"], "passed", "{ran}");
+    assert!(!ran.stderr().contains("was not broken here"), "{ran}");
+    place.stand_in(
+        "post-validate",
+        "\"$REAL\" \"$@\" | sed '/\"id\":\"compression-policies\"/s/\"verdict\":\"fail\"/\"verdict\":\"pass\"/'; exit \"${PIPESTATUS[0]}\"",
+    );
+    is_red(run(), &["validators.post-hypertables"]);
+}
+
+/// What a licence does not have cannot be lost: that is said, and no warning.
+#[test]
+fn what_could_not_be_broken_is_said() {
+    let place = Place::new();
+    let ran = place.suite("--json --strict --filter=validators.post-hypertables").run().expect(0);
+    assert!(
+        ran.stderr().contains("was not broken here: compression-policies, continuous-aggregates"),
+        "{ran}"
+    );
+}
+
+/// The suite makes databases of its own; roles, settings of the server and other databases are everybody's.
+#[test]
+fn files_that_reach_beyond_their_database_are_executed_only_where_that_is_said() {
+    let place = Place::new();
+    let files = place.home.path().join("files");
+    fs::create_dir(&files).unwrap();
+    fs::write(files.join("001_good.sql"), "CREATE TABLE good (id int);\n").unwrap();
+    for (sql, says) in [
+        ("CREATE ROLE ms5_suite_reader;", "002_reach.sql:2:1: CREATE ROLE"),
+        (
+            "DO $$ BEGIN IF true THEN EXECUTE 'ALTER ROLE ms5_suite_reader NOLOGIN'; END IF; END $$;",
+            "002_reach.sql:2:1: ALTER ROLE",
+        ),
+        (
+            "GRANT CONNECT ON DATABASE factory_telemetry TO PUBLIC;",
+            "002_reach.sql:2:1: GRANT ... ON DATABASE",
+        ),
+        ("GRANT pg_monitor TO CURRENT_USER;", "002_reach.sql:2:1: GRANT of a role"),
+    ] {
+        fs::write(files.join("002_reach.sql"), format!("SELECT 1;\n{sql}\n")).unwrap();
+        let words = format!("--migrations-dir={} --filter=runner.help", files.display());
+        let _ = place.suite(&words).run().expect(3).shows(&[says, "--beyond-database"]);
+        let _ = place.suite(&format!("{words} --beyond-database")).run().expect(0);
+    }
+}
+
+/// The SQL of the field is executed too, and a dump with \connect would go into another database.
+#[test]
+fn sql_of_the_field_that_leads_elsewhere_is_refused() {
+    let place = Place::new();
+    let field = place.home.path().join("of_the_field");
+    fs::create_dir(&field).unwrap();
+    for (sql, says) in [
+        ("\\connect factory_telemetry\n", "schema.sql:2:1: \\connect"),
+        ("ALTER SYSTEM SET work_mem = '8MB';\n", "schema.sql:2:1: ALTER SYSTEM"),
+    ] {
+        fs::write(field.join("schema.sql"), format!("CREATE TABLE a (id int);\n{sql}")).unwrap();
+        let words = format!("--field-dir={} --filter=runner.help", field.display());
+        let _ = place.suite(&words).run().expect(3).shows(&[says, "--beyond-database"]);
+    }
+}
+
+/// Nothing failed, and nothing more is made: that the session is lost is found out when it has to work.
+#[test]
+fn a_session_that_is_lost_at_the_end_is_opened_again() {
+    let server = Server::start(Engine::Pg17, &[]).expect("a server of its own");
+    let place = Place::on(&server);
+    place.stand_in(
+        "migration-runner",
+        &format!(
+            "{PSQL} -Atc \"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'migration-tests ground'\" > /dev/null
+             exec \"$REAL\" \"$@\""
+        ),
+    );
+    let _ = place.suite("--filter=runner.dry-run").run().expect(0);
+    assert_eq!(place.left(), Vec::<String>::new());
+}
+
+#[test]
+fn a_database_that_cannot_be_dropped_is_named_to_the_end() {
+    let server = Server::start(Engine::Pg17, &[]).expect("a server of its own");
+    let place = Place::on(&server);
+    place.stand_in(
+        "migration-runner",
+        &format!("{PSQL} -c \"ALTER DATABASE $DB_NAME IS_TEMPLATE true\"; exec \"$REAL\" \"$@\""),
+    );
+    let free = || {
+        let mut superuser = server.superuser("postgres").unwrap();
+        for name in place.left() {
+            let sql = format!("ALTER DATABASE {name} IS_TEMPLATE false");
+            superuser.batch_execute(&sql).unwrap();
+            superuser.batch_execute(&format!("DROP DATABASE {name}")).unwrap();
+        }
+    };
+    let ran = place.suite("--json --filter=runner.usage").run().expect(0);
+    let [left] = place.left().try_into().unwrap();
+    assert_eq!(outcomes(&ran)["runner.usage"], "warned", "{ran}");
+    let test = ran.records().into_iter().find(|record| record["type"] == "test").unwrap();
+    assert!(
+        test["left"].to_string().contains(&left) && test["reasons"].to_string().contains(&left),
+        "{test}"
+    );
+    let removal = format!("DROP DATABASE {left} WITH (FORCE);");
+    assert!(ran.stderr().contains("Could not be removed; remove it with:"), "{ran}");
+    assert!(ran.stderr().matches(&removal).count() > 1, "{ran}");
+    free();
+    let _ = place.suite("--strict --filter=runner.usage").run().expect(1);
+    free();
+}
+
+/// A password that is a word stands everywhere: it can be neither hidden nor looked for, and is no leak.
+#[test]
+fn a_password_that_is_a_common_word_is_warned_of_and_no_failure() {
+    let place = Place::new();
+    let mut superuser = place.server.superuser("postgres").unwrap();
+    for (role, password) in [("plant_suite", "plant_suite"), ("plant_short", "x1")] {
+        superuser.batch_execute(&format!("CREATE ROLE {role} LOGIN CREATEDB PASSWORD '{password}'")).unwrap();
+        let ran = place
+            .suite("--json --filter=runner.gate")
+            .env("DB_USER", role)
+            .env("POSTGRES_PASSWORD_TEST", password)
+            .run()
+            .expect(0);
+        assert_eq!(outcomes(&ran)["runner.gate"], "passed", "{ran}");
+        assert_eq!(ran.stderr().matches(&format!("The password of the role {role}")).count(), 1, "{ran}");
+    }
+}
+
 /// Nothing of the field is known: what needs it is not proven, and that is not green.
 #[test]
 fn what_could_not_be_made_is_named_at_the_end() {
@@ -537,8 +715,10 @@ fn what_is_struck_leaves_nothing_or_the_next_run_removes_it() {
     };
     let half = format!("ms5_rollback_{}_20260101_000000_1", number(&left[0]));
     let foreign = format!("ms5_rollback_{}_20260101_000000_1", number("elsewhere"));
+    // So was a restore.
+    let restored = "ms5_half_20260101_000000_0123abcd".to_owned();
     let mut superuser = server.superuser("postgres").unwrap();
-    for name in [&half, &foreign] {
+    for name in [&half, &foreign, &restored] {
         superuser
             .batch_execute(&format!("CREATE DATABASE {name} OWNER {}", server.variable("DB_USER")))
             .unwrap();
@@ -546,6 +726,7 @@ fn what_is_struck_leaves_nothing_or_the_next_run_removes_it() {
     let _ = place.suite("--filter=runner.help").run().expect(0).shows(&["a run that was killed has left"]);
     assert_eq!(place.left(), Vec::<String>::new());
     assert!(!place.databases().contains(&half) && place.databases().contains(&foreign));
+    assert!(!place.databases().contains(&restored));
     superuser.batch_execute(&format!("DROP DATABASE {foreign}")).unwrap();
     // What another run is using stays.
     let mut beside = place.suite("--filter=integration.chain,runner.killed").start();
@@ -599,6 +780,10 @@ fn usage_and_what_else_is_written() {
     let list = place.bare("--list").run().expect(0).stdout();
     assert!(list.lines().count() >= 50 && list.contains("runner.dry-run"), "{list}");
     let _ = place.bare("--filter=nothing-like-it").run().expect(2);
+    let _ = place.bare("--filter=,").run().expect(2).shows(&["--filter"]);
+    let _ = place.bare("--timeout=99999999").run().expect(2).shows(&["--timeout"]);
+    let one = format!("--junit={0}/x --report={0}/./x", place.home.path().display());
+    let _ = place.bare(&one).run().expect(2).shows(&["--junit", "--report"]);
     let _ = place.bare("--jobs=2").run().expect(2);
     let _ = place.bare("--list --json").run().expect(2);
     let _ = place.suite("--junit=/nowhere/junit.xml --filter=runner.help").run().expect(3);

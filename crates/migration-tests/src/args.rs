@@ -1,5 +1,8 @@
 //! The command line of migration-tests.
 
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ms5_common::cli::{
@@ -21,6 +24,9 @@ const STRICT: &str = "--strict";
 const TIMEOUT: &str = "--timeout";
 const FIELD_DIR: &str = "--field-dir";
 const YES: &str = "--yes";
+const BEYOND: &str = "--beyond-database";
+/// What PostgreSQL takes for statement_timeout, in whole seconds.
+const LONGEST: u64 = 2_147_483;
 /// The flag that names a file for JUnit's XML.
 pub(crate) const JUNIT: &str = "--junit";
 
@@ -39,6 +45,7 @@ pub(crate) const SPEC: Spec = Spec {
         Flag::value(TIMEOUT, "SECONDS", "How long a test may take").default("300"),
         Flag::switch(STRICT, "A warning or a test that could not be made is a failure"),
         Flag::switch(YES, "Really run under --environment=production, or on a server that has production's database"),
+        Flag::switch(BEYOND, "Run files with statements that reach beyond a database: roles, settings of the server, other databases"),
         RESTORE_USER,
         MAINTENANCE_DB,
         Flag::value(FIELD_DIR, "DIR", "schema.sql, reference.sql and data.sql of the database in the field")
@@ -59,6 +66,10 @@ Where no server is named (none of DB_HOST, DB_PORT, DB_NAME, DB_USER and the pas
 it starts a private one by scripts/sandbox.sh and removes it at the end. On a server that is named it makes databases of its
 own, called ms5_suite_ and eight hexadecimal digits, drops them again with what restores and rollbacks have made of them, and
 touches nothing else; what a killed run has left goes with the next one. With --no-cleanup they are called ms5_kept_... and stay.
+
+Roles, tablespaces, settings of the server and other databases are everybody's: migration files, or SQL of the field, with a statement
+that reaches for them, or with \\connect, are refused by name (exit 3) on a server that is named, unless --beyond-database says that
+it may be changed. What a function does when it is called is not seen.
 
 Production is tested with the flag --environment=production and --yes only; a server that has a database called as
 production's by default wants --yes too. Without the SQL of the field tests begin with an empty database where they can.
@@ -92,6 +103,8 @@ pub(crate) struct Options {
     pub(crate) strict: bool,
     /// Production may be tested on.
     pub(crate) yes: bool,
+    /// Statements that reach beyond their database may run.
+    pub(crate) beyond: bool,
     /// Tests at once.
     pub(crate) jobs: usize,
     pub(crate) timeout: Duration,
@@ -122,13 +135,27 @@ impl Options {
             return Err(Error::new(Exit::Usage, "--timeout=0 would leave no time for a test")
                 .hint("give it in seconds, such as --timeout=600"));
         }
+        if timeout > LONGEST {
+            return Err(Error::new(
+                Exit::Usage,
+                format!("--timeout={timeout} is longer than PostgreSQL can wait"),
+            )
+            .hint(format!("give it in seconds, {LONGEST} at most")));
+        }
         let words = arguments.value(FILTER).unwrap_or_default().split(',').map(str::trim);
+        let filter: Vec<String> = words.filter(|word| !word.is_empty()).map(str::to_owned).collect();
+        if filter.is_empty() && arguments.value(FILTER).is_some() {
+            return Err(Error::new(Exit::Usage, "--filter names no test")
+                .hint("name a part of one, such as --filter=backup; all are made without the flag"));
+        }
+        one_file_each(arguments)?;
         Ok(Self {
-            filter: words.filter(|word| !word.is_empty()).map(str::to_owned).collect(),
+            filter,
             list: arguments.has(LIST),
             cleanup: !arguments.has(NO_CLEANUP),
             strict: arguments.has(STRICT),
             yes: arguments.has(YES),
+            beyond: arguments.has(BEYOND),
             jobs: if arguments.has(PARALLEL) { jobs.unwrap_or_else(|| machine::processors() * 2) } else { 1 },
             timeout: Duration::from_secs(timeout),
             restore_user: text(RESTORE_USER.name),
@@ -142,6 +169,38 @@ impl Options {
     pub(crate) fn wants(&self, id: &str) -> bool {
         self.filter.is_empty() || self.filter.iter().any(|word| id.contains(word.as_str()))
     }
+}
+
+/// That no two flags name one file: the last to be written would be all that is in it.
+fn one_file_each(arguments: &Parsed) -> Result<()> {
+    let named = [JUNIT, REPORT.name, HTML.name];
+    let named = named.iter().filter_map(|flag| Some((*flag, identity(Path::new(arguments.value(flag)?)))));
+    let mut seen: BTreeMap<PathBuf, &str> = BTreeMap::new();
+    for (flag, path) in named {
+        if let Some(other) = seen.insert(path.clone(), flag).filter(|_| !is_special(&path)) {
+            return Err(Error::new(
+                Exit::Usage,
+                format!("{other} and {flag} name one file: {}", path.display()),
+            )
+            .hint("give each a file of its own"));
+        }
+    }
+    Ok(())
+}
+
+/// A file by its folder without links and dots; it itself need not be there.
+fn identity(path: &Path) -> PathBuf {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match (fs::canonicalize(path), fs::canonicalize(folder), path.file_name()) {
+        (Ok(whole), ..) => whole,
+        (_, Ok(folder), Some(name)) => folder.join(name),
+        _ => path.to_owned(),
+    }
+}
+
+/// Whether it is no file: /dev/null takes everything.
+fn is_special(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|there| !there.is_file())
 }
 
 #[cfg(test)]

@@ -96,7 +96,8 @@ fn case(text: &mut String, test: &Value, counted: Counted) {
         Counted::Passed => {}
     }
     // JUnit knows no warning: why it is one stands before what was printed.
-    let warnings = reasons.iter().filter(|_| counted == Counted::Passed).map(|why| format!("warning: {why}"));
+    let word = if test["outcome"] == "passed" { "note" } else { "warning" };
+    let warnings = reasons.iter().filter(|_| counted == Counted::Passed).map(|why| format!("{word}: {why}"));
     let printed = lines("commands").map(|command| {
         format!(
             "$ {}\n{}",

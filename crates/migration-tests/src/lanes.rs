@@ -47,6 +47,8 @@ pub(crate) struct Made {
     pub(crate) id: &'static str,
     pub(crate) outcome: Outcome,
     pub(crate) reasons: Vec<String>,
+    /// What is worth knowing, whatever came of it.
+    pub(crate) notes: Vec<String>,
     pub(crate) took: Duration,
     pub(crate) measures: Vec<Measure>,
     /// What is left of it, and how that is removed.
@@ -70,7 +72,7 @@ impl Made {
             "seconds": seconds(self.took),
             "began": seconds(self.began),
             "lane": self.lane,
-            "reasons": self.reasons,
+            "reasons": self.reasons.iter().chain(&self.notes).collect::<Vec<_>>(),
             "commands": self.commands,
             "left": self.left,
         })
@@ -133,6 +135,7 @@ fn make(
         id: test.id,
         outcome: Outcome::Passed,
         reasons: Vec::new(),
+        notes: Vec::new(),
         took: Duration::ZERO,
         measures: Vec::new(),
         left: Vec::new(),
@@ -157,6 +160,7 @@ fn make(
             made.took = begun.elapsed() - made.began;
             made.commands = case.commands();
             made.reasons = std::mem::take(&mut case.warnings);
+            made.notes = std::mem::take(&mut case.notes);
             made.measures = std::mem::take(&mut case.measures);
             case.hide(&mut made.reasons);
             if let Some(Stop::Failed(reasons)) = &mut stopped {
@@ -164,6 +168,11 @@ fn make(
             }
             let mut leaks = case.leaks();
             made.left = case.end();
+            if ground.cleans_up() && !made.left.is_empty() {
+                made.reasons.extend(
+                    made.left.iter().map(|line| format!("it could not be removed; do it by hand: {line}")),
+                );
+            }
             if !leaks.is_empty() && !matches!(stopped, Some(Stop::Signal)) {
                 if let Some(Stop::Failed(others)) = stopped {
                     leaks.extend(others);

@@ -145,7 +145,8 @@ impl History {
     /// Reads it; none is there before the first run.
     pub(crate) fn read(folder: &Path, environment: &str, place: &str) -> Self {
         let path = folder.join(format!("measures_{environment}.jsonl"));
-        let text = fs::read_to_string(&path).unwrap_or_default();
+        // A byte that is no text costs the run of its line.
+        let text = String::from_utf8_lossy(&fs::read(&path).unwrap_or_default()).into_owned();
         let lines: Vec<String> = text.lines().map(str::to_owned).collect();
         let of_here = |run: &Value| run["place"] == place;
         let runs = lines.iter().filter_map(|line| serde_json::from_str(line).ok()).filter(of_here).collect();
@@ -272,6 +273,21 @@ mod tests {
             "fewer are worse"
         );
         assert!(read("there").compare("t", &measure(100.0, Unit::Seconds)).1.is_none());
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_byte_that_is_no_text_costs_one_run_and_not_all() {
+        let folder = std::env::temp_dir().join(format!("ms5-measures-bytes-{}", std::process::id()));
+        let read = || History::read(&folder, "test", "here");
+        for value in [1.0, 2.0] {
+            read().add("r", "2026-01-01T00:00:00.000Z", &[measure(value, Unit::Seconds)]).unwrap();
+        }
+        let path = folder.join("measures_test.jsonl");
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[0] = 0xff;
+        fs::write(&path, bytes).unwrap();
+        assert_eq!(read().runs.len(), 1);
         fs::remove_dir_all(folder).unwrap();
     }
 

@@ -127,16 +127,22 @@ fn proven(
         all.lock().unwrap_or_else(PoisonError::into_inner).push((made.outcome, record));
     });
     let mut left = ground.end();
-    left.extend(sandbox.as_ref().map(Sandbox::removal));
     if !options.cleanup {
+        left.extend(sandbox.as_ref().map(Sandbox::removal));
+    }
+    let remains = options.cleanup && !left.is_empty();
+    if remains {
+        log::warn!("Could not be removed; remove it with:");
+        left.iter().for_each(|line| log::warn!("  {line}"));
+    } else if !options.cleanup {
         log::info!("Left as asked; remove it with:");
         left.iter().for_each(|line| log::info!("  {line}"));
     }
     if let Some(exit) = interrupt::requested() {
-        let rest = if options.cleanup {
-            "what the tests had made is removed"
-        } else {
-            "what they had made is left as asked"
+        let rest = match (options.cleanup, remains) {
+            (true, false) => "what the tests had made is removed",
+            (true, true) => "not all that the tests had made could be removed",
+            (false, _) => "what they had made is left as asked",
         };
         return Err(Error::new(exit, format!("stopped by a signal; {rest}")));
     }
@@ -150,7 +156,7 @@ fn proven(
     if let Some(page) = page {
         log::info!("Report: {}", page.display());
     }
-    Ok(conclude(context, &all, options.strict, begun))
+    Ok(conclude(context, &all, remains, options.strict, begun))
 }
 
 /// Where the page of the results will be: `--html`, or in the folder of the logs, without which the tests are made all the same.
@@ -158,7 +164,7 @@ fn page(context: &Context, folder: &Path) -> Option<PathBuf> {
     if let Some(named) = context.arguments.value(HTML.name) {
         return Some(PathBuf::from(named));
     }
-    let page = folder.join(format!("test_report_{}.html", clock::file_stamp()));
+    let page = free_name(folder, &clock::file_stamp());
     match context.recorder.page_to(&page) {
         Ok(()) => Some(page),
         Err(error) => {
@@ -166,6 +172,17 @@ fn page(context: &Context, folder: &Path) -> Option<PathBuf> {
             None
         }
     }
+}
+
+/// A name that no page has: two runs may begin in one second.
+fn free_name(folder: &Path, stamp: &str) -> PathBuf {
+    let mut page = folder.join(format!("test_report_{stamp}.html"));
+    let mut number = 2;
+    while page.exists() {
+        page = folder.join(format!("test_report_{stamp}_{number}.html"));
+        number += 1;
+    }
+    page
 }
 
 /// Whether a server is named: by any variable, or by another environment than test.
@@ -205,15 +222,17 @@ fn version_of(path: &Path, tool: &str) -> Option<String> {
 }
 
 /// What tells this server's figures from those of others: a private one is another one each time, on the same kind of machine. The
-/// machine's name says nothing of how fast it is, and a container has another one each time.
+/// machine's name says nothing of how fast it is, and a container has another one each time. Other files, or another database in
+/// the field, are other work.
 fn place(ground: &Ground<'_>, sandbox: bool) -> String {
     let server = if sandbox { "sandbox" } else { ground.server.identity.system_identifier.as_str() };
     let timescaledb = ground.extension.available.as_deref().unwrap_or("none");
     format!(
-        "{server} from {} x {}, PostgreSQL {}, TimescaleDB {timescaledb}",
+        "{server} from {} x {}, PostgreSQL {}, TimescaleDB {timescaledb}, files {}",
         machine::processors(),
         machine::processor(),
-        ground.server.version
+        ground.server.version,
+        ground.digest()
     )
 }
 
@@ -266,6 +285,7 @@ fn introduce(context: &Context, ground: &Ground<'_>, settings: &Settings, sandbo
 fn tell(made: &Made) {
     let took = format!("{}.{:03} s", made.took.as_secs(), made.took.subsec_millis());
     let reasons = || made.reasons.iter().map(|reason| format!("   {reason}"));
+    let notes = || made.notes.iter().for_each(|note| log::info!("   {note}"));
     match made.outcome {
         Outcome::Passed => success!("✅ {} ({took})", made.id),
         Outcome::Warned => {
@@ -281,6 +301,7 @@ fn tell(made: &Made) {
             reasons().for_each(|line| log::warn!("{line}"));
         }
     }
+    notes();
 }
 
 /// Makes the file of `--junit`, before anything is begun.
@@ -334,7 +355,13 @@ fn nothing_proven(made: &[(Outcome, Value)]) -> bool {
 }
 
 /// The end in words, and the exit code.
-fn conclude(context: &Context, all: &[(Outcome, Value)], strict: bool, begun: Instant) -> Exit {
+fn conclude(
+    context: &Context,
+    all: &[(Outcome, Value)],
+    remains: bool,
+    strict: bool,
+    begun: Instant,
+) -> Exit {
     let count = |wanted: Outcome| all.iter().filter(|(outcome, _)| *outcome == wanted).count();
     for outcome in Outcome::ALL {
         context.recorder.count(outcome.word(), count(outcome));
@@ -347,12 +374,15 @@ fn conclude(context: &Context, all: &[(Outcome, Value)], strict: bool, begun: In
     );
     let Unproven { categories, tests } = Unproven::of(all);
     let names = categories.iter().chain(&tests).cloned().collect::<Vec<_>>().join(", ");
-    let unproven = if names.is_empty() { String::new() } else { format!("; not proven: {names}") };
+    let mut unproven = if names.is_empty() { String::new() } else { format!("; not proven: {names}") };
+    if remains {
+        unproven += "; not all that was made could be removed";
+    }
     if nothing_proven(all) {
         log::error!("❌ {NOTHING_PROVEN}{unproven}");
         return Exit::Failed;
     }
-    if failed > 0 || (strict && warned + skipped > 0) {
+    if failed > 0 || (strict && (warned + skipped > 0 || remains)) {
         log::error!("❌ Migration tests failed: this installation is not proven{unproven}");
         return Exit::Failed;
     }

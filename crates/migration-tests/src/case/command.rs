@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use duct::{Expression, cmd};
 use ms5_common::interrupt;
 use ms5_common::record;
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use serde_json::{Value, json};
 
 use super::{Done, Stop};
@@ -19,6 +19,8 @@ use super::{Done, Stop};
 const KEPT: usize = 24 << 10;
 /// How long a command that is asked to end may take: it rolls back, and ends what it has started.
 const UNWINDING: Duration = Duration::from_secs(10);
+/// How long the kernel may take to end what is killed.
+const DYING: Duration = Duration::from_secs(1);
 /// How often it is looked whether a command has ended.
 const POLL: Duration = Duration::from_millis(5);
 
@@ -144,6 +146,8 @@ pub(crate) struct Running {
     output: [PathBuf; 2],
     begun: Instant,
     deadline: Instant,
+    /// It has ended, and what it had started has, or is left to itself.
+    over: bool,
 }
 
 impl Call<'_> {
@@ -173,14 +177,38 @@ pub(crate) fn launch(
         })
         .start()
         .map_err(cannot)?;
-    Ok(Running { line, handle, output, begun: Instant::now(), deadline })
+    Ok(Running { line, handle, output, begun: Instant::now(), deadline, over: false })
 }
 
 impl Running {
+    /// The process groups of its own: of sh, also those that it has started are in it.
+    fn groups(&self) -> impl Iterator<Item = Pid> {
+        self.handle.pids().into_iter().filter_map(|pid| Pid::from_raw(i32::try_from(pid).ok()?))
+    }
+
+    /// Whether anybody is left in them.
+    fn is_peopled(&self) -> bool {
+        self.groups().any(|group| test_kill_process_group(group).is_ok())
+    }
+
+    /// Waits for the others of a command that was stopped: sh dies at once, and the tools of its pipeline unwind. What has not
+    /// ended in time is killed.
+    fn unwind(&self, until: Instant) {
+        let wait = |until: Instant| {
+            while self.is_peopled() && Instant::now() < until {
+                std::thread::sleep(POLL);
+            }
+        };
+        wait(until);
+        if self.is_peopled() {
+            let _ = self.signal(Signal::KILL);
+            wait(Instant::now() + DYING);
+        }
+    }
+
     /// Sends a signal to it and to what it has started.
     pub(crate) fn signal(&self, signal: Signal) -> Done {
-        let pids = self.handle.pids().into_iter().filter_map(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
-        for pid in pids {
+        for pid in self.groups() {
             kill_process_group(pid, signal)
                 .map_err(|error| Stop::failed(format!("cannot signal {}: {error}", self.line)))?;
         }
@@ -196,7 +224,7 @@ impl Running {
 
     /// Waits for its end; where the test's time is over or a signal has come, it is asked to end, and killed when it does not.
     /// Gives why it was stopped too, where it was.
-    pub(crate) fn wait(self) -> Result<(Ran, Shown, Option<Stop>), Stop> {
+    pub(crate) fn wait(mut self) -> Result<(Ran, Shown, Option<Stop>), Stop> {
         let mut stopped = None;
         let mut patience = self.deadline;
         let status = loop {
@@ -217,6 +245,10 @@ impl Running {
             }
             std::thread::sleep(POLL);
         };
+        if stopped.is_some() {
+            self.unwind(patience);
+        }
+        self.over = true;
         let took = self.begun.elapsed();
         let [stdout, stderr] = self.output.each_ref().map(|file| {
             let text = fs::read(file).unwrap_or_default();
@@ -236,7 +268,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if !matches!(self.ended(), Ok(Some(_))) {
+        if !self.over {
             let _ = self.signal(Signal::KILL);
         }
     }
@@ -258,6 +290,27 @@ mod tests {
                 && kept.ends_with("zeile ü 8999\n")
                 && kept.contains("\n[...]\nzeile")
         );
+    }
+
+    /// Of a pipeline sh dies at once, and the tools in it unwind; or do not.
+    #[test]
+    fn what_a_stopped_command_has_started_is_waited_for_and_killed_in_the_end() {
+        let folder = std::env::temp_dir().join(format!("ms5-group-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let run = |script: &str| {
+            let output = ["out", "err"].map(|end| folder.join(end));
+            let call = cmd("sh", ["-c", script]).dir(&folder).stdin_null();
+            let deadline = Instant::now() + Duration::from_millis(500);
+            let (_, _, stopped) = launch(call, "x".to_owned(), output, deadline).unwrap().wait().unwrap();
+            assert!(stopped.is_some());
+        };
+        run("bash -c 'trap \"sleep 1; touch unwound; exit\" TERM; while :; do sleep 0.1; done' | cat; true");
+        assert!(folder.join("unwound").exists(), "it was not waited for");
+        run("bash -c 'trap \"\" TERM; echo $$ > pid; while :; do sleep 0.1; done' | cat; true");
+        let pid = fs::read_to_string(folder.join("pid")).unwrap();
+        let state = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+        assert!(state.is_empty() || state.contains(") Z "), "it runs on: {state}");
+        fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub(crate) use command::{Ran, Running, launch, seconds};
 pub(crate) use content::Content;
 
 use self::command::{Call, Shown};
-use crate::ground::Ground;
+use crate::ground::{Ground, Session};
 use crate::measures::Measure;
 use crate::suite::Start;
 
@@ -71,6 +71,8 @@ pub(crate) struct Case<'a> {
     deadline: Instant,
     /// What only counts as a warning.
     pub(crate) warnings: Vec<String>,
+    /// What is worth knowing of a test that is passed.
+    pub(crate) notes: Vec<String>,
     pub(crate) measures: Vec<Measure>,
     shown: Vec<Shown>,
     /// Whether a password was among what was printed.
@@ -89,6 +91,7 @@ impl<'a> Case<'a> {
             // What it begins with was made before its time begins.
             deadline: Instant::now() + patience,
             warnings: Vec::new(),
+            notes: Vec::new(),
             measures: Vec::new(),
             shown: Vec::new(),
             leaked: false,
@@ -116,7 +119,7 @@ impl<'a> Case<'a> {
     }
 
     /// A session in its database.
-    pub(crate) fn session(&self) -> Result<Client, Stop> {
+    pub(crate) fn session(&self) -> Result<Session, Stop> {
         self.ground.session(self.database())
     }
 
@@ -127,18 +130,24 @@ impl<'a> Case<'a> {
 
     /// The one value that a query gives, as text; empty for NULL.
     pub(crate) fn ask(&self, query: &str) -> Result<String, Stop> {
-        ask(&mut self.session()?, query)
+        ask(&mut *self.session()?, query)
     }
 
     /// Every object of its database.
     pub(crate) fn inventory(&self) -> Result<Inventory, Stop> {
-        Inventory::take(&mut self.session()?)
+        Inventory::take(&mut *self.session()?)
             .map_err(|error| refused("the inventory of the database", &error))
     }
 
     /// How many rows each table has and what they sum up to, as a SELECT gives them: equal texts, equal rows.
     pub(crate) fn rows(&self) -> Result<Vec<String>, Stop> {
-        rows(&mut self.session()?)
+        rows(&mut *self.session()?)
+    }
+
+    /// The same, with the rows of materialized views, and where each sequence stands: all that is in a database beside its objects.
+    pub(crate) fn state(&self) -> Result<Vec<String>, Stop> {
+        let mut session = self.session()?;
+        contents(&mut session, &[TABLES, "m", "S"].concat())
     }
 
     /// Runs one of the tools with words separated by blanks, to its end.
@@ -319,7 +328,7 @@ impl<'a> Case<'a> {
         self.end();
     }
 
-    /// Removes what it has made; gives how to do that by hand, where that is wanted instead.
+    /// Removes what it has made; gives how to do that by hand, where that is wanted instead or could not be done.
     pub(crate) fn end(self) -> Vec<String> {
         self.ground.give_back(self.database.as_deref(), &self.home)
     }
@@ -373,29 +382,41 @@ pub(crate) fn refused(what: &str, error: &postgres::Error) -> Stop {
     Stop::Failed(all)
 }
 
+/// Tables, as pg_class has their kind.
+const TABLES: &str = "rp";
+
 /// As [`Case::rows`], of any database.
 pub(crate) fn rows(client: &mut Client) -> Result<Vec<String>, Stop> {
-    let tables = client
-        .query_typed(
-            "SELECT format('%I.%I', n.nspname, c.relname)
+    contents(client, TABLES)
+}
+
+/// What is in each relation of some kinds, in one line.
+fn contents(client: &mut Client, kinds: &str) -> Result<Vec<String>, Stop> {
+    let relations = client
+        .query(
+            "SELECT format('%I.%I', n.nspname, c.relname), c.relkind = 'S', c.relispopulated
              FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-             WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition
+             WHERE pg_catalog.strpos($1, c.relkind::text) > 0 AND NOT c.relispartition
                AND n.nspname !~ '^(pg_|_timescaledb_|timescaledb_)' AND n.nspname <> 'information_schema'
                AND c.relname <> 'migration_restores'
                AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
                                AND d.objid = c.oid AND d.deptype = 'e')
              ORDER BY 1",
-            &[],
+            &[&kinds],
         )
         .map_err(|error| refused("the list of tables", &error))?;
-    tables
+    relations
         .iter()
         .map(|row| {
-            let table: String = row.get(0);
-            let query = format!(
-                "SELECT count(*) || ' ' || coalesce(sum(pg_catalog.hashtextextended(t::text, 0)::numeric), 0) FROM {table} t"
-            );
-            Ok(format!("{table}: {}", ask(client, &query)?))
+            let (name, sequence, filled): (String, bool, bool) = (row.get(0), row.get(1), row.get(2));
+            let query = match (sequence, filled) {
+                (true, _) => format!("SELECT last_value || ' ' || is_called FROM {name}"),
+                (false, true) => format!(
+                    "SELECT count(*) || ' ' || coalesce(sum(pg_catalog.hashtextextended(t::text, 0)::numeric), 0) FROM {name} t"
+                ),
+                (false, false) => return Ok(format!("{name}: not filled")),
+            };
+            Ok(format!("{name}: {}", ask(client, &query)?))
         })
         .collect()
 }

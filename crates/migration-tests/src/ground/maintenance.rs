@@ -1,7 +1,5 @@
 //! The session from which databases are made, and which holds the run's number: where it is lost, the run goes on with another one.
 
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,6 +11,7 @@ use ms5_common::error::Result;
 use ms5_common::interrupt;
 use postgres::error::SqlState;
 
+use super::names;
 use crate::args::TOOL;
 use crate::case::{Stop, refused};
 
@@ -107,10 +106,10 @@ impl Maintenance {
         Ok(())
     }
 
-    /// The last one to work with it: what it says is said by a new session where it was lost.
+    /// The last one to work with it: what it says is said by a new session where it was lost. That shows only once it is used.
     pub(super) fn last(self) -> std::result::Result<Client, String> {
-        let client = self.client.into_inner().unwrap_or_else(PoisonError::into_inner);
-        if !client.is_closed() {
+        let mut client = self.client.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if client.batch_execute("SELECT 1").is_ok() {
             return Ok(client);
         }
         open(&self.settings, self.timeout).map_err(|error| error.lines().join("; "))
@@ -157,8 +156,7 @@ pub(super) fn unlock(client: &mut Client, run: u32) -> std::result::Result<(), p
 /// A number that nobody has.
 pub(super) fn number(client: &mut Client) -> std::result::Result<u32, postgres::Error> {
     loop {
-        let [a, b, c, d, ..] = RandomState::new().build_hasher().finish().to_be_bytes();
-        let run = u32::from_be_bytes([a, b, c, d]);
+        let run = names::random();
         if try_lock(client, run)? {
             return Ok(run);
         }

@@ -4,14 +4,16 @@
 //! belongs to a number that nobody on the server holds was left by a run that was killed, and goes. What is to be kept
 //! (`--no-cleanup`) has another name.
 
+mod beyond;
 pub(crate) mod edition;
 mod maintenance;
 mod names;
 mod sandbox;
 mod template;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
+use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,22 +22,24 @@ use std::time::Duration;
 use ms5_common::called;
 use ms5_common::config::{Environment, Settings, Variables};
 use ms5_common::db::client::Client;
-use ms5_common::db::connect::{self, Secret};
+use ms5_common::db::connect::{self, Connected, Secret};
 use ms5_common::db::server_error::reasons;
 use ms5_common::db::session::{self, Server, Tuning};
 use ms5_common::error::{Error, Result};
 use ms5_common::exit::Exit;
+use ms5_common::interrupt::{self, Cancellable};
 use ms5_common::timescale::{self, Extension};
 use ms5_common::{clock, machine, migrations};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::getuid;
+use sha2::{Digest, Sha256};
 
 pub(crate) use sandbox::Sandbox;
 
 use self::maintenance::Maintenance;
 use self::names::{KEPT, PREFIX, drop_sql};
 use self::template::Templates;
-use crate::args::{Options, TOOL};
+use crate::args::{Options, SPEC, TOOL};
 use crate::case::Stop;
 use crate::suite::Start;
 
@@ -73,6 +77,33 @@ struct Restorer {
     password: Option<Secret>,
 }
 
+/// A session whose statement a signal cancels.
+pub(crate) struct Session {
+    client: Client,
+    _cancellable: Cancellable,
+}
+
+impl Session {
+    fn of(connected: Connected) -> Self {
+        let Connected { client, canceller, .. } = connected;
+        Self { client, _cancellable: interrupt::cancellable(&canceller) }
+    }
+}
+
+impl Deref for Session {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl DerefMut for Session {
+    fn deref_mut(&mut self) -> &mut Client {
+        &mut self.client
+    }
+}
+
 /// The server, the tools and the files that a run is about.
 pub(crate) struct Ground<'a> {
     settings: Settings,
@@ -105,6 +136,10 @@ pub(crate) struct Ground<'a> {
     /// Held as long as the folder is in use.
     _folder: File,
     cleanup: bool,
+    /// The server may be loaded, whatever it is.
+    yes: bool,
+    /// Tests at once.
+    jobs: usize,
     /// How long a test may take.
     timeout: Duration,
 }
@@ -162,6 +197,15 @@ impl<'a> Ground<'a> {
         if sandbox.is_none() && !options.yes {
             spare_production(&mut client, &settings)?;
         }
+        let field = ms5_common::config::absolute(
+            &options
+                .field_dir
+                .as_ref()
+                .map_or_else(|| settings.home.join("tests/fixtures/field"), PathBuf::from),
+        );
+        if sandbox.is_none() && !options.beyond {
+            beyond::refuse(&settings.migrations_dir, &template::field_files(&field))?;
+        }
         sweep(&mut client).map_err(asked)?;
         let id = maintenance::number(&mut client).map_err(asked)?;
         let prefix = if options.cleanup { PREFIX } else { KEPT };
@@ -175,7 +219,6 @@ impl<'a> Ground<'a> {
         DirBuilder::new().mode(0o700).create(&folder).map_err(cannot)?;
         let held = File::create(folder.join("held")).map_err(cannot)?;
         hold(&held).map_err(cannot)?;
-        let home = settings.home.clone();
         let restorer = named.or(ours);
         let maintenance = Maintenance::new(settings.clone(), options.timeout, id, client);
         let read = |gaps| migrations::read_folder(&settings.migrations_dir, gaps, &[]).is_ok();
@@ -184,9 +227,9 @@ impl<'a> Ground<'a> {
             gaps: !read(false) && read(true),
             since: stamp(),
             migrations: ms5_common::config::absolute(&settings.migrations_dir),
-            field: ms5_common::config::absolute(
-                &options.field_dir.as_ref().map_or_else(|| home.join("tests/fixtures/field"), PathBuf::from),
-            ),
+            field,
+            yes: options.yes,
+            jobs: options.jobs,
             settings,
             variables,
             tools,
@@ -220,10 +263,10 @@ impl<'a> Ground<'a> {
     }
 
     /// A session in a database of this server, in which nothing takes longer than a test may.
-    pub(crate) fn session(&self, database: &str) -> std::result::Result<Client, Stop> {
+    pub(crate) fn session(&self, database: &str) -> std::result::Result<Session, Stop> {
         let mut tuning = Tuning::default();
         tuning.demand("statement_timeout", &format!("{}s", self.timeout.as_secs()));
-        Ok(session::open(&self.settings(database), TOOL, "test", &tuning)?.client)
+        Ok(Session::of(session::open(&self.settings(database), TOOL, "test", &tuning)?))
     }
 
     /// The flags for who restores, and from which database; where there are `hypertables`, only a superuser can.
@@ -253,6 +296,18 @@ impl<'a> Ground<'a> {
     pub(crate) fn password(&self) -> Option<String> {
         let found = connect::find_password(&self.settings.connection).password?;
         Some(String::from_utf8_lossy(found.expose()).into_owned())
+    }
+
+    /// What tells the migration files and the SQL of the field from others.
+    pub(crate) fn digest(&self) -> String {
+        let mut hash = Sha256::new();
+        let files = migrations::read_folder(&self.migrations, true, &[]).unwrap_or_default();
+        hash.update(migrations::digest(&files));
+        for file in template::field_files(&self.field) {
+            // One that cannot be read is named by the test that wants it.
+            hash.update(fs::read(&file).unwrap_or_default());
+        }
+        hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// Whether there is SQL of a database in the field.
@@ -362,30 +417,37 @@ impl<'a> Ground<'a> {
         let _ = self.templates.prepare(self, start);
     }
 
-    /// Removes what a test has made, or says how that is done. By a session of its own: dropping takes its time.
+    /// Removes what a test has made; says how that is done, where it is not wanted or cannot be done. By a session of its own: dropping
+    /// takes its time.
     pub(crate) fn give_back(&self, database: Option<&str>, home: &Path) -> Vec<String> {
         if !self.cleanup {
             return database.into_iter().map(drop_sql).chain([format!("rm -r {}", quoted(home))]).collect();
         }
-        if let Some(database) = database {
-            self.discard(database);
-        }
+        let left = database.map(|database| self.discard(database)).unwrap_or_default();
         let _ = fs::remove_dir_all(home);
-        Vec::new()
+        left.iter().map(|name| drop_sql(name)).collect()
     }
 
-    /// Drops a database, and what tools have made beside it.
-    fn discard(&self, database: &str) {
-        match self.maintenance.another() {
+    /// Drops a database, and what tools have made beside it; gives those that stay.
+    fn discard(&self, database: &str) -> Vec<String> {
+        let why = match self.maintenance.another() {
             Ok(mut client) => match names::beside(&mut client, database) {
-                Ok(all) => names::drop_all(&mut client, &all),
-                Err(error) => names::stays(database, &reasons(&error).join("; ")),
+                Ok(all) => return names::drop_all(&mut client, &all),
+                Err(error) => reasons(&error),
             },
-            Err(error) => names::stays(database, &error.lines().join("; ")),
-        }
+            Err(error) => error.lines(),
+        };
+        names::stays(database, &why.join("; "));
+        vec![database.to_owned()]
     }
 
-    /// Removes all that is left of the run, told by its names; gives how to do that by hand, where that is wanted instead.
+    /// Whether what tests make is removed.
+    pub(crate) const fn cleans_up(&self) -> bool {
+        self.cleanup
+    }
+
+    /// Removes all that is left of the run, told by its names; gives how to do that by hand, where that is wanted instead or could not
+    /// be done.
     pub(crate) fn end(self) -> Vec<String> {
         let (prefix, run) = (self.prefix(), self.id);
         let Self { maintenance, folder, since, cleanup, .. } = self;
@@ -399,19 +461,20 @@ impl<'a> Ground<'a> {
                     }
                 }
                 if cleanup {
-                    names::drop_all(&mut client, &all);
+                    all = names::drop_all(&mut client, &all);
                 }
             }
             Err(why) => log::warn!(
                 "The server cannot be asked what is left of {prefix}{run:08x}_*: {why}; the next run sweeps it"
             ),
         }
-        if cleanup {
-            let _ = fs::remove_dir_all(&folder);
-            return Vec::new();
+        let mut left: Vec<String> = all.iter().map(|name| drop_sql(name)).collect();
+        if !cleanup {
+            left.push(format!("rm -r {}", quoted(&folder)));
+        } else if let Err(error) = fs::remove_dir_all(&folder) {
+            log::warn!("Cannot remove {}: {error}", folder.display());
         }
-        let folder = format!("rm -r {}", quoted(&folder));
-        all.iter().map(|name| drop_sql(name)).chain([folder]).collect()
+        left
     }
 }
 
@@ -428,26 +491,44 @@ fn stamp() -> String {
     format!("{}_{}", of(day), of(time.split('.').next().unwrap_or_default()))
 }
 
-/// Every password that a tool could print: given, or found in the password file.
+/// Every password that a tool could print: given, or found in the password file. One that stands in words that are printed anyway
+/// cannot be told from them.
 fn secrets(settings: &Settings, restorer: Option<&Restorer>, prefix: &str) -> Vec<String> {
-    let mut all = BTreeSet::new();
+    let mut all: BTreeMap<Vec<u8>, String> = BTreeMap::new();
+    let mut find = |connection: &connect::Settings| {
+        if let Some(secret) = connect::find_password(connection).password {
+            all.entry(secret.expose().to_vec()).or_insert_with(|| connection.user.clone());
+        }
+    };
     // The password file may tell databases apart.
     for database in [settings.connection.dbname.clone(), names::database(prefix, 0, 0)] {
         let mut connection = settings.connection.clone();
         connection.dbname = database;
-        all.extend(connect::find_password(&connection).password.map(|secret| secret.expose().to_vec()));
+        find(&connection);
         if let Some(restorer) = restorer {
             connection.user.clone_from(&restorer.role);
             if restorer.password.is_some() {
                 connection.password.clone_from(&restorer.password);
             }
-            all.extend(connect::find_password(&connection).password.map(|secret| secret.expose().to_vec()));
+            find(&connection);
         }
     }
-    let texts = all.into_iter().filter_map(|secret| String::from_utf8(secret).ok());
+    let common = common_words(settings, restorer, prefix);
+    let texts = all.into_iter().filter_map(|(secret, role)| Some((String::from_utf8(secret).ok()?, role)));
     let mut texts: Vec<String> = texts
-        .filter(|secret| secret.len() >= SHORTEST_SECRET)
-        .flat_map(|secret| {
+        .filter(|(secret, role)| {
+            let why = if secret.len() < SHORTEST_SECRET {
+                "is so short that it stands in any text by chance"
+            } else if common.iter().any(|word| word.contains(secret.as_str())) {
+                "stands in a name that is printed anyway"
+            } else {
+                return true;
+            };
+            log::warn!("The password of the role {role} {why}: it is neither hidden nor looked for in what the tools print and write");
+            log::warn!("Next: give the role another password: \\password {role} in psql");
+            false
+        })
+        .flat_map(|(secret, _)| {
             let quoted = serde_json::Value::from(secret.as_str()).to_string();
             [secret, quoted.trim_matches('"').to_owned()]
         })
@@ -456,6 +537,28 @@ fn secrets(settings: &Settings, restorer: Option<&Restorer>, prefix: &str) -> Ve
     texts.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
     texts.dedup();
     texts
+}
+
+/// What tools print and write of a run: names, folders, flags.
+fn common_words(settings: &Settings, restorer: Option<&Restorer>, prefix: &str) -> Vec<String> {
+    let connection = &settings.connection;
+    let production = Environment::ALL.map(Environment::defaults);
+    let named = production.iter().flat_map(|defaults| [defaults.name, defaults.database, defaults.user]);
+    let ours = [
+        "migration-runner",
+        "backup-manager",
+        "pre-validate",
+        "post-validate",
+        TOOL,
+        prefix,
+        "factory_telemetry",
+    ];
+    let flags = SPEC.flags.iter().map(|flag| flag.name);
+    let mut all: Vec<String> = named.chain(ours).chain(flags).map(str::to_owned).collect();
+    all.extend([connection.user.clone(), connection.host.clone(), connection.dbname.clone()]);
+    all.extend(restorer.map(|restorer| restorer.role.clone()));
+    all.extend([&settings.home, &settings.migrations_dir].map(|folder| folder.display().to_string()));
+    all
 }
 
 /// Refuses a server that production's database is on, whatever it is called by.
@@ -496,6 +599,12 @@ fn sweep(client: &mut Client) -> std::result::Result<(), postgres::Error> {
             names::drop_all(client, &names);
             maintenance::unlock(client, run)?;
         }
+    }
+    // Their restores were killed with them, or later.
+    let halves = names::halves(client, "")?;
+    if !halves.is_empty() {
+        log::warn!("Dropping what a restore that was killed has left: {}", halves.join(", "));
+        names::drop_all(client, &halves);
     }
     for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
         let named = entry.file_name().to_string_lossy().strip_prefix(PREFIX).is_some_and(|id| id.len() == 8);

@@ -1,5 +1,7 @@
 //! What belongs to a run on a server, told by its name alone; and how it goes.
 
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
 use std::time::{Duration, Instant};
 
 use ms5_common::db::client::Client;
@@ -79,6 +81,12 @@ pub(super) fn halves(client: &mut Client, since: &str) -> Result<Vec<String>, po
     Ok(dead)
 }
 
+/// A number that hardly anybody else has.
+pub(super) fn random() -> u32 {
+    let [a, b, c, d, ..] = RandomState::new().build_hasher().finish().to_be_bytes();
+    u32::from_be_bytes([a, b, c, d])
+}
+
 /// The runs that databases are there of.
 pub(super) fn runs(client: &mut Client) -> Result<Vec<u32>, postgres::Error> {
     let rows = client.query(
@@ -91,8 +99,9 @@ pub(super) fn runs(client: &mut Client) -> Result<Vec<u32>, postgres::Error> {
 }
 
 /// Drops databases with their sessions. The server's own (autovacuum, TimescaleDB's scheduler) cannot be ended by any role, and
-/// leave soon. What stays is named.
-pub(super) fn drop_all(client: &mut Client, names: &[String]) {
+/// leave soon. Gives those that stay, which were named.
+pub(super) fn drop_all(client: &mut Client, names: &[String]) -> Vec<String> {
+    let mut left = Vec::new();
     for name in names {
         let sql = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", escape_identifier(name));
         let deadline = Instant::now() + PATIENCE;
@@ -102,11 +111,13 @@ pub(super) fn drop_all(client: &mut Client, names: &[String]) {
                 .contains(&error.code());
             if !busy || Instant::now() >= deadline {
                 stays(name, &reasons(&error).join("; "));
+                left.push(name.clone());
                 break;
             }
             std::thread::sleep(PAUSE);
         }
     }
+    left
 }
 
 /// Says that a database could not be dropped.

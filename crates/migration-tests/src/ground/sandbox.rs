@@ -13,7 +13,7 @@ use ms5_common::exit::Exit;
 use ms5_common::interrupt;
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use super::quoted;
+use super::{names, quoted};
 
 /// What a caller has said for another server than this one.
 const ANOTHERS: [&str; 14] = [
@@ -55,14 +55,18 @@ impl Sandbox {
     pub(crate) fn start(home: &Path, ends: bool) -> Result<Self> {
         let mut sandbox = Self {
             script: home.join("scripts/sandbox.sh"),
-            name: format!("suite{}", std::process::id()),
+            // In a container each run has the same process id, and one that was kept must not be taken for this one.
+            name: format!("suite{:08x}", names::random()),
             variables: BTreeMap::new(),
-            ends,
-            told: Cell::new(false),
+            ends: false,
+            told: Cell::new(true),
         };
         let owner = format!("--owner-pid={}", std::process::id());
         let words = [owner.as_str()];
         sandbox.call("up", if ends { &words } else { &[] }, true)?;
+        // Only what it has started itself is removed, or named as left.
+        sandbox.ends = ends;
+        sandbox.told.set(false);
         sandbox.variables = exports(&sandbox.call("env", &["--environment=test"], true)?);
         for name in ANOTHERS {
             sandbox.variables.entry(name.to_owned()).or_default();

@@ -10,13 +10,16 @@ use ms5_common::interrupt;
 use postgres::error::SqlState;
 
 use super::Ground;
-use crate::case::{Case, Stop, launch, refused};
+use crate::case::{Case, Stop, ask, launch, refused};
 use crate::suite::Start;
 
 /// What the database in the field is made of, in this order.
 const FIELD: [&str; 3] = ["schema.sql", "reference.sql", "data.sql"];
 /// How long a session of somebody else's in a template is waited for: TimescaleDB's own look in now and then.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// More than this of the server's disk, in bytes, is taken only where that is said.
+const MOST: u64 = 20_000_000_000;
 
 /// What was made, or why it could not be.
 type Made = Option<Result<String, String>>;
@@ -112,7 +115,39 @@ fn field(ground: &Ground<'_>) -> Result<String, Stop> {
         return Err(stop);
     }
     ran.exits(0)?;
+    has_room(ground, &name)?;
     closed(ground, &name)
+}
+
+/// Says how large the database is that tests get copies of, and refuses to fill the server's disk with them unasked.
+fn has_room(ground: &Ground<'_>, name: &str) -> Result<(), Stop> {
+    let size = ask(&mut *ground.session(name)?, "SELECT pg_database_size(current_database())")?;
+    let size: u64 =
+        size.parse().map_err(|_| Stop::failed("the size of the database in the field is not known"))?;
+    let all = copies(size, ground.jobs);
+    log::info!(
+        "The database in the field takes {}; with its copies up to {} of the server's disk",
+        megabytes(size),
+        megabytes(all)
+    );
+    if all > MOST && !ground.yes {
+        return Err(Stop::failed(format!(
+            "the database in the field takes {}, and its copies would take up to {} of the server's disk: give fewer rows in --field-dir, \
+             fewer tests at once, or --yes where there is room",
+            megabytes(size),
+            megabytes(all)
+        )));
+    }
+    Ok(())
+}
+
+/// What a database and its copies take: both templates, and for each test its own, a restored one and the one that it replaces.
+const fn copies(size: u64, jobs: usize) -> u64 {
+    size.saturating_mul(2 + 3 * jobs as u64)
+}
+
+fn megabytes(bytes: u64) -> String {
+    format!("{} MB", bytes.div_ceil(1_000_000))
 }
 
 /// Closes a database to all, since only what nobody is in can be copied; gives its new name. TimescaleDB's scheduler leaves a
@@ -151,5 +186,16 @@ fn migrated(ground: &Ground<'_>) -> Result<String, Stop> {
             case.end();
             Err(stop)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plants_whole_database_is_not_copied_unasked() {
+        assert!(copies(40_000_000, 4) < MOST && copies(2_000_000_000, 4) > MOST);
+        assert_eq!(megabytes(40_000_001), "41 MB");
     }
 }

@@ -25,6 +25,12 @@ pub(super) const TESTS: &[Test] = &[
         run: verify,
     },
     Test {
+        id: "backup.verify-hypertables",
+        title: "verify --deep restores a backup with hypertables, and finds what only a restore can show",
+        start: Start::Migrated,
+        run: verify_hypertables,
+    },
+    Test {
         id: "backup.restore",
         title: "The database in the field comes back with every row and every object",
         start: Start::Field,
@@ -47,6 +53,12 @@ pub(super) const TESTS: &[Test] = &[
         title: "rollback.sh of a rollback point brings the database back by psql alone",
         start: Start::Field,
         run: rollback,
+    },
+    Test {
+        id: "backup.rollback-hypertables",
+        title: "rollback.sh brings the migrated database back with its hypertables and chunks",
+        start: Start::Migrated,
+        run: rollback_hypertables,
     },
     Test {
         id: "backup.damage",
@@ -147,25 +159,51 @@ fn restore(case: &mut Case<'_>) -> Done {
 }
 
 fn restore_hypertables(case: &mut Case<'_>) -> Done {
+    has_hypertables(case)?;
     let who = case.ground.restore_flags(true)?;
+    let before = case.ask(CHUNKS)?;
+    round_trip(case, &who)?;
+    must(case.ask(CHUNKS)? == before, || "the chunks of the hypertables are not what they were".to_owned())
+}
+
+/// Every chunk of every hypertable, and whether it is compressed.
+const CHUNKS: &str = "SELECT string_agg(format('%s.%s %s %s', hypertable_schema, hypertable_name, chunk_name, is_compressed), ',' ORDER BY 1)
+     FROM (SELECT * FROM timescaledb_information.chunks ORDER BY chunk_schema, chunk_name) x";
+
+fn rollback_hypertables(case: &mut Case<'_>) -> Done {
+    has_hypertables(case)?;
+    let before = case.ask(CHUNKS)?;
+    rollback(case)?;
+    must(case.ask(CHUNKS)? == before, || "the chunks of the hypertables are not what they were".to_owned())
+}
+
+fn verify_hypertables(case: &mut Case<'_>) -> Done {
+    has_hypertables(case)?;
+    verify(case)
+}
+
+/// That there is somebody who can restore hypertables, and that there are any.
+fn has_hypertables(case: &Case<'_>) -> Done {
+    case.ground.restore_flags(true)?;
     if super::hypertables(case)?.is_empty() {
         return Err(Stop::Skipped("the migrations make no hypertable".to_owned()));
     }
-    let chunks = "SELECT string_agg(format('%s.%s %s', hypertable_schema, hypertable_name, chunk_name), ',' ORDER BY 1)
-                  FROM (SELECT * FROM timescaledb_information.chunks ORDER BY chunk_schema, chunk_name) x";
-    let before = case.ask(chunks)?;
-    round_trip(case, &who)?;
-    must(case.ask(chunks)? == before, || "the chunks of the hypertables are not what they were".to_owned())
+    Ok(())
 }
 
 /// A backup, everything in the database changed, and the backup restored in its place.
 fn round_trip(case: &mut Case<'_>, who: &str) -> Done {
     case.needs_field()?;
-    let (objects, rows) = (case.inventory()?, case.rows()?);
+    // Whatever the field has: a sequence that has given numbers, and a view that keeps its rows.
+    case.sql(
+        "CREATE SEQUENCE public.ms5_suite_counter; SELECT setval('public.ms5_suite_counter', 4711);
+         CREATE MATERIALIZED VIEW public.ms5_suite_sum AS SELECT sum(i) FROM generate_series(1, 100) i",
+    )?;
+    let (objects, state) = (case.inventory()?, case.state()?);
     made(case, "before", "full")?;
     wreck(case)?;
     case.tool("backup-manager", &format!("restore before --force --drop-old {who}"))?.exits(0)?;
-    as_before(case, &objects, &rows)
+    as_before(case, &objects, &state)
 }
 
 /// Takes away what a migration that went wrong would.
@@ -177,23 +215,34 @@ pub(super) fn wreck(case: &Case<'_>) -> Done {
     let Some(first) = filled.first() else {
         return Err(Stop::failed("the database has no rows that could be lost"));
     };
-    case.sql(&format!("DROP TABLE {first} CASCADE"))?;
+    case.sql(&format!("DROP TABLE {first} CASCADE; DROP MATERIALIZED VIEW IF EXISTS public.ms5_suite_sum"))?;
     if let Some(last) = filled.last().filter(|last| *last != first) {
         case.sql(&format!("TRUNCATE {last} CASCADE"))?;
     }
     case.sql("CREATE TABLE public.ms5_suite_half_done (id int)")
 }
 
-/// That every object and every row is as it was.
-pub(super) fn as_before(case: &Case<'_>, objects: &ms5_common::catalog::Inventory, rows: &[String]) -> Done {
-    let now = case.rows()?;
-    let lost = rows.iter().find(|table| !now.contains(table));
-    must(lost.is_none(), || format!("rows are not what they were: {}", lost.map_or("", String::as_str)))?;
-    must(now.len() == rows.len(), || format!("{} tables are there instead of {}", now.len(), rows.len()))?;
+/// That every object, every row and every sequence is as it was.
+pub(super) fn as_before(case: &Case<'_>, objects: &ms5_common::catalog::Inventory, state: &[String]) -> Done {
+    same_state(case, state)?;
     let differences = objects.as_restored().compare_restored(&case.inventory()?.as_restored());
     must(differences.is_empty(), || {
         format!("{} objects are not as they were, such as {}", differences.len(), differences[0])
     })
+}
+
+/// That every row and every sequence is as it was.
+pub(super) fn same_state(case: &Case<'_>, before: &[String]) -> Done {
+    let now = case.state()?;
+    let of = |line: &String| line.split(": ").next().unwrap_or_default().to_owned();
+    let lost = before.iter().find(|line| !now.contains(line));
+    must(lost.is_none(), || {
+        let was = lost.map_or("", String::as_str);
+        let is = now.iter().find(|line| lost.is_some_and(|lost| of(lost) == of(line)));
+        format!("the content is not what it was: {was}; now {}", is.map_or("it is gone", String::as_str))
+    })?;
+    let new = now.iter().find(|line| !before.contains(line));
+    must(new.is_none(), || format!("there is what was not there: {}", new.map_or("", String::as_str)))
 }
 
 fn types(case: &mut Case<'_>) -> Done {
@@ -227,7 +276,7 @@ fn types(case: &mut Case<'_>) -> Done {
     }
     let before = case.rows()?;
     let same = |case: &Case<'_>, kind: &str| -> Done {
-        let now = rows(&mut case.ground.session(&other)?)?;
+        let now = rows(&mut *case.ground.session(&other)?)?;
         let lost = before.iter().find(|table| !now.contains(table));
         must(lost.is_none(), || {
             format!("a backup of type {kind} does not bring back {}", lost.map_or("", String::as_str))
@@ -250,7 +299,7 @@ fn types(case: &mut Case<'_>) -> Done {
 fn rollback(case: &mut Case<'_>) -> Done {
     case.needs_field()?;
     let who = case.ground.restore_flags(holds_hypertables(case)?)?;
-    let (objects, rows) = (case.inventory()?, case.rows()?);
+    let (objects, state) = (case.inventory()?, case.state()?);
     case.tool("backup-manager", &format!("rollback-point before_all {who}"))?.exits(0)?;
     let script = find(&case.home().join("backups"), "rollback.sh")
         .ok_or_else(|| Stop::failed("there is no rollback.sh"))?;
@@ -258,7 +307,7 @@ fn rollback(case: &mut Case<'_>) -> Done {
     // By sh: the folder may be on a file system that runs nothing.
     let line = format!("sh {} --force", from_home(case, &script));
     case.sh_without_tools(&line)?.exits(0)?;
-    as_before(case, &objects, &rows)
+    as_before(case, &objects, &state)
 }
 
 /// A path as it is typed in the test's home.
@@ -277,7 +326,7 @@ fn damage(case: &mut Case<'_>) -> Done {
     let folder = made(case, "before", "full")?;
     let file = dump(&folder);
     let whole = fs::read(&file)?;
-    let before = case.rows()?;
+    let before = case.state()?;
     let changed = |place: usize| {
         let mut bytes = whole.clone();
         bytes[place] ^= 0x10;
@@ -308,7 +357,7 @@ fn damage(case: &mut Case<'_>) -> Done {
         fs::write(&file, whole)?;
     }
     case.tool("backup-manager", "verify before")?.exits(0)?;
-    must(before == case.rows()?, || "the database is not what it was".to_owned())
+    same_state(case, &before)
 }
 
 /// That neither verify nor restore takes what is there.
@@ -323,10 +372,10 @@ fn refused(case: &mut Case<'_>, what: &str) -> Done {
 fn refuses(case: &mut Case<'_>) -> Done {
     case.needs_field()?;
     made(case, "before", "full")?;
-    let before = case.rows()?;
+    let before = case.state()?;
     let who = case.ground.restore_flags(holds_hypertables(case)?)?;
     case.tool("backup-manager", &format!("restore before {who}"))?.exits(1)?.says(&["--force"])?;
-    must(before == case.rows()?, || "the database is not what it was".to_owned())?;
+    same_state(case, &before)?;
     let ran = case.tool("backup-manager", &format!("restore nothing_of_that_name --force {who}"))?;
     ran.exits(3)?.says(&["nothing_of_that_name"]).map(drop)
 }

@@ -55,7 +55,7 @@ const FAILS: &str =
     "CREATE TABLE public.ms5_suite_half_done (id int);\nSELECT ms5_suite_no_such_function();\n";
 
 fn flow(case: &mut Case<'_>) -> Done {
-    let before = Content::of(&mut case.session()?)?;
+    let before = Content::of(&mut *case.session()?)?;
     let words = PRE.split_once(' ').map_or("", |(_, words)| words);
     case.tool("pre-validate", words)?.exits(0)?;
     made(case, "pre_migration", "full")?;
@@ -84,7 +84,7 @@ fn converted(case: &mut Case<'_>, before: &Content) -> Done {
     must(missing.is_none(), || {
         format!("{} is no hypertable", missing.map_or("", |wanted| wanted.table.as_str()))
     })?;
-    let after = before.again(&mut case.session()?)?;
+    let after = before.again(&mut *case.session()?)?;
     for (table, then) in &before.0 {
         let now = after.0.get(table);
         if hypertables.contains(table) {
@@ -116,7 +116,7 @@ fn begin(case: &Case<'_>) -> (String, String) {
 }
 
 fn chain(case: &mut Case<'_>) -> Done {
-    let before = Content::of(&mut case.session()?)?;
+    let before = Content::of(&mut *case.session()?)?;
     let ((pre, runner), flag) = (begin(case), environment(case));
     let line = format!("{pre} --json | {runner} --gate=- --json | post-validate {flag} --against=- --json");
     let ran = case.sh(&line, &[])?.exits(0)?;
@@ -142,7 +142,7 @@ fn checks(ran: &Ran, id: &str) -> Vec<Value> {
 }
 
 fn gate(case: &mut Case<'_>) -> Done {
-    let (objects, rows) = (case.inventory()?, case.rows()?);
+    let (objects, state) = (case.inventory()?, case.state()?);
     let ((_, runner), flag) = (begin(case), environment(case));
     let fails = format!(
         "pre-validate {flag} {} --min-disk=100000000 --min-memory=1 --min-available=1 --json",
@@ -157,7 +157,7 @@ fn gate(case: &mut Case<'_>) -> Done {
             "the runner did not refuse to begin behind a gate that is shut".to_owned()
         })?;
     }
-    as_before(case, &objects, &rows)
+    as_before(case, &objects, &state)
 }
 
 fn row_lost(case: &mut Case<'_>) -> Done {
@@ -186,7 +186,7 @@ fn row_lost(case: &mut Case<'_>) -> Done {
 
 fn failure(case: &mut Case<'_>) -> Done {
     let who = case.ground.restore_flags(true)?;
-    let (objects, rows, prints) = (case.inventory()?, case.rows()?, fingerprints(case)?);
+    let (objects, state, prints) = (case.inventory()?, case.state()?, fingerprints(case)?);
     let (folder, flags) = case.copied_migrations()?;
     let all = migrations::read_folder(&folder, true, &[])?;
     // In one transaction, so that all of it goes; where it begins and ends one itself, the failure is in there.
@@ -217,7 +217,7 @@ fn failure(case: &mut Case<'_>) -> Done {
     }
     let script = point(case)?;
     case.sh(&format!("sh {script} --force"), &[])?.exits(0)?;
-    as_before(case, &objects, &rows)?;
+    as_before(case, &objects, &state)?;
     must(fingerprints(case)? == prints, || {
         "the fingerprints of pre-validate are not what they were at the start".to_owned()
     })?;
@@ -254,11 +254,11 @@ fn point(case: &Case<'_>) -> Result<String, Stop> {
 
 fn restore(case: &mut Case<'_>) -> Done {
     let who = case.ground.restore_flags(true)?;
-    let (objects, rows) = (case.inventory()?, case.rows()?);
+    let (objects, state) = (case.inventory()?, case.state()?);
     made(case, "pre_migration", "full")?;
     case.tool("migration-runner", "")?.exits(0)?;
     case.tool("backup-manager", &format!("restore pre_migration --force {who}"))?.exits(0)?;
-    as_before(case, &objects, &rows)?;
+    as_before(case, &objects, &state)?;
     case.tool("post-validate", "--no-data-integrity")?.exits(0)?.says(&["rolled back to"])?;
     // And once more forward: the way back is no dead end.
     case.tool("migration-runner", "")?.exits(0)?;

@@ -8,6 +8,7 @@ use ms5_common::migrations;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use super::backup::same_state;
 use super::{Start, Test};
 use crate::case::{Case, Done, Ran, Stop, must};
 
@@ -119,7 +120,7 @@ fn help(case: &mut Case<'_>) -> Done {
 }
 
 fn dry_run(case: &mut Case<'_>) -> Done {
-    let before = (case.inventory()?, case.rows()?);
+    let before = (case.inventory()?, case.state()?);
     let ran =
         case.tool("migration-runner", "--dry-run --verbose --json")?.exits(0)?.says(&["Dry run: true"])?;
     let (named, files) = (ran.records("migration").len(), count(case)?);
@@ -128,7 +129,7 @@ fn dry_run(case: &mut Case<'_>) -> Done {
     must(differences.is_empty(), || {
         format!("the dry run has left {} changes, such as {}", differences.len(), differences[0])
     })?;
-    must(before.1 == case.rows()?, || "the dry run has changed rows".to_owned())
+    same_state(case, &before.1)
 }
 
 fn environments(case: &mut Case<'_>) -> Done {
@@ -445,7 +446,7 @@ fn files(case: &Case<'_>, files: &[(&str, &str)]) -> Result<String, Stop> {
 fn untouched(case: &Case<'_>) -> Done {
     let objects = case.inventory()?;
     let ledger = case.ask("SELECT to_regclass('public.migration_log') IS NULL")?;
-    must(ledger == "true" && case.rows()?.is_empty(), || {
+    must(ledger == "true" && case.state()?.is_empty(), || {
         format!("the database was to be left alone, and has {} objects", objects.len())
     })
 }

@@ -37,16 +37,32 @@ fn all_of(runs: &[Run<'_>], tool: &str) -> bool {
     runs.iter().all(|run| run.tool == tool)
 }
 
-/// The runner changed nothing, and how it says so.
+/// How a run of the runner looked without changing anything: of itself, and of one behind others.
+fn looked(run: &Run<'_>) -> Option<[&'static str; 2]> {
+    if run.of("migration").any(|record| record["outcome"] == "would run") {
+        return Some(["A dry run: nothing was changed.", "was a dry run: it changed nothing."]);
+    }
+    if run.of("migration").any(|record| record["standing"].is_string()) {
+        return Some([
+            "The state was looked at: nothing was changed.",
+            "looked at the state: it changed nothing.",
+        ]);
+    }
+    let plan = ["A plan was made: nothing was changed.", "made a plan: it changed nothing."];
+    run.of("statement").next().map(|_| plan)
+}
+
+/// No run of the runner changed anything, and how the last one says so.
 fn only_looked(story: &Story<'_>) -> Option<&'static str> {
-    let migrations = story.migrations();
-    if migrations.iter().any(|record| record["outcome"] == "would run") {
-        return Some("A dry run: nothing was changed.");
-    }
-    if migrations.iter().any(|record| record["standing"].is_string()) {
-        return Some("The state was looked at: nothing was changed.");
-    }
-    story.kind("statement").first().map(|_| "A plan was made: nothing was changed.")
+    let all: Option<Vec<_>> = story.of_tool("migration-runner").map(looked).collect();
+    all?.last().map(|[alone, _]| *alone)
+}
+
+/// What the last run of the runner says of itself, where an earlier one was a real one.
+fn looked_last(story: &Story<'_>) -> Option<String> {
+    let last = story.of_tool("migration-runner").last()?;
+    let [_, behind] = looked(last).filter(|_| only_looked(story).is_none())?;
+    Some(format!("The last run of the runner {behind}"))
 }
 
 /// Heading, verdict, facts and figures.
@@ -110,6 +126,7 @@ fn word(story: &Story<'_>, outcome: Outcome) -> String {
 fn sentences(story: &Story<'_>) -> Vec<String> {
     let mut sentences = Vec::new();
     sentences.extend(only_looked(story).map(str::to_owned));
+    sentences.extend(looked_last(story));
     sentences.extend(tests(story));
     let ended = |outcome: &str| {
         len(&story
@@ -161,7 +178,12 @@ fn tests(story: &Story<'_>) -> Vec<String> {
         tests.iter().filter(|test| test["outcome"] == outcome).map(|test| text(test, "title")).collect()
     };
     let [passed, warned, failed, skipped] = ["passed", "warned", "failed", "skipped"].map(titles);
-    let mut sentences = vec![format!("{} of {} passed.", count(len(&passed)), many(len(&tests), "test"))];
+    // As the log counts them: one with a warning is no failure, and not among those that passed.
+    let others = [(&warned, "passed with a warning"), (&failed, "failed"), (&skipped, "could not be made")];
+    let others = others.into_iter().filter(|(titles, _)| !titles.is_empty());
+    let others: String = others.map(|(titles, how)| format!(", {} {how}", count(len(titles)))).collect();
+    let mut sentences =
+        vec![format!("{} of {} passed{others}.", count(len(&passed)), many(len(&tests), "test"))];
     if !failed.is_empty() {
         sentences.push(format!("Failed: {}.", failed.join("; ")));
     }
@@ -300,7 +322,12 @@ fn facts(story: &Story<'_>) -> Markup {
         fact("Environment", environment.into());
     }
     if let Some(began) = story.runs.iter().filter_map(Run::began).min() {
-        let took = story.took().map(|took| format!("took {}", duration(took))).unwrap_or_default();
+        let took = story.took().map(|took| match story.runs.as_slice() {
+            [_] => format!("took {}", duration(took)),
+            // A gate may be of the day before: nobody worked in between.
+            _ => format!("{} from the first record to the last", duration(took)),
+        });
+        let took = took.unwrap_or_default();
         fact("Began", [when(began).into(), el("span", &[("class", "under")], took)].into());
     }
     if let Some(server) = story.database().filter(|_| !story.has("migration-tests")).and_then(server) {

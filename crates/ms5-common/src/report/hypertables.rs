@@ -111,13 +111,21 @@ fn one(place: usize, name: &str, record: &Value) -> Markup {
 
 /// A bar for each chunk, over its stretch of time.
 fn chart(place: usize, name: &str, chunks: &[Value]) -> Markup {
-    let spans: Vec<(f64, f64, f64, bool)> = chunks
-        .iter()
-        .filter_map(|chunk| {
-            let size = chunk["bytes"].as_f64()?;
-            Some((at(&chunk["begin"])?, at(&chunk["end"])?, size, chunk["compressed"] == true))
-        })
-        .collect();
+    let of_time = chunks.iter().filter_map(|chunk| {
+        let size = chunk["bytes"].as_f64()?;
+        Some((at(&chunk["begin"])?, at(&chunk["end"])?, size, chunk["compressed"] == true))
+    });
+    // Partitions by something else beside time share a stretch: one bar for all of them, or they would hide each other.
+    let mut spans: Vec<(f64, f64, f64, bool)> = Vec::new();
+    for (begin, end, size, packed) in of_time {
+        match spans.iter_mut().find(|span| (span.0, span.1) == (begin, end)) {
+            Some(span) => {
+                span.2 += size;
+                span.3 &= packed;
+            }
+            None => spans.push((begin, end, size, packed)),
+        }
+    }
     let group = spans.len().div_ceil(MOST).max(1);
     let grouped: Vec<(f64, f64, f64, bool)> = spans
         .chunks(group)
@@ -145,9 +153,10 @@ fn chart(place: usize, name: &str, chunks: &[Value]) -> Markup {
     };
     let begin = edge(chunks.iter().find(|chunk| chunk["begin"].is_string()), "begin").unwrap_or_default();
     let end = edge(chunks.iter().rev().find(|chunk| chunk["end"].is_string()), "end").unwrap_or_default();
-    let several = if group > 1 { format!(" Each bar stands for {group} chunks.") } else { String::new() };
+    let several =
+        if group > 1 { format!(" Each bar stands for {group} stretches of time.") } else { String::new() };
     let about = format!(
-        "{} of {name} from {begin} until {end}, the largest {}.{several}",
+        "{} of {name} from {begin} until {end}; the highest bar is {}.{several}",
         many(len(chunks), "chunk"),
         bytes(most)
     );

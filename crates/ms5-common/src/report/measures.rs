@@ -156,7 +156,7 @@ fn trends(measures: &[&Value]) -> Markup {
         return charts;
     }
     let limits = if measures.iter().any(|record| is_compared(record)) {
-        " The dashed line is the limit; small marked points beyond it were regressions."
+        " The dashed line is the limit of this run; small marked points were regressions when they were measured."
     } else {
         ""
     };

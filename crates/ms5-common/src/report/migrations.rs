@@ -4,25 +4,32 @@ use serde_json::Value;
 
 use super::html::{Markup, el};
 use super::outcome::{badge_in, outcome_in};
-use super::story::Story;
+use super::story::{Run, Story};
 use super::svg::{self, Bar};
 use super::table::{Row, code, figures, table, words};
 use super::words::{count, count_in, duration, field, len, list, many, moment_in, text, text_in, texts};
 
 /// The part: the timeline and the files.
 pub(super) fn part(story: &Story<'_>) -> Markup {
-    let migrations = story.migrations();
-    if migrations.is_empty() {
-        return Markup::default();
-    }
+    let runs: Vec<&Run<'_>> = story.runs.iter().filter(|run| run.of("migration").next().is_some()).collect();
+    let alone = runs.len() == 1;
+    runs.into_iter().enumerate().map(|(place, run)| of_run(place, run, alone)).collect()
+}
+
+/// The files of one run; what it is called where there are others.
+fn of_run(place: usize, run: &Run<'_>, alone: bool) -> Markup {
     let (stand, ran): (Vec<&Value>, Vec<&Value>) =
-        migrations.into_iter().partition(|record| record["standing"].is_string());
+        run.of("migration").partition(|record| record["standing"].is_string());
+    let named = |alone_says: &str, says: &str| {
+        if alone { alone_says.to_owned() } else { format!("{says} {}", run.id) }
+    };
+    let key = |record: &Value| named(text(record, "file"), text(record, "file"));
     let ran_rows = ran
         .iter()
         .map(|record| {
             Row::of(
                 record,
-                text(record, "file"),
+                &key(record),
                 vec![
                     text_in(record, "name"),
                     badge_in(record, "outcome"),
@@ -39,7 +46,7 @@ pub(super) fn part(story: &Story<'_>) -> Markup {
         .map(|record| {
             Row::of(
                 record,
-                text(record, "file"),
+                &key(record),
                 vec![
                     text_in(record, "name"),
                     badge_in(record, "standing"),
@@ -61,9 +68,9 @@ pub(super) fn part(story: &Story<'_>) -> Markup {
     let stand_columns =
         [words("Migration"), words("Standing"), words("Applied at"), words("By"), code("File, sha256")];
     [
-        timeline(&ran),
-        table("Files of this run", &ran_columns, ran_rows),
-        table("How each file stands", &stand_columns, stand_rows),
+        timeline(place, &ran),
+        table(&named("Files of this run", "Files of the run"), &ran_columns, ran_rows),
+        table(&named("How each file stands", "How each file stood in the run"), &stand_columns, stand_rows),
     ]
     .into()
 }
@@ -79,7 +86,7 @@ fn file(record: &Value) -> Markup {
 }
 
 /// Each file as a bar over the time of the run.
-fn timeline(ran: &[&Value]) -> Markup {
+fn timeline(place: usize, ran: &[&Value]) -> Markup {
     let spans: Vec<(&Value, f64, f64)> = ran
         .iter()
         .filter_map(|record| {
@@ -105,13 +112,19 @@ fn timeline(ran: &[&Value]) -> Markup {
         many(len(&bars), "file"),
         duration(most)
     );
-    svg::bars("chart-migrations", "Timeline of the migration", &about, &bars, &svg::ticks(most))
+    let id = if place == 0 { "chart-migrations".to_owned() } else { format!("chart-migrations-{place}") };
+    svg::bars(&id, "Timeline of the migration", &about, &bars, &svg::ticks(most))
 }
 
 /// The part on locks: of each file that ran, and of each statement of a plan.
 pub(super) fn locks(story: &Story<'_>) -> Markup {
+    let locking: Vec<&Value> =
+        story.migrations().into_iter().filter(|record| record["locks"].is_array()).collect();
+    // A dry run says the same of a file as the run behind it.
+    let again =
+        |place: usize| locking[place + 1..].iter().any(|other| other["file"] == locking[place]["file"]);
     let of_files: Markup =
-        story.migrations().into_iter().filter(|record| record["locks"].is_array()).map(of_file).collect();
+        (0..locking.len()).filter(|place| !again(*place)).map(|place| of_file(locking[place])).collect();
     let statements: Vec<Row> = story
         .kind("statement")
         .into_iter()

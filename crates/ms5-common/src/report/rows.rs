@@ -115,7 +115,7 @@ pub(super) fn part(story: &Story<'_>) -> Markup {
                     count_in(proof, "rows"),
                     rows_after,
                     count_in(after, "added"),
-                    field(before, "buckets", |_| Some(count(len(list(before, "buckets"))))),
+                    days(before),
                 ],
             )
         })
@@ -132,10 +132,18 @@ pub(super) fn part(story: &Story<'_>) -> Markup {
         figures("Added since"),
         figures("Days compared"),
     ];
-    let about = "Every row was counted and hashed, day by day, up to the highest key that was there before. Rows with higher keys came \
+    let about = "Every row was counted and hashed, day by day where a column says when it is of, up to the highest key that was there before. Rows with higher keys came \
                  while production went on; they are told apart.";
     [el("p", &[("class", "about")], about), table("Rows of each table, before and after", &columns, rows)]
         .into()
+}
+
+/// How many days were compared one by one: none where there are no rows, or no column says when they are of.
+fn days(before: &Value) -> Markup {
+    if before["time_column"].is_null() || before["rows"] == 0 {
+        return "–".into();
+    }
+    field(before, "buckets", |_| Some(count(len(list(before, "buckets")))))
 }
 
 /// What all rows together hash to, under the table's name.

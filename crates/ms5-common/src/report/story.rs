@@ -101,6 +101,11 @@ impl<'a> Story<'a> {
         self.runs.iter().any(|run| run.tool == tool)
     }
 
+    /// The runs of a tool.
+    pub(super) fn of_tool<'s>(&'s self, tool: &'s str) -> impl Iterator<Item = &'s Run<'a>> {
+        self.runs.iter().filter(move |run| run.tool == tool)
+    }
+
     /// The last run of each tool: what an earlier one said is history.
     pub(super) fn last_runs(&self) -> Vec<&Run<'a>> {
         let later =

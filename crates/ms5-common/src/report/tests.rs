@@ -389,3 +389,96 @@ fn the_database_of_the_tests_is_not_the_one_they_are_made_from() {
     assert!(!html.contains("postgres<") && html.contains("PostgreSQL 17.99"), "{html}");
     assert!(html.contains("Community edition") && html.contains("Debian 99"), "{html}");
 }
+
+/// A run of the runner, and when its first and its last record are of.
+fn runner(id: &str, began: &str, ended: &str, outcome: &str) -> Vec<Value> {
+    let of = |kind: &str, time: &str, fields: Value| {
+        let mut record = record("migration-runner", kind, fields);
+        record["run_id"] = json!(id);
+        record["time"] = json!(time);
+        record
+    };
+    let file = json!({
+        "name": "001 - A", "file": "001_a.sql", "checksum": "c0ffee", "statements": 2, "outcome": outcome, "milliseconds": null, "began": null,
+        "locks": [], "unknown": [], "proof": null,
+    });
+    vec![
+        of(
+            "start",
+            began,
+            json!({"version": "1", "environment": "test", "database": null, "migrations_digest": null}),
+        ),
+        of("migration", began, file),
+        of("verdict", ended, json!({"ok": true, "exit": 0, "counts": {}, "seconds": 2.0, "error": null})),
+    ]
+}
+
+#[test]
+fn what_a_dry_run_before_says_is_not_said_of_the_run() {
+    let dry = runner("dry", "2026-01-14T10:00:00.000Z", "2026-01-14T10:00:02.000Z", "would run");
+    let run = runner("run", "2026-01-15T06:00:00.000Z", "2026-01-15T06:00:02.000Z", "applied");
+    assert!(page(&dry).contains("nothing was changed"));
+    let both = page(&[dry.clone(), run.clone()].concat());
+    assert!(!both.contains("nothing was changed") && !both.contains("State of the migrations"), "{both}");
+    assert!(both.contains("1 file applied."));
+    // Each run has a table of its own.
+    assert!(both.contains("Files of the run dry") && both.contains("Files of the run run"), "{both}");
+    // And the other way round.
+    let after = page(&[run, dry].concat());
+    assert!(after.contains("The last run of the runner was a dry run: it changed nothing."), "{after}");
+}
+
+#[test]
+fn hours_between_two_runs_are_not_said_to_be_work() {
+    let dry = runner("dry", "2026-01-14T10:00:00.000Z", "2026-01-14T10:00:02.000Z", "would run");
+    assert!(page(&dry).contains("took 2.0 s"), "one run takes its time");
+    let run = runner("run", "2026-01-15T06:00:00.000Z", "2026-01-15T06:00:02.000Z", "applied");
+    let both = page(&[dry, run].concat());
+    assert!(
+        !both.contains("took 20 h") && both.contains("20 h 00 min from the first record to the last"),
+        "{both}"
+    );
+}
+
+#[test]
+fn days_are_compared_only_where_there_are_rows_and_a_time() {
+    let of = |rows: u64, time: Value| {
+        let table = json!({
+            "schema": "s", "table": "t", "columns": [], "time_column": time, "key": "id", "highest": null, "proven": true, "why_not": [],
+            "changing": false, "rows": rows, "hash": "1", "above": 0, "buckets": [{"day": null, "rows": rows, "hash": "1"}],
+        });
+        page(&[record("pre-validate", "table", table), verdict("pre-validate", 0, None)])
+    };
+    assert!(of(5, json!("ts")).contains("data-field=\"buckets\""));
+    assert!(!of(5, json!(null)).contains("data-field=\"buckets\""));
+    assert!(!of(0, json!("ts")).contains("data-field=\"buckets\""));
+}
+
+#[test]
+fn chunks_of_the_same_time_are_one_bar() {
+    let chunk = |bytes: u64| json!({"begin": "2025-01-01T00:00:00Z", "end": "2025-01-08T00:00:00Z", "bytes": bytes, "compressed": false});
+    let hypertable = json!({
+        "schema": "s", "table": "t", "time_column": "ts", "rows_estimate": 1, "chunks": [chunk(1_000_000), chunk(3_000_000)],
+    });
+    let page = page(&[record("post-validate", "hypertable", hypertable), verdict("post-validate", 0, None)]);
+    assert!(page.contains("the highest bar is 3.8 MiB"), "{page}");
+    assert!(page.contains("2 chunks of s.t"));
+}
+
+#[test]
+fn tests_that_passed_are_counted_as_the_log_counts_them() {
+    let of = |id: &str, outcome: &str| {
+        let fields = json!({
+            "id": id, "category": "runner", "order": 1, "title": id, "outcome": outcome, "seconds": 1.0, "began": 0.0, "lane": 0,
+            "reasons": [], "left": [], "commands": [],
+        });
+        record("migration-tests", "test", fields)
+    };
+    let page = page(&[
+        of("a", "passed"),
+        of("b", "warned"),
+        of("c", "skipped"),
+        verdict("migration-tests", 0, None),
+    ]);
+    assert!(page.contains("1 of 3 tests passed, 1 passed with a warning, 1 could not be made."), "{page}");
+}

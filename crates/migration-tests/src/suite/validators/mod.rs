@@ -6,6 +6,7 @@
 mod post;
 mod pre;
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use ms5_common::expected::{self, Expected};
@@ -138,13 +139,18 @@ struct Broken {
     make: fn(&Case<'_>, &Expected) -> Result<Option<String>, Stop>,
 }
 
-/// Breaks all of them.
-fn broken(case: &Case<'_>, expected: &Expected, all: &[Broken]) -> Result<Vec<Finds>, Stop> {
-    let mut wanted = Vec::new();
+/// Breaks all of them; what there is nothing of is said.
+fn broken(case: &mut Case<'_>, expected: &Expected, all: &[Broken]) -> Result<Vec<Finds>, Stop> {
+    let (mut wanted, mut left) = (Vec::new(), Vec::new());
     for Broken { check, verdict, make } in all {
-        if let Some(object) = make(case, expected)? {
-            wanted.push(Finds { check, verdict, object });
+        match make(case, expected)? {
+            Some(object) => wanted.push(Finds { check, verdict, object }),
+            None => left.push(*check),
         }
+    }
+    if !left.is_empty() {
+        case.notes
+            .push(format!("there is nothing of the kind, so it was not broken here: {}", left.join(", ")));
     }
     Ok(wanted)
 }
@@ -198,12 +204,39 @@ pub(super) fn promised(case: &Case<'_>) -> Result<Expected, Stop> {
     Ok(expected::parse(&text, &file.display().to_string())?)
 }
 
-/// That every object is as it was.
-fn same(case: &Case<'_>, before: &ms5_common::catalog::Inventory) -> Done {
-    let differences = before.compare(&case.inventory()?);
-    must(differences.is_empty(), || {
-        format!("{} objects are not as they were, such as {}", differences.len(), differences[0])
-    })
+/// A database before a validator looks at it.
+struct Before {
+    objects: ms5_common::catalog::Inventory,
+    state: Vec<String>,
+}
+
+impl Before {
+    fn take(case: &Case<'_>) -> Result<Self, Stop> {
+        Ok(Self { objects: case.inventory()?, state: case.state()? })
+    }
+
+    /// That every object, every row and every sequence is as it was.
+    fn is_kept(&self, case: &Case<'_>) -> Done {
+        let differences = self.objects.compare(&case.inventory()?);
+        must(differences.is_empty(), || {
+            format!("{} objects are not as they were, such as {}", differences.len(), differences[0])
+        })?;
+        super::backup::same_state(case, &self.state)
+    }
+}
+
+/// That a run says something of each check that its tool has, by its own list.
+fn makes_all(case: &mut Case<'_>, tool: &str, ran: &Ran) -> Done {
+    let list = case.tool(tool, "--list-checks")?.exits(0)?;
+    let made: BTreeSet<String> =
+        ran.records("check").iter().filter_map(|check| Some(check["id"].as_str()?.to_owned())).collect();
+    let rows = list.stdout.lines().filter_map(|line| line.strip_prefix("| ")?.split(" |").next());
+    let ids: Vec<&str> = rows.filter(|id| !id.is_empty()).collect();
+    must(!ids.is_empty(), || format!("{tool} --list-checks shows none"))?;
+    match ids.iter().find(|id| !made.contains(**id)) {
+        Some(missing) => Err(ran.wrong(&format!("says nothing of the check {missing}"))),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]

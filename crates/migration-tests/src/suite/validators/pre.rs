@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 
 use ms5_common::sql::escape_identifier;
 
-use super::{Broken, Finds, SMALL, broken, find, finds, same};
+use super::{Before, Broken, Finds, SMALL, broken, find, finds, makes_all};
 use crate::case::{Case, Done, Stop, must, refused};
 
 const TOOL: &str = "pre-validate";
@@ -73,14 +73,14 @@ pub(super) const TABLE: &[Broken] = &[
 ];
 
 pub(super) fn passes(case: &mut Case<'_>) -> Done {
-    let before = case.inventory()?;
+    let before = Before::take(case)?;
     let ran = case.tool(TOOL, SMALL)?.exits(0)?;
     ran.says(&[
         "Starting MS5.0 pre-migration validation",
         "Database connection successful",
         "Pre-migration validation passed",
     ])?;
-    same(case, &before)?;
+    before.is_kept(case)?;
     let log = case.log("validation")?;
     must(log.contains("Pre-migration validation passed"), || {
         "the log file does not hold what was printed".to_owned()
@@ -97,7 +97,8 @@ pub(super) fn passes(case: &mut Case<'_>) -> Done {
             .any(|table| format!("{}.{}", word(&table["schema"]), word(&table["table"])) == wanted.table);
         must(told || there != "true", || format!("the rows of {} were not counted", wanted.table))?;
     }
-    same(case, &before)
+    makes_all(case, TOOL, &ran)?;
+    before.is_kept(case)
 }
 
 fn word(value: &serde_json::Value) -> &str {
