@@ -63,15 +63,14 @@ pub(super) const POSTGRES: &[&str] = &[
          WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
            AND ", ours!("n", "pg_class", "c.oid"), " AND ", not_the_ledger!("c")
     ),
-    // PostgreSQL 18 lists NOT NULL as constraints too; the column's line has that fact on every version.
+    // PostgreSQL 18 lists NOT NULL as constraints too; the column's line has that fact on every version. A key's rows for partitions
+    // are the server's own, as are their names.
     concat!(
         "SELECT 'constraint ' || quote_ident(n.nspname) || '.' || quote_ident(c.relname) || '.' || quote_ident(k.conname),
                 pg_get_constraintdef(k.oid) || CASE WHEN k.convalidated THEN '' ELSE ' (not validated)' END
          FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-         WHERE k.contype <> 'n' AND k.confrelid <> ALL ($1)
-           AND NOT EXISTS (SELECT FROM pg_catalog.pg_class f JOIN pg_catalog.pg_namespace g ON g.oid = f.relnamespace
-                           WHERE k.conparentid <> 0 AND f.oid = k.confrelid AND g.nspname ~ '^_timescaledb_')
+         WHERE k.contype <> 'n' AND NOT (k.contype = 'f' AND k.conparentid <> 0) AND k.confrelid <> ALL ($1)
            AND ", ours!("n", "pg_class", "c.oid"), " AND ", not_the_ledger!("c")
     ),
     concat!(

@@ -2,7 +2,7 @@
 //! definition as it has printed it before, once it has read that text, and pg_dump leaves some objects out.
 //!
 //! Sources: `transformTypeCast` and `makeAndExpr` of PostgreSQL's parser (a cast of an ARRAY is handed to its elements, nested ANDs
-//! become one), `getIndexes` of pg_dump (no invalid indexes), `ChooseConstraintName` (keys to partitions are named anew).
+//! become one), `getIndexes` of pg_dump (no invalid indexes), `addFkRecurseReferenced` (the server names and orders keys to partitions).
 
 use std::collections::BTreeSet;
 
@@ -35,43 +35,28 @@ pub(super) fn differences(was: &Inventory, is: &Inventory) -> Vec<Difference> {
     let (was, is) = (was.without_positions(), is.without_positions());
     let mut differences = was.compare(&is);
     differences.retain(|difference| match difference {
-        Difference::Missing { object, .. } => {
+        Difference::Missing { object, was } => {
             let name = object.strip_prefix("comment on ").unwrap_or(object);
             !name.strip_prefix("index ").is_some_and(|name| invalid.contains(name))
+                && !stands_for_a_partition(object, was, &is)
         }
         Difference::Added { .. } => true,
         Difference::Changed { was, is, .. } => normal(was) != normal(is),
     });
-    without_renamed_keys(differences)
+    differences
 }
 
-/// Leaves out foreign keys of a table that are only named differently.
-fn without_renamed_keys(differences: Vec<Difference>) -> Vec<Difference> {
-    let mut left: Vec<Difference> = Vec::new();
-    for difference in differences {
-        let other = key(&difference).and_then(|name| {
-            left.iter().position(|one| {
-                std::mem::discriminant(one) != std::mem::discriminant(&difference)
-                    && key(one).as_ref() == Some(&name)
-            })
-        });
-        match other {
-            Some(at) => drop(left.remove(at)),
-            None => left.push(difference),
-        }
-    }
-    left
-}
-
-/// The table of a foreign key that one side alone has, and its definition.
-fn key(difference: &Difference) -> Option<(&str, Vec<&str>)> {
-    let (Difference::Missing { object, was: definition } | Difference::Added { object, is: definition }) =
-        difference
-    else {
-        return None;
-    };
-    let (table, _) = object.strip_prefix("constraint ")?.rsplit_once('.')?;
-    definition.starts_with("FOREIGN KEY").then(|| (table, normal(definition)))
+/// Whether a foreign key is missing that another one stands for: an inventory of before has one more for each partition that the
+/// table of the key refers to, with a name that the server has chosen.
+fn stands_for_a_partition(object: &str, definition: &str, is: &Inventory) -> bool {
+    let columns =
+        |definition: &str| definition.split_once(" REFERENCES ").map(|(columns, _)| columns.to_owned());
+    let table = |object: &str| object.rsplit_once('.').map(|(table, _)| table.to_owned());
+    object.starts_with("constraint ")
+        && definition.starts_with("FOREIGN KEY")
+        && is
+            .iter()
+            .any(|(other, there)| table(other) == table(object) && columns(there) == columns(definition))
 }
 
 /// The tokens of a definition without parentheses and casts.
@@ -164,13 +149,13 @@ mod tests {
     }
 
     #[test]
-    fn keys_to_partitions_may_change_their_names_and_nothing_else() {
-        let key = |name: &'static str, to: &'static str| (name, to);
-        let one = key("constraint public.t.t_p_fkey1", "FOREIGN KEY (p) REFERENCES public.p1(id)");
-        let same = key("constraint public.t.t_p_fkey2", "FOREIGN KEY (p) REFERENCES public.p1(id)");
-        let other = key("constraint public.t.t_p_fkey2", "FOREIGN KEY (p) REFERENCES public.p2(id)");
-        assert!(found(&[one], &[same]).is_empty());
+    fn keys_to_partitions_are_those_of_their_tables_key() {
+        let whole = ("constraint public.t.t_p_fkey", "FOREIGN KEY (p) REFERENCES public.p(id)");
+        let one = ("constraint public.t.t_p_fkey1", "FOREIGN KEY (p) REFERENCES public.p1(id)");
+        let other = ("constraint public.t.t_q_fkey", "FOREIGN KEY (q) REFERENCES public.p(id)");
+        assert!(found(&[whole, one], &[whole]).is_empty());
+        assert_eq!(found(&[whole, one], &[]).len(), 2);
+        assert_eq!(found(&[whole, other], &[whole]).len(), 1);
         assert_eq!(found(&[one], &[other]).len(), 2);
-        assert_eq!(found(&[one], &[]).len(), 1);
     }
 }
