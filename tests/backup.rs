@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use migration_tests::backups::{Backups, Dice, HYPERTABLES, PLAIN, content, gunzip};
+use migration_tests::lab::Stops;
 use migration_tests::program::Program;
 use migration_tests::server::{Engine, Server};
 use serde_json::Value;
@@ -214,9 +215,10 @@ fn money_on_its_way_between_two_tables_is_counted_once() {
                 }
             });
         }
-        thread::sleep(Duration::from_millis(300));
+        let stops = Stops(&stop);
+        backups.lab.wait_for("SELECT EXISTS (SELECT FROM a WHERE money <> 1000)");
         let folder = backups.backup("money full");
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        drop(stops);
         let to = backups.empty_database("money");
         let _ = backups.psql(&to, gunzip(&fs::read(folder.join("full_database.sql.gz")).unwrap())).expect(0);
         let mut client = backups.superuser(&to);
@@ -291,7 +293,8 @@ fn two_at_once_both_count_and_a_killed_one_leaves_nothing() {
         run.signal("KILL");
         let killed = run.wait().code() != 0;
         let listed = backups.names().iter().filter(|name| name.starts_with("killed")).count();
-        assert_eq!(listed, usize::from(!killed), "{:?}", backups.all_names());
+        // One that was killed may have come to its backup's end before.
+        assert!(listed <= 1 && (killed || listed == 1), "{:?}", backups.all_names());
         let _ = backups.run("list").expect(0);
         for name in backups.names().iter().filter(|name| name.starts_with("killed")) {
             let _ = backups.run(&format!("verify {name}")).expect(0);

@@ -181,13 +181,15 @@ INSERT INTO big SELECT i, i % 10, repeat(md5(i::text), 4) FROM generate_series(1
         let run = backups.tool("restore d").start();
         backups
             .lab
-            .wait_for("SELECT EXISTS (SELECT FROM pg_stat_progress_copy WHERE tuples_processed > 1000)");
+            .wait_for("SELECT EXISTS (SELECT FROM pg_stat_progress_copy WHERE datname = current_database() AND tuples_processed > 1000)");
         run.signal(signal);
         let ran = run.wait();
         if signal == "TERM" {
             let _ = ran.expect(143).shows(&["all was rolled back"]);
         }
-        backups.lab.wait_for("SELECT NOT EXISTS (SELECT FROM pg_stat_progress_copy)");
+        backups.lab.wait_for(
+            "SELECT NOT EXISTS (SELECT FROM pg_stat_progress_copy WHERE datname = current_database())",
+        );
         assert_eq!(rows(&mut backups.lab.client()), 0);
         backups.has_objects_of(&inventory);
     }

@@ -233,11 +233,16 @@ fn a_rollback_script_ends_with_its_signals_number() {
     // Slow to unpack: there is time for a signal.
     let slow = plant.production.lab.home().join("slow");
     fs::create_dir_all(&slow).unwrap();
-    fs::write(slow.join("gunzip"), "#!/bin/sh\nsleep 3\nexec /usr/bin/gunzip \"$@\"\n").unwrap();
+    fs::write(slow.join("gunzip"), "#!/bin/sh\nsleep 5\nexec /usr/bin/gunzip \"$@\"\n").unwrap();
     let _ = Program::at(Path::new("/bin/chmod"))
         .args(["755"])
         .arg(slow.join("gunzip").display().to_string())
-        .run();
+        .run()
+        .expect(0);
+    // Its own half-made database: tests beside roll back on the same server.
+    let text = fs::read_to_string(&script).unwrap();
+    let key = text.lines().find_map(|line| line.strip_prefix("LOCK_KEY=")).unwrap().trim_matches('\'');
+    let half = format!("ms5_rollback_{}_", key.trim_start_matches('-'));
     for (signal, classic, code) in
         [("HUP", "", 129), ("INT", "", 130), ("TERM", "", 143), ("TERM", "classic", 1)]
     {
@@ -248,10 +253,9 @@ fn a_rollback_script_ends_with_its_signals_number() {
             .env("MS5_EXIT", classic)
             .args(["--force"])
             .start();
-        plant
-            .production
-            .lab
-            .wait_for("SELECT EXISTS (SELECT FROM pg_database WHERE datname LIKE 'ms5_rollback_%')");
+        plant.production.lab.wait_for(&format!(
+            "SELECT EXISTS (SELECT FROM pg_database WHERE starts_with(datname::text, '{half}'))"
+        ));
         run.signal(signal);
         let _ = run.wait().expect(code).shows(&["stopped by a signal"]);
         assert_eq!(whose(&plant.production), "production");

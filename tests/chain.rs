@@ -65,7 +65,7 @@ fn whatever_is_wrong_upstream_nothing_is_touched_without_pipefail_too() {
         ("$PRE | head -c 700".to_owned(), "not a record"),
         ("$PRE | head -n 3".to_owned(), "did not come to a verdict"),
         // The shell ends it before it can have said anything.
-        ("( $PRE & kill -9 $! )".to_owned(), "no record of pre-validate"),
+        ("( sh -c 'kill -9 $$; exec false' )".to_owned(), "no record of pre-validate"),
         (format!("DB_NAME={} $PRE", other.name), "looked at another database"),
         ("echo '\\restrict'".to_owned(), "not a record"),
     ] {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use migration_tests::lab::Lab;
+use migration_tests::lab::{Lab, Stops};
 use migration_tests::program::project_root;
 use migration_tests::server::{Engine, Server, not_run};
 use ms5_common::db::connect::{Connected, Secret, Settings, SslMode, connect};
@@ -538,15 +538,6 @@ fn writers_at_work_never_give_a_false_alarm() {
     assert_eq!(proven.load(Ordering::Relaxed), 30);
 }
 
-/// Stops the writers also where an assertion fails.
-struct Stops<'a>(&'a AtomicBool);
-
-impl Drop for Stops<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 #[test]
 fn several_sessions_see_what_one_sees() {
     let lab = lab("CREATE TABLE wide (id bigserial PRIMARY KEY, ts timestamp NOT NULL, filler text);
@@ -569,7 +560,7 @@ fn several_sessions_see_what_one_sees() {
     // By hand it is the same sum.
     let sum = lab.ask("SELECT sum(hash_record_extended(ROW(filler, id, ts), 0)) FROM wide");
     assert_eq!(sum, wide.hash.to_string());
-    assert_eq!(lab.ask("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in%'"), "0");
+    lab.wait_for("SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in%')");
 }
 
 #[test]

@@ -604,7 +604,7 @@ fn a_kill_leaves_nothing_that_is_taken_for_a_backup() {
     let fills = || hidden.join("full_database.sql.gz").metadata().is_ok_and(|file| file.len() > 100_000);
     for half in [sound.len() / 2, sound.len()] {
         // Half of it has come, or all but the command's end.
-        let slow = format!("head -c {half} \"$FAR/sent.tar\"; exec sleep 5");
+        let slow = format!("head -c {half} \"$FAR/sent.tar\"; exec sleep 60 2>/dev/null");
         let fetch = far.fetch(&to, &slow).start();
         wait_until("half of it is here", fills);
         if half < sound.len() {
@@ -624,12 +624,14 @@ fn a_kill_leaves_nothing_that_is_taken_for_a_backup() {
         assert!(all_in(&to).is_empty());
     }
     // Killed while it sends: the far end has seen its input end, and has a tar without one.
-    let slow = "head -c 100000 > \"$FAR/half.tar\"; sleep 1; cat >> \"$FAR/half.tar\"; mv \"$FAR/half.tar\" \"$FAR/kept.tar\"";
+    let slow = "head -c 100000 > \"$FAR/half.tar\"; until [ -e \"$FAR/go\" ]; do sleep 0.1; done; cat >> \"$FAR/half.tar\"; mv \"$FAR/half.tar\" \"$FAR/kept.tar\"";
     let send = far.send("killed", slow).start();
     wait_until("the far end has begun", || {
         far.file("half.tar").metadata().is_ok_and(|file| file.len() >= 100_000)
     });
-    assert_eq!(send.kill().code(), 137);
+    send.signal("KILL");
+    fs::write(far.file("go"), "").unwrap();
+    assert_eq!(send.wait().code(), 137);
     wait_until("the far end is content", || far.file("kept.tar").exists());
     let _ = far.verify("cat \"$FAR/kept.tar\"").run().expect(1).shows(&["the tar is cut off"]);
     let _ = far.fetch(&to, "cat \"$FAR/kept.tar\"").run().expect(1).shows(&["the tar is cut off"]);

@@ -12,7 +12,7 @@ fn lab(files: &[(&str, &str)]) -> Lab<'static> {
 /// A file that notes when it began and ended, as the clock of the server has it.
 fn timed(directive: &str, name: &str, body: &str) -> String {
     format!(
-        "{directive}CREATE TABLE {name} AS SELECT clock_timestamp() AS begun;\n{body}\nSELECT pg_sleep(1);\nALTER TABLE {name} ADD COLUMN ended timestamptz;\nUPDATE {name} SET ended = clock_timestamp();\n"
+        "{directive}CREATE TABLE {name} AS SELECT clock_timestamp() AS begun;\n{body}\nSELECT pg_sleep(2);\nALTER TABLE {name} ADD COLUMN ended timestamptz;\nUPDATE {name} SET ended = clock_timestamp();\n"
     )
 }
 

@@ -18,7 +18,7 @@ const B: (&str, &str) =
     ("002_second.sql", "-- 002 - Second Step\nCREATE TABLE b (id int);\nINSERT INTO b VALUES (1);\n");
 
 /// A run that takes longer hangs.
-const LIMIT: Duration = Duration::from_secs(90);
+const LIMIT: Duration = Duration::from_secs(240);
 
 const TRANSACTION: &str = "pool_mode=transaction";
 const STATEMENT: &str = "pool_mode=statement";
@@ -262,7 +262,7 @@ fn a_direct_connection_is_nobodys_pooler() {
 fn of_twenty_runs_at_once_one_applies_and_none_hangs() {
     const SLOW: (&str, &str) =
         ("003_third.sql", "-- 003 - Third Step\nCREATE TABLE c (id int);\nSELECT pg_sleep(0.3);\n");
-    for (repetition, wait) in ["--lock-wait=80", "--lock-wait=0"].iter().cycle().take(10).enumerate() {
+    for (repetition, wait) in ["--lock-wait=200", "--lock-wait=0"].iter().cycle().take(10).enumerate() {
         let lab = Lab::new(Server::shared(Engine::Pg17), &[A, B, SLOW]);
         let runs: Vec<Ran> = thread::scope(|scope| {
             let runs: Vec<_> = (0..20).map(|_| scope.spawn(|| lab.runner(wait).run_within(LIMIT))).collect();

@@ -100,7 +100,7 @@ fn one_row_less_or_another_value_and_nothing_is_committed() {
 
 #[test]
 fn writers_wait_for_the_proof_and_readers_do_not() {
-    let lab = lab(&format!("SELECT pg_sleep(2);\n{CONVERT}"));
+    let lab = lab(&format!("SELECT pg_sleep(6);\n{CONVERT}"));
     thread::scope(|scope| {
         let run = scope.spawn(|| lab.run("--prove").expect(0));
         lab.wait_for_sleep();
@@ -120,7 +120,7 @@ fn a_table_that_others_write_to_is_tried_again() {
     let mut writer = lab.client();
     writer.batch_execute("BEGIN; INSERT INTO rows VALUES (now(), -1)").unwrap();
     thread::scope(|scope| {
-        let run = scope.spawn(|| lab.run("--prove --lock-timeout=0.3").expect(0));
+        let run = scope.spawn(|| lab.run("--prove --lock-timeout=3").expect(0));
         for _ in 0..2 {
             lab.wait_for(
                 "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'rows'::regclass AND NOT granted)",
@@ -135,7 +135,7 @@ fn a_table_that_others_write_to_is_tried_again() {
     let mut holder = lab.client();
     holder.batch_execute("BEGIN; LOCK TABLE others").unwrap();
     let free = self::lab(CONVERT);
-    let _ = free.run("--prove --lock-timeout=0.3 --lock-retries=0").expect(0);
+    let _ = free.run("--prove --lock-timeout=3 --lock-retries=0").expect(0);
 }
 
 #[test]

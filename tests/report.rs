@@ -499,12 +499,13 @@ fn a_build_server_hears_of_a_signal_of_strictness_and_of_nothing_proven() {
     assert!(read().contains("<error message=") && read().contains("0 of 1 tests were made"), "{}", read());
 
     fs::write(&junit, "of yesterday").unwrap();
-    let running = suite_in(home, "--junit=junit.xml --filter=runner.help,integration").start();
+    let mut running = suite_in(home, "--junit=junit.xml --filter=runner.help,integration").start();
     while !fs::read_dir(home.join("logs/tests")).unwrap().any(|log| {
         fs::read_to_string(log.unwrap().path()).is_ok_and(|text| {
             text.contains("Starting MS5.0") && text.contains("✅ runner.help") && !text.contains("tests in ")
         })
     }) {
+        assert!(running.runs(), "it ended before it could be stopped");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     assert_eq!(read(), "of yesterday", "half a file is never taken for a whole one");

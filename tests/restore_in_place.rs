@@ -3,14 +3,19 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use migration_tests::backups::{Backups, HYPERTABLES, PLAIN};
 use migration_tests::server::{Engine, Server};
 
+static ROLE: Mutex<()> = Mutex::new(());
+
 /// A database of a role that may make no other.
 fn backups(engine: Engine, sql: &str) -> Backups<'static> {
     let backups = Backups::new(engine, sql);
+    // Two that alter a role at once disturb each other.
+    let _turn = ROLE.lock().unwrap_or_else(PoisonError::into_inner);
     backups.superuser("postgres").batch_execute("ALTER ROLE ms5_user_test NOCREATEDB").unwrap();
     backups
 }

@@ -105,7 +105,7 @@ fn a_signal_during_a_commit_lets_it_end_and_takes_back_the_beginning_of_the_next
         (
             "001_slow.sql",
             "CREATE TABLE e (id int);
-             CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(3); RETURN NULL; END $$;
+             CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(8); RETURN NULL; END $$;
              CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON e DEFERRABLE INITIALLY DEFERRED
                  FOR EACH ROW EXECUTE FUNCTION slow();
              INSERT INTO e VALUES (1);",
@@ -166,7 +166,7 @@ fn carry(client: &TcpStream, server: &TcpStream, words: &str, stolen: &AtomicBoo
         while let Ok(length @ 1..) = from.read(&mut buffer) {
             if steals.load(Ordering::SeqCst) {
                 // The server has time to come to its end.
-                thread::sleep(Duration::from_millis(500));
+                thread::sleep(Duration::from_secs(3));
                 break;
             }
             if to.write_all(&buffer[..length]).is_err() {

@@ -376,7 +376,7 @@ fn a_lock_that_is_lost_stops_the_run() {
     let lab = lab(&[
         (
             "001_a.sql",
-            "CREATE TABLE l (id int);\nSELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND pid <> pg_backend_pid() AND database = (SELECT oid FROM pg_database WHERE datname = current_database());\nSELECT pg_sleep(0.3);\n",
+            "CREATE TABLE l (id int);\nSELECT pg_terminate_backend(pid, 10000) FROM pg_locks WHERE locktype = 'advisory' AND pid <> pg_backend_pid() AND database = (SELECT oid FROM pg_database WHERE datname = current_database());\nSELECT pg_sleep(0.3);\n",
         ),
         ("002_b.sql", "CREATE TABLE m (id int);"),
     ]);

@@ -606,7 +606,8 @@ fn what_could_not_be_made_is_named_at_the_end() {
 
 #[test]
 fn production_is_meant_when_it_is_said() {
-    let place = Place::new();
+    let server = Server::start(Engine::Pg17, &[]).expect("a server of its own");
+    let place = Place::on(&server);
     let _ = place.bare("--environment=production").run().expect(2).shows(&["--yes"]);
     let _ = place.bare("--yes").env("ENVIRONMENT", "production").run().expect(2).shows(&["--environment="]);
     let before = place.databases();
@@ -767,9 +768,9 @@ fn a_test_that_takes_too_long_is_ended() {
     // What it has started does not end with it, and holds what it prints to.
     place.stand_in(
         "migration-runner",
-        "setsid sleep 30 & echo begun; trap '' TERM; while :; do sleep 1; done",
+        "setsid sleep 120 & echo begun; trap '' TERM; while :; do sleep 1; done",
     );
-    let ran = place.suite("--json --timeout=2 --filter=runner.help").run_within(Duration::from_secs(25));
+    let ran = place.suite("--json --timeout=2 --filter=runner.help").run_within(Duration::from_secs(60));
     assert!(ran.stdout().contains("begun"), "what it printed is shown\n{ran}");
     is_red(ran, &["runner.help"]);
 }

@@ -435,7 +435,7 @@ fn wait_until(due: Instant) {
 fn wait_for_server(database: &Database<'_>) {
     let deadline = Instant::now() + Duration::from_secs(60);
     // A backend that was killed is seen by the postmaster a moment later: until then the old server still answers.
-    thread::sleep(Duration::from_millis(50));
+    thread::sleep(Duration::from_millis(300));
     while database.superuser().is_err() {
         assert!(Instant::now() < deadline, "the server does not come back");
         thread::sleep(Duration::from_millis(20));

@@ -147,8 +147,9 @@ impl Lane {
         if self.templates.lock().expect("the templates").insert(template.clone()) {
             self.make(given, state);
             let text = format!(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}';
-                 ALTER DATABASE {database} RENAME TO {template}; ALTER DATABASE {template} ALLOW_CONNECTIONS false"
+                "ALTER DATABASE {database} ALLOW_CONNECTIONS false;
+                 SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = '{database}';
+                 ALTER DATABASE {database} RENAME TO {template}"
             );
             for statement in text.split(';') {
                 self.admin().batch_execute(statement).expect("a database to copy from");

@@ -29,7 +29,8 @@ fn base() -> &'static Path {
         for entry in fs::read_dir(&folder).unwrap().flatten() {
             let name = entry.file_name().into_string().unwrap();
             let pid = name.split('-').next().unwrap_or_default();
-            if !Path::new("/proc").join(pid).exists() {
+            // What has this run's number is of one that had it before.
+            if pid == std::process::id().to_string() || !Path::new("/proc").join(pid).exists() {
                 let _ = fs::remove_dir_all(entry.path());
             }
         }

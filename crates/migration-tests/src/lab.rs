@@ -2,12 +2,22 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use postgres::Client;
 
 use crate::program::{Program, Ran, TempDir};
 use crate::server::{Database, Server};
+
+/// Tells what runs beside a test to stop, when it is dropped: so also where an assertion fails.
+pub struct Stops<'a>(pub &'a AtomicBool);
+
+impl Drop for Stops<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 /// A database of its own with a home folder of its own.
 pub struct Lab<'a> {

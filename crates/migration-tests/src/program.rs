@@ -8,6 +8,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 /// A folder that goes away with the value, made under the system's folder for temporary files.
@@ -23,6 +24,8 @@ impl TempDir {
         static COUNTER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let number = COUNTER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("ms5-{name}-{}-{number}", std::process::id()));
+        // A run that was killed may have left one, and had the same number.
+        let _ = std::fs::remove_dir_all(&path);
         std::fs::create_dir_all(&path)?;
         Ok(Self(path))
     }
@@ -245,15 +248,23 @@ pub struct Started {
 }
 
 impl Started {
-    /// Sends it a signal: `INT`, `TERM`, `HUP`, `KILL`.
+    /// Sends it a signal: `INT`, `TERM`, `HUP`, `KILL`, `STOP`, `CONT`.
     ///
     /// # Panics
-    /// Where it has ended already.
+    /// Where it is none of these, or cannot be sent.
     #[allow(clippy::panic)]
     pub fn signal(&self, name: &str) {
-        // The shell's own: a machine may have no program of that name.
-        let sent = Command::new("sh").arg("-c").arg(format!("kill -{name} {}", self.child.id())).status();
-        assert!(sent.is_ok_and(|status| status.success()), "cannot send SIG{name} to {}", self.shown);
+        let signal = match name {
+            "INT" => Signal::INT,
+            "TERM" => Signal::TERM,
+            "HUP" => Signal::HUP,
+            "KILL" => Signal::KILL,
+            "STOP" => Signal::STOP,
+            "CONT" => Signal::CONT,
+            _ => panic!("no signal of the tests: {name}"),
+        };
+        let sent = kill_process(Pid::from_child(&self.child), signal);
+        assert!(sent.is_ok(), "cannot send SIG{name} to {}: {sent:?}", self.shown);
     }
 
     /// Kills it at once, and waits for its end.

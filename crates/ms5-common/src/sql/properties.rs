@@ -1,6 +1,7 @@
 //! What holds for every text, tried on many.
 
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 
 use super::{Item, Options, Splitter, SqlError, Statement, Step, tokens};
 
@@ -153,7 +154,8 @@ fn whole_statement() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    // The same cases each time: a build fails for what was changed, and for nothing else.
+    #![proptest_config(ProptestConfig { cases: 2000, rng_seed: RngSeed::Fixed(1), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn no_text_makes_it_panic(text in any::<String>(), nasty in nasty()) {

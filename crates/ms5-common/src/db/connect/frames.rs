@@ -127,6 +127,7 @@ mod tests {
     use super::*;
     use proptest::collection::vec;
     use proptest::prelude::*;
+    use proptest::test_runner::RngSeed;
 
     fn message(kind: u8, body: &[u8]) -> Vec<u8> {
         let length = u32::try_from(body.len() + 4).unwrap();
@@ -170,6 +171,9 @@ mod tests {
     }
 
     proptest! {
+        // The same cases each time: a build fails for what was changed, and for nothing else.
+        #![proptest_config(ProptestConfig { rng_seed: RngSeed::Fixed(1), ..ProptestConfig::default() })]
+
         #[test]
         fn every_byte_comes_through_whatever_the_portions(
             messages in vec((prop_oneof![Just(DATA), Just(DATA), Just(DATA), any::<u8>()], vec(any::<u8>(), 0..40)), 0..60),

@@ -651,7 +651,7 @@ mod tests {
         }
         let mut settings = Settings::new("several.example", port, "db", "me");
         settings.sslmode = Some(mode);
-        settings.connect_timeout = Some(Duration::from_millis(300));
+        settings.connect_timeout = Some(Duration::from_secs(1));
         let outcome = match connect_to(&settings, Ok(places), Arc::new(|_| {})) {
             Ok(session) => session.address,
             Err(error) => format!("{:?}", error.cause()),
