@@ -480,3 +480,32 @@ fn a_pg_dump_that_fails_ends_the_backup_and_no_row_waits_for_it() {
         assert_eq!(backups.all_names(), [".lock"]);
     }
 }
+
+#[test]
+fn a_signal_ends_pg_dump_too() {
+    let backups = Backups::new(Engine::Plain, "CREATE TABLE t (id int);");
+    // One that is of the right version and never comes to an end.
+    let folder = backups.lab.home().join("slow");
+    fs::create_dir(&folder).unwrap();
+    let real = Server::shared(Engine::Plain).bin().join("pg_dump");
+    let begun = folder.join("begun");
+    let script = format!(
+        "#!/bin/sh\n[ \"$1\" != --version ] || exec {} --version\ntouch {}\nexec sleep 600\n",
+        real.display(),
+        begun.display()
+    );
+    fs::write(folder.join("pg_dump"), script).unwrap();
+    fs::set_permissions(folder.join("pg_dump"), fs::Permissions::from_mode(0o755)).unwrap();
+    let run =
+        backups.tool("backup slow full").env("PATH", format!("{}:/usr/bin:/bin", folder.display())).start();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !begun.exists() {
+        assert!(Instant::now() < deadline, "it never calls pg_dump");
+        thread::sleep(Duration::from_millis(20));
+    }
+    let sent = Instant::now();
+    run.signal("TERM");
+    let _ = run.wait().expect(143).shows(&["stopped by a signal"]);
+    assert!(sent.elapsed() < Duration::from_secs(60));
+    assert!(backups.names().is_empty());
+}

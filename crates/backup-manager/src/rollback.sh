@@ -314,4 +314,5 @@ fi
 grep -h 'alter_job(' "$LOG" | tail -n 1 | while read -r line; do
     say WARN "Background jobs are unscheduled. To let them run again: $line"
 done
+say INFO "Now: ANALYZE; in it: statistics are in no backup, and plans are poor without"
 say SUCCESS "✅ Rolled back: $DB_NAME is $BACKUP_NAME again"

@@ -4,6 +4,7 @@
 //! itself, are left out; any other command of psql's in it is refused: nothing that is in a database may run as one.
 
 use std::io::Read;
+use std::time::Duration;
 
 use duct::Expression;
 use ms5_common::db::clients::ClientProgram;
@@ -14,17 +15,24 @@ use ms5_common::sql::{Facts, Item, Options, Script, Statement, TableName};
 use crate::sessions::stopped;
 use crate::sqltext::{self, PINNED};
 
+/// How often it is looked for a signal while pg_dump works.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// The text of one section, of a call of pg_dump.
 ///
 /// # Errors
 /// What pg_dump said.
 pub(super) fn text(program: &ClientProgram, call: Expression, section: &str) -> Result<String> {
-    let output = call
-        .stdout_capture()
-        .stderr_capture()
-        .unchecked()
-        .run()
-        .map_err(|error| cannot(program, section).because(error))?;
+    let failed = |error: std::io::Error| cannot(program, section).because(error);
+    let handle = call.stdout_capture().stderr_capture().unchecked().start().map_err(failed)?;
+    while handle.wait_timeout(LOOK).map_err(failed)?.is_none() {
+        // A signal to us alone is none to it.
+        if let Err(signal) = stopped() {
+            let _ = handle.kill();
+            return Err(signal);
+        }
+    }
+    let output = handle.into_output().map_err(failed)?;
     let words = String::from_utf8_lossy(&output.stderr).into_owned();
     if !output.status.success() {
         stopped()?;

@@ -343,6 +343,7 @@ fn after(
             }
         }
     }
+    log::info!("Now: ANALYZE; in it: statistics are in no backup, and plans are poor without");
     let Some(kept) = kept else { return Ok(()) };
     if options.drop_old {
         maintenance.drop(kept).map_err(|error| {
